@@ -1,0 +1,50 @@
+// Files with checked system calls. Every function throws Error(kIo) or Error(kNoSpace), naming the path.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace lockstep {
+
+// An open file descriptor, closed by its owner. Reads and writes are positioned, so threads may share a File.
+class File {
+ public:
+  [[nodiscard]] static File open_to_read(const std::filesystem::path& path);
+  // Creates the file or empties an existing one.
+  [[nodiscard]] static File create(const std::filesystem::path& path);
+
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File();
+
+  [[nodiscard]] std::uint64_t size() const;
+  // Reads up to bytes.size() bytes at `offset`; returns how many there were (0 at the end of the file).
+  [[nodiscard]] std::size_t read_some(std::uint64_t offset, std::span<std::byte> bytes) const;
+  // Reads exactly bytes.size() bytes; throws Error(kCorrupt) when the file ends before.
+  void read_exactly(std::uint64_t offset, std::span<std::byte> bytes) const;
+  void write(std::uint64_t offset, std::span<const std::byte> bytes) const;
+  // Returns when the contents are on the disk.
+  void sync() const;
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+ private:
+  File(int descriptor, std::filesystem::path path);
+  int descriptor_ = -1;
+  std::filesystem::path path_;
+};
+
+[[nodiscard]] std::string read_file(const std::filesystem::path& path);
+
+// Writes path + ".partial", syncs it, renames it to `path` and syncs the folder: readers see the old or the new file whole.
+void write_file_atomic(const std::filesystem::path& path, std::string_view contents);
+
+// Makes the renames and creations inside a folder durable.
+void sync_folder(const std::filesystem::path& folder);
+
+}  // namespace lockstep

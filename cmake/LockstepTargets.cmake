@@ -1,0 +1,56 @@
+# How every target of the project is built, and the functions that modules and tests are declared with.
+
+add_library(lockstep_flags INTERFACE)
+# -ffp-contract=off: a fused multiply-add where the compiler likes one would make results depend on its mood. Kernels ask
+# for FMA by name (Highway's MulAdd).
+target_compile_options(lockstep_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+                                                -Werror -ffp-contract=off)
+target_include_directories(lockstep_flags INTERFACE ${PROJECT_SOURCE_DIR})
+if(LOCKSTEP_SANITIZE)
+  target_compile_options(lockstep_flags INTERFACE -fsanitize=${LOCKSTEP_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(lockstep_flags INTERFACE -fsanitize=${LOCKSTEP_SANITIZE})
+endif()
+
+# lockstep_module(NAME SOURCES... DEPENDS...): the static library lockstep_NAME.
+function(lockstep_module name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  add_library(lockstep_${name} STATIC ${arg_SOURCES})
+  target_link_libraries(lockstep_${name} PUBLIC lockstep_flags ${arg_DEPENDS} PRIVATE ${arg_PRIVATE_DEPENDS})
+endfunction()
+
+# lockstep_test(NAME SOURCES... DEPENDS... [TIMEOUT seconds]): a GoogleTest program; each of its tests is one CTest test.
+function(lockstep_test name)
+  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_DEPENDS} GTest::gtest_main GTest::gmock)
+  gtest_discover_tests(${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT ${arg_TIMEOUT})
+endfunction()
+
+# lockstep_mpi_test(NAME SOURCES... DEPENDS... RANKS 1 2 4 [TIMEOUT seconds]): a GoogleTest program with a main() of its own
+# (tests/support/mpi_main.cpp), started by mpirun once for each rank count, oversubscribed.
+function(lockstep_mpi_test name)
+  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;DEPENDS;RANKS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 180)
+  endif()
+  add_executable(${name} ${arg_SOURCES} ${PROJECT_SOURCE_DIR}/tests/support/mpi_main.cpp)
+  target_link_libraries(${name} PRIVATE ${arg_DEPENDS} GTest::gtest GTest::gmock)
+  foreach(ranks IN LISTS arg_RANKS)
+    add_test(NAME ${name}.ranks_${ranks} COMMAND ${PROJECT_SOURCE_DIR}/tests/support/mpirun.sh ${ranks} $<TARGET_FILE:${name}>)
+    set_tests_properties(${name}.ranks_${ranks} PROPERTIES TIMEOUT ${arg_TIMEOUT} PROCESSORS 2)
+  endforeach()
+endfunction()
+
+# lockstep_fuzzer(NAME SOURCE DEPENDS...): a libFuzzer program, built when LOCKSTEP_WITH_FUZZERS is on.
+function(lockstep_fuzzer name source)
+  cmake_parse_arguments(arg "" "" "DEPENDS" ${ARGN})
+  if(LOCKSTEP_WITH_FUZZERS)
+    add_executable(${name} ${source})
+    target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    target_link_libraries(${name} PRIVATE ${arg_DEPENDS})
+  endif()
+endfunction()

@@ -1,0 +1,88 @@
+// A Communicator moves buffers between the ranks of one job.
+//
+// Every rank makes the same calls in the same order, from one thread. After an Error the group is unusable: destroy it and
+// restart the job. Destroying it needs no other rank.
+//
+// Sums follow the balanced binary tree of docs/determinism.md: with the ranks in order at its leaves, neighbours r^1 are
+// added first, then r^2, r^4, ... IEEE addition commutes, so every backend that keeps the tree gives the same bits.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+
+namespace lockstep {
+
+// A started collective. The destructor waits, and swallows an error that wait() would have thrown.
+class Work {
+ public:
+  class State {
+   public:
+    virtual ~State() = default;
+    virtual void wait() = 0;                       // see Work::wait
+    [[nodiscard]] virtual bool is_done() const = 0;  // never blocks
+  };
+
+  Work() = default;  // already done
+  explicit Work(std::unique_ptr<State> state);
+  Work(Work&&) noexcept = default;
+  Work& operator=(Work&& other) noexcept;
+  Work(const Work&) = delete;
+  Work& operator=(const Work&) = delete;
+  ~Work();
+
+  // Returns when the result is in place. Throws Error(kTimeout, kPeerLost), which name the rank that was waited for.
+  void wait();
+  [[nodiscard]] bool is_done() const;
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  [[nodiscard]] virtual int rank() const = 0;
+  [[nodiscard]] virtual int world_size() const = 0;
+  // Ranks that share this rank's memory, itself included (comm.ranks_per_node overrides what was detected).
+  [[nodiscard]] virtual int node_size() const = 0;
+  // "self", "mpi": for the log.
+  [[nodiscard]] virtual std::string description() const = 0;
+
+  // Zeroed memory in which all_reduce_sum needs no staging copy. Collective, with the same size on every rank. Must be
+  // destroyed before the communicator.
+  [[nodiscard]] virtual Buffer allocate(std::size_t size_bytes) = 0;
+
+  // Starts replacing `data` (f32 or f64) by its sum over all ranks, along the tree. `data` has the same count and dtype on
+  // every rank, may lie anywhere, and must not be touched before Work::wait(). Several may be in flight; they run in the
+  // order of the calls.
+  [[nodiscard]] virtual Work all_reduce_sum(BufferView data) = 0;
+
+  // Blocking. `bytes` has the same size on every rank.
+  virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
+  // Blocking. all.size() == world_size() * mine.size(); rank r's bytes land at r * mine.size().
+  virtual void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) = 0;
+  // Blocking.
+  virtual void barrier() = 0;
+
+  // Texts of any length, built on the calls above.
+  [[nodiscard]] std::vector<std::string> all_gather_text(const std::string& mine);
+  [[nodiscard]] std::string broadcast_text(const std::string& text, int root);
+};
+
+struct CommOptions {
+  std::string backend = "auto";  // auto, self, mpi
+  int ranks_per_node = 0;        // 0: as detected; otherwise consecutive ranks are taken in groups of this many
+  int timeout_ms = 600'000;      // how long a rank may keep the others waiting in one call
+};
+
+// Initialises MPI where the environment asks for it (see rank_environment.h). `auto`: mpi when started with more than one
+// rank, self otherwise. Throws Error(kUsage) when the job was started in a way that would give N single-rank jobs.
+[[nodiscard]] std::unique_ptr<Communicator> make_communicator(const CommOptions& options);
+
+}  // namespace lockstep
