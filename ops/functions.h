@@ -1,0 +1,97 @@
+// Every differentiable op. Each checks its shapes, computes through the tape's backend, and records its gradient.
+//
+// x[N, C] stands for any tensor whose innermost size is C; N is the product of the others. Activations and parameters share
+// one working dtype (f32 or bf16); gradients of parameters are f32. A wrong shape throws Error(kUsage) that names the op and the
+// shapes. Gradients of tensors that are not variables of the tape are not computed.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "ops/tape.h"
+
+namespace lockstep {
+
+// How a weight matrix lies in memory: GPT-2's [in, out] (Conv1D) or Llama's [out, in] (Linear).
+enum class WeightLayout : std::uint8_t { kInOut, kOutIn };
+
+struct Linear {
+  Tensor weight;  // [in, out] or [out, in]
+  Tensor bias;    // [out], may be undefined
+  WeightLayout layout = WeightLayout::kOutIn;
+};
+// y[N, out] = x[N, in] weight + bias
+[[nodiscard]] Tensor linear(Tape& tape, const Tensor& x, const Linear& layer);
+
+// x[N, C] = tokens_table[tokens[n]] + positions_table[n % sequence]; positions_table[P, C] may be undefined. Token ids are checked
+// against the table.
+struct EmbeddingTables {
+  Tensor tokens;     // [V, C]
+  Tensor positions;  // [P, C] or undefined
+};
+struct TokenRows {
+  std::span<const std::int32_t> tokens;  // [N]; must stay valid until backward() has run
+  std::int64_t sequence = 0;             // rows that follow one another in one sequence
+  std::int64_t first_position = 0;       // of each sequence
+};
+[[nodiscard]] Tensor embedding(Tape& tape, const TokenRows& rows, const EmbeddingTables& tables);
+
+struct Norm {
+  NormKind kind = NormKind::kLayer;
+  float epsilon = 1e-5F;
+  Tensor gain;  // [C]
+  Tensor bias;  // [C], kLayer, may be undefined
+};
+// y = norm(x)
+[[nodiscard]] Tensor norm(Tape& tape, const Tensor& x, const Norm& layer);
+// sum = x + dropout(branch), y = norm(sum), in one pass over memory.
+struct SumAndNorm {
+  Tensor sum;
+  Tensor y;
+};
+[[nodiscard]] SumAndNorm add_norm(Tape& tape, const Tensor& x, const Tensor& branch, const Dropout& dropout,
+                                  const Norm& layer);
+
+struct SelfAttention {
+  std::int64_t batch = 0;
+  std::int64_t heads = 0;
+  std::int64_t kv_heads = 0;
+  Dropout dropout;  // on the attention probabilities
+};
+// Causal self-attention (Vaswani et al. 2017) with grouped queries (Ainslie et al. 2023). qkv[B * T, (heads + 2 kv_heads) * head_dim]
+// holds the query heads, then the key heads, then the value heads of each token; returns [B * T, heads * head_dim]. Scores are computed
+// block by block, never T x T for the whole batch (Dao et al. 2022).
+[[nodiscard]] Tensor self_attention(Tape& tape, const Tensor& qkv, const SelfAttention& attention);
+
+struct RotaryEmbedding {
+  std::int64_t heads = 0;  // rotated at the start of each row: query heads + key heads
+  std::int64_t head_dim = 0;
+  std::int64_t sequence = 0;
+  std::int64_t first_position = 0;
+  Tensor inverse_frequency;  // [head_dim / 2] f32
+};
+// Rotates in place: the result shares qkv's memory, and qkv must not be used afterwards.
+[[nodiscard]] Tensor rotary_embedding(Tape& tape, const Tensor& qkv, const RotaryEmbedding& rotary);
+
+[[nodiscard]] Tensor dropout(Tape& tape, const Tensor& x, const Dropout& dropout);
+[[nodiscard]] Tensor gelu(Tape& tape, const Tensor& x);
+// y[N, F] = silu(gate_up[:, :F]) * gate_up[:, F:]
+[[nodiscard]] Tensor swiglu(Tape& tape, const Tensor& gate_up);
+[[nodiscard]] Tensor add(Tape& tape, const Tensor& a, const Tensor& b);
+
+struct LossTargets {
+  std::span<const std::int32_t> targets;  // [N], -1: not trained on
+  // The loss is scale * sum of -log p(target). With scale = 1 / (targets in the whole global batch) the gradients of all
+  // micro-batches simply add up.
+  float scale = 1;
+};
+struct Loss {
+  Tensor value;    // scalar f32: scale * sum
+  double sum = 0;  // of -log p(target) over the targets
+  std::int64_t count = 0;  // targets that are not -1
+};
+// The head and the cross-entropy as one op: logits[N, V] = x[N, C] weight exist only a chunk of rows at a time. On a recording tape the
+// chunk's gradients are computed while its logits are there, so the loss must be what backward() starts from.
+[[nodiscard]] Loss linear_cross_entropy(Tape& tape, const Tensor& x, const Linear& head, const LossTargets& targets);
+
+}  // namespace lockstep

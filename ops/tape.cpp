@@ -1,0 +1,125 @@
+#include "ops/tape.h"
+
+#include <cassert>
+
+#include "base/error.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::size_t kClosurePieceBytes = std::size_t{64} << 10;
+
+}  // namespace
+
+Tensor Gradients::take(const Tensor& y) {
+  assert(y.variable != Tensor::kNone);
+  return std::exchange(tape_.gradients_[static_cast<std::size_t>(y.variable)], Tensor());
+}
+
+void Gradients::add(const Tensor& x, Tensor dx) {
+  if (!wants(x) || !dx.is_defined()) {
+    return;
+  }
+  assert(dx.count() == x.count() && dx.dtype() == x.dtype());
+  Tensor& sum = tape_.gradients_[static_cast<std::size_t>(x.variable)];
+  if (!sum.is_defined()) {
+    sum = std::move(dx);
+    return;
+  }
+  // One gradient tensor may have been given to several variables; only memory that nobody else holds is overwritten.
+  const Tensor out = sum.is_unique() ? sum : tape_.make(sum.shape(), sum.dtype());
+  tape_.backend_.add(sum, dx, out);
+  sum = out;
+}
+
+Gradients::OfParameter Gradients::of_parameter(const Tensor& parameter) {
+  assert(parameter.parameter != Tensor::kNone);
+  Tape::ParameterUse& use = tape_.parameter_uses_[static_cast<std::size_t>(parameter.parameter)];
+  return {tape_.sink_->gradient_of(parameter.parameter), std::exchange(use.has_gradient, true)};
+}
+
+Tensor Gradients::make(const Shape& shape, DType dtype) { return tape_.make(shape, dtype); }
+Backend& Gradients::backend() const { return tape_.backend_; }
+
+Tensor Tape::make_variable(const Shape& shape, DType dtype) {
+  Tensor tensor = make(shape, dtype);
+  if (is_recording()) {
+    tensor.variable = static_cast<int>(gradients_.size());
+    gradients_.emplace_back();
+  }
+  return tensor;
+}
+
+void Tape::backward(const Tensor& loss) {
+  require(is_recording(), "backward: the tape does not record");
+  require(loss.count() == 1 && loss.variable != Tensor::kNone, "backward: expected a scalar made on this tape, got {}",
+          loss.shape());
+  Tensor one = make(loss.shape(), DType::kF32);
+  *one.data<float>() = 1;
+  Gradients gradients(*this);
+  gradients.add(loss, std::move(one));
+  while (!nodes_.empty()) {
+    const Node node = nodes_.back();
+    nodes_.pop_back();
+    node.run(node.closure, gradients);
+    node.destroy(node.closure);
+    finish_parameters(node);
+  }
+  clear();
+}
+
+void Tape::clear() {
+  while (!nodes_.empty()) {
+    nodes_.back().destroy(nodes_.back().closure);
+    nodes_.pop_back();
+  }
+  gradients_.clear();
+  parameter_uses_.clear();
+  closure_piece_ = 0;
+  closure_used_bytes_ = 0;
+}
+
+void* Tape::closure_memory(std::size_t size_bytes, std::size_t alignment) {
+  assert(size_bytes <= kClosurePieceBytes && alignment <= alignof(std::max_align_t));
+  closure_used_bytes_ = (closure_used_bytes_ + alignment - 1) / alignment * alignment;
+  if (closure_used_bytes_ + size_bytes > kClosurePieceBytes) {
+    ++closure_piece_;
+    closure_used_bytes_ = 0;
+  }
+  if (closure_piece_ == closure_pieces_.size()) {
+    closure_pieces_.push_back(std::make_unique<std::byte[]>(kClosurePieceBytes));
+  }
+  std::byte* memory = closure_pieces_[closure_piece_].get() + closure_used_bytes_;
+  closure_used_bytes_ += size_bytes;
+  return memory;
+}
+
+void Tape::add_node(std::initializer_list<const Tensor*> parameters, void* closure, void (*run)(void*, Gradients&),
+                    void (*destroy)(void*)) {
+  Node node{closure, run, destroy, {}};
+  node.parameters.fill(Tensor::kNone);
+  std::size_t n = 0;
+  for (const Tensor* parameter : parameters) {
+    if (!parameter->is_defined() || parameter->parameter == Tensor::kNone) {
+      continue;
+    }
+    assert(n < kMaxParameters);
+    node.parameters[n++] = parameter->parameter;
+    const auto index = static_cast<std::size_t>(parameter->parameter);
+    if (parameter_uses_.size() <= index) {
+      parameter_uses_.resize(index + 1);
+    }
+    ++parameter_uses_[index].pending;
+  }
+  nodes_.push_back(node);
+}
+
+void Tape::finish_parameters(const Node& node) {
+  for (const int parameter : node.parameters) {
+    if (parameter != Tensor::kNone && --parameter_uses_[static_cast<std::size_t>(parameter)].pending == 0) {
+      sink_->gradient_ready(parameter);
+    }
+  }
+}
+
+}  // namespace lockstep

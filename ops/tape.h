@@ -1,0 +1,129 @@
+// Reverse-mode automatic differentiation: ops record how to turn the gradient of their output into gradients of their inputs,
+// and backward() runs the records in reverse.
+//
+// Memory follows the records: what an op captured is released as soon as its record has run, and a gradient as soon as it has
+// been used. One thread uses a Tape. After backward() or clear() it is ready for the next step and keeps its memory, so that a
+// steady step allocates nothing.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <initializer_list>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "ops/arena.h"
+#include "ops/backend.h"
+#include "ops/tensor.h"
+
+namespace lockstep {
+
+// Receives the gradients of parameters: the flat gradient buffer.
+class GradientSink {
+ public:
+  virtual ~GradientSink() = default;
+  // Where the f32 gradient of a parameter goes, in the parameter's shape. Its contents are undefined until written.
+  [[nodiscard]] virtual Tensor gradient_of(int parameter) = 0;
+  // Called during backward(), once for each parameter that was used, when its gradient is final.
+  virtual void gradient_ready(int parameter) = 0;
+};
+
+class Tape;
+
+// What a record sees when it runs.
+class Gradients {
+ public:
+  // The gradient of y, complete, moved out; undefined when nothing contributed to it.
+  [[nodiscard]] Tensor take(const Tensor& y);
+  // Whether x's gradient is asked for at all.
+  [[nodiscard]] static bool wants(const Tensor& x) { return x.variable != Tensor::kNone; }
+  // Adds dx to the gradient of x.
+  void add(const Tensor& x, Tensor dx);
+
+  // Where the gradient of a parameter goes, and whether one is there already that must be added to.
+  struct OfParameter {
+    Tensor value;  // f32
+    bool accumulate = false;
+  };
+  [[nodiscard]] OfParameter of_parameter(const Tensor& parameter);
+
+  // Uninitialised memory from the step arena.
+  [[nodiscard]] Tensor make(const Shape& shape, DType dtype);
+  [[nodiscard]] Backend& backend() const;
+
+ private:
+  friend class Tape;
+  explicit Gradients(Tape& tape) : tape_(tape) {}
+  Tape& tape_;
+};
+
+class Tape {
+ public:
+  // Without a sink nothing is recorded: evaluation and generation.
+  Tape(Backend& backend, Arena& arena, GradientSink* sink) : backend_(backend), arena_(arena), sink_(sink) {}
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+  ~Tape() { clear(); }
+
+  [[nodiscard]] Backend& backend() const { return backend_; }
+  [[nodiscard]] bool is_recording() const { return sink_ != nullptr; }
+
+  // Uninitialised memory from the step arena.
+  [[nodiscard]] Tensor make(const Shape& shape, DType dtype) { return {arena_, shape, dtype, backend_.device()}; }
+  // The same, for the output of an op: a variable of this tape when it records.
+  [[nodiscard]] Tensor make_variable(const Shape& shape, DType dtype);
+
+  // Keeps `backward(Gradients&)` until backward() reaches it. `parameters` names the parameters that it gives gradients to (undefined
+  // tensors are passed over). Does nothing when the tape does not record.
+  template <typename Backward>
+  void record(std::initializer_list<const Tensor*> parameters, Backward&& backward) {
+    if (!is_recording()) {
+      return;
+    }
+    using Closure = std::decay_t<Backward>;
+    void* closure = new (closure_memory(sizeof(Closure), alignof(Closure))) Closure(std::forward<Backward>(backward));
+    add_node(
+        parameters, closure, [](void* c, Gradients& gradients) { (*static_cast<Closure*>(c))(gradients); },
+        [](void* c) { static_cast<Closure*>(c)->~Closure(); });
+  }
+
+  // Runs the records from the last to the first, starting from d(loss)/d(loss) = 1, and forgets them.
+  void backward(const Tensor& loss);
+  // Forgets all records.
+  void clear();
+
+ private:
+  friend class Gradients;
+  static constexpr std::size_t kMaxParameters = 4;
+
+  struct Node {
+    void* closure;
+    void (*run)(void* closure, Gradients& gradients);
+    void (*destroy)(void* closure);
+    std::array<int, kMaxParameters> parameters;
+  };
+  struct ParameterUse {
+    int pending = 0;  // records that have yet to give this parameter a gradient
+    bool has_gradient = false;
+  };
+
+  void* closure_memory(std::size_t size_bytes, std::size_t alignment);
+  void add_node(std::initializer_list<const Tensor*> parameters, void* closure, void (*run)(void*, Gradients&),
+                void (*destroy)(void*));
+  void finish_parameters(const Node& node);
+
+  Backend& backend_;
+  Arena& arena_;
+  GradientSink* sink_;
+  std::vector<Node> nodes_;
+  std::vector<Tensor> gradients_;  // by variable
+  std::vector<ParameterUse> parameter_uses_;
+  std::vector<std::unique_ptr<std::byte[]>> closure_pieces_;
+  std::size_t closure_piece_ = 0;       // the piece in use
+  std::size_t closure_used_bytes_ = 0;  // in it
+};
+
+}  // namespace lockstep
