@@ -1,0 +1,82 @@
+// Packing: documents in files become tokenized datasets, one a split, in parallel and restartable.
+//
+// Work is cut into units that depend on the input and the options alone; each unit gives one shard per split, so the
+// files that come out are the same to the byte on any number of ranks. A finished unit is recorded under OUT/.pack; a
+// run that was interrupted at any moment goes on from there when it is started again with the same input and options.
+// dataset.json of each split appears last.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lockstep {
+
+// What a document is: a file, a line holding a JSON object, a run of ids between end-of-text ids.
+enum class PackFormat { kText, kJsonl, kTokens };
+
+// "text", "jsonl", "tokens". Throws Error(kUsage) for another name.
+[[nodiscard]] PackFormat parse_pack_format(std::string_view name);
+[[nodiscard]] std::string_view name_of(PackFormat format);
+
+struct PackOptions {
+  PackFormat format = PackFormat::kText;
+  std::string tokenizer;                      // "bytes", "bpe:SIZE", or a tokenizer.json or GGUF file
+  std::vector<std::filesystem::path> inputs;  // files, and folders that are searched recursively
+  std::filesystem::path out;
+  std::vector<double> split = {0.9, 0.05, 0.05};  // shares of train, valid, test; missing ones are 0
+  std::uint64_t seed = 1337;
+  std::string field = "text";  // of a JSON line
+  // File names (not paths) to take from folders: any that matches; empty: all. "!GLOB" matches what GLOB does not.
+  std::vector<std::string> include;
+  bool skip_binary = false;            // leave out files with a zero byte in their first 8 KiB
+  bool overwrite = false;              // replace what another pack run left in `out`
+  std::uint64_t memory_mib = 512;      // what a rank may hold of the input at a time: bounds the longest JSON line
+  std::uint64_t shard_mib = 64;        // of input in a unit
+  std::uint64_t bpe_sample_mib = 256;  // of the training split that bpe:SIZE is trained on
+};
+
+// The other ranks of the job; alone by default. Every rank makes the same calls in the same order.
+struct PackPeers {
+  int rank = 0;
+  int world = 1;
+  // Every rank's text, by rank.
+  std::function<std::vector<std::string>(const std::string& mine)> all_gather = [](const std::string& mine) {
+    return std::vector<std::string>{mine};
+  };
+  // `text` of rank `root`.
+  std::function<std::string(const std::string& text, int root)> broadcast = [](const std::string& text, int) {
+    return text;
+  };
+};
+
+// What pack() reports while it runs; called on rank 0 alone.
+struct PackReport {
+  // A stage ("count words", "pack") has worked through `done_bytes` of `total_bytes` of input; done == total ends it.
+  std::function<void(std::string_view stage, std::uint64_t done_bytes, std::uint64_t total_bytes)> progress =
+      [](std::string_view, std::uint64_t, std::uint64_t) {};
+  std::function<void(const std::string& line)> message = [](const std::string&) {};
+};
+
+struct PackedSplit {
+  std::string name;  // "train", "valid", "test"
+  std::filesystem::path folder;
+  std::uint64_t tokens = 0;
+  std::uint64_t documents = 0;
+  std::uint64_t files = 0;
+};
+
+struct PackResult {
+  bool was_complete = false;  // the same input was already packed here with the same options: nothing was done
+  std::vector<PackedSplit> splits;
+};
+
+// Collective over `peers`, and the same result or an Error on every rank: no rank is left waiting. Throws Error(kUsage)
+// for bad options and bad input (in files: name and line), in which case no dataset is left behind; Error(kIo,
+// kNoSpace) where the file system gave up: finished units are kept for the next run.
+PackResult pack(const PackOptions& options, const PackPeers& peers, const PackReport& report);
+
+}  // namespace lockstep
