@@ -16,7 +16,7 @@ namespace lockstep {
 // half of the word, so that a suggestion is never absurd.
 [[nodiscard]] std::optional<std::string> nearest(std::string_view word, std::span<const std::string> candidates);
 
-// "; did you mean `candidate`?" or "".
+// "; did you mean candidate?" or "".
 [[nodiscard]] std::string did_you_mean(std::string_view word, std::span<const std::string> candidates);
 
 }  // namespace lockstep
