@@ -1,10 +1,11 @@
 // A Communicator moves buffers between the ranks of one job.
 //
-// Every rank makes the same calls in the same order, from one thread. After an Error the group is unusable: destroy it and
-// restart the job. Destroying it needs no other rank.
+// Every rank makes the same calls in the same order, from one thread. After an Error the group is unusable: destroy it
+// and restart the job. Destroying it needs no other rank: it leaves the group, which every other rank notices as a lost
+// peer. A run that went well ends with close(), which all ranks call.
 //
-// Sums follow the balanced binary tree of docs/determinism.md: with the ranks in order at its leaves, neighbours r^1 are
-// added first, then r^2, r^4, ... IEEE addition commutes, so every backend that keeps the tree gives the same bits.
+// Sums follow the balanced binary tree of docs/determinism.md: with the ranks in order at its leaves, neighbours r^1
+// are added first, then r^2, r^4, ... IEEE addition commutes, so every backend that keeps the tree gives the same bits.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +24,7 @@ class Work {
   class State {
    public:
     virtual ~State() = default;
-    virtual void wait() = 0;                       // see Work::wait
+    virtual void wait() = 0;                         // see Work::wait
     [[nodiscard]] virtual bool is_done() const = 0;  // never blocks
   };
 
@@ -58,9 +59,9 @@ class Communicator {
   // destroyed before the communicator.
   [[nodiscard]] virtual Buffer allocate(std::size_t size_bytes) = 0;
 
-  // Starts replacing `data` (f32 or f64) by its sum over all ranks, along the tree. `data` has the same count and dtype on
-  // every rank, may lie anywhere, and must not be touched before Work::wait(). Several may be in flight; they run in the
-  // order of the calls.
+  // Starts replacing `data` (f32 or f64) by its sum over all ranks, along the tree. `data` has the same count and dtype
+  // on every rank, may lie anywhere, and must not be touched before Work::wait(). Several may be in flight; they run in
+  // the order of the calls.
   [[nodiscard]] virtual Work all_reduce_sum(BufferView data) = 0;
 
   // Blocking. `bytes` has the same size on every rank.
@@ -69,6 +70,11 @@ class Communicator {
   virtual void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) = 0;
   // Blocking.
   virtual void barrier() = 0;
+
+  // The orderly end, called by all ranks when every Work has been waited for and every Buffer from allocate() is gone:
+  // afterwards the process may exit as it likes, or make another communicator. Without it the destructor tells the
+  // other ranks that this one left; the process should then end through end_process(), with an exit code that is not 0.
+  virtual void close() {}
 
   // Texts of any length, built on the calls above.
   [[nodiscard]] std::vector<std::string> all_gather_text(const std::string& mine);
@@ -81,8 +87,14 @@ struct CommOptions {
   int timeout_ms = 600'000;      // how long a rank may keep the others waiting in one call
 };
 
-// Initialises MPI where the environment asks for it (see rank_environment.h). `auto`: mpi when started with more than one
-// rank, self otherwise. Throws Error(kUsage) when the job was started in a way that would give N single-rank jobs.
+// Initialises MPI where the environment asks for it (see rank_environment.h). `auto`: mpi when started with more than
+// one rank, self otherwise. Throws Error(kUsage) when the job was started in a way that would give N single-rank jobs.
+// At most one mpi communicator may exist at a time.
 [[nodiscard]] std::unique_ptr<Communicator> make_communicator(const CommOptions& options);
+
+// Flushes stdio and ends the process without running exit handlers. For the command line, when a group ended in an
+// Error: MPI's own clean-up needs the other ranks, and a rank that is gone would be waited for without a deadline.
+// mpirun ends the remaining ranks when one exits like this; srun does with --kill-on-bad-exit.
+[[noreturn]] void end_process(int exit_code);
 
 }  // namespace lockstep
