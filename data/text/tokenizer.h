@@ -1,0 +1,98 @@
+// Tokenizer turns text into token ids and back.
+//
+// Every tokenizer here is a byte-level BPE: each of the 256 bytes has a token, so any byte string can be encoded, valid
+// UTF-8 or not, and decode(encode(x)) == x. (The one exception is a tokenizer.json that asks for NFC normalisation, as
+// Qwen's does: there the answer is the normalised text.)
+//
+// A Tokenizer is a cheap handle to something immutable: copy it freely, use it from any number of threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace lockstep {
+
+struct TokenizerModel;
+
+// What encode() does with a special token's text, such as "<|endoftext|>", where it stands in the input.
+enum class SpecialTokens {
+  kAsText,      // plain characters: right for data, where a document must not be able to end itself
+  kRecognized,  // the special token's id: right for prompts and chat templates
+};
+
+class Tokenizer {
+ public:
+  // Ids 0..255 are the bytes, 256 is <|endoftext|>.
+  [[nodiscard]] static Tokenizer bytes();
+
+  // Reads a Hugging Face tokenizer.json, a folder that holds one, or the vocabulary of a GGUF file; the content tells
+  // which. Throws Error(kIo), Error(kCorrupt) naming file and place, Error(kUnsupported) naming the component it does
+  // not know.
+  [[nodiscard]] static Tokenizer load(const std::filesystem::path& path);
+
+  // Reads the text of a tokenizer.json; `name` stands for it in messages and in name(). Throws as load() does.
+  [[nodiscard]] static Tokenizer from_json(std::string_view text, std::string_view name);
+
+  // Appends the ids of `text` to `ids`. For more than a few texts, keep an Encoder: it remembers words.
+  void encode(std::string_view text, std::vector<std::uint32_t>& ids,
+              SpecialTokens special_tokens = SpecialTokens::kAsText) const;
+
+  // The bytes that `ids` stand for. Throws Error(kUsage) at an id without a token.
+  [[nodiscard]] std::string decode(std::span<const std::uint32_t> ids) const;
+
+  // The bytes of one token, for streaming: they may end inside a character. Lives as long as any copy of the tokenizer.
+  // Throws Error(kUsage) at an id without a token.
+  [[nodiscard]] std::string_view token_bytes(std::uint32_t id) const;
+
+  // Whether decode() knows the id: a vocabulary may have holes, and models round their output layer up.
+  [[nodiscard]] bool has_token(std::uint32_t id) const;
+
+  // Whether the token is one of the special ones (end of text, chat markers), which generated text is shown without.
+  [[nodiscard]] bool is_special(std::uint32_t id) const;
+
+  // The largest id plus one.
+  [[nodiscard]] std::uint32_t vocab_size() const;
+
+  // The token that stands between documents: the eos of a GGUF file; else the first of <|endoftext|>, <|end_of_text|>,
+  // </s>, <eos>, <|im_end|>, <|eot_id|> among the added tokens.
+  [[nodiscard]] std::optional<std::uint32_t> end_of_text() const;
+
+  // The token that the tokenizer's own post-processing puts before a text (Llama 3 has one). encode() never adds it.
+  [[nodiscard]] std::optional<std::uint32_t> beginning_of_text() const;
+
+  // The id of an added token by its text: added_token("<|im_start|>").
+  [[nodiscard]] std::optional<std::uint32_t> added_token(std::string_view text) const;
+
+  // For people: "bytes", "bpe:16384", or the name of the file that it was read from.
+  [[nodiscard]] const std::string& name() const;
+
+  // 32 hexadecimal digits over everything that decides ids (tokens, merges, patterns), whatever file or form it came
+  // from: equal fingerprints encode equally.
+  [[nodiscard]] const std::string& fingerprint() const;
+
+  // A tokenizer.json that from_json() and the Python library `tokenizers` read and that encodes the same
+  // (docs/tokenizers.md gives the form). One that was read is returned as it was.
+  [[nodiscard]] std::string to_json() const;
+
+  // How long a prefix of `text` can be encoded now, whatever text follows: encode(prefix) followed by encode(rest +
+  // more) gives the ids of encode(text + more). For streaming a document larger than memory. 0 when `text` has no such
+  // place; always 0 for a pattern that is not one of the well-known ones.
+  [[nodiscard]] std::size_t safe_prefix(std::string_view text) const;
+
+  // For this folder: tables built from a checked definition.
+  explicit Tokenizer(std::shared_ptr<const TokenizerModel> model) : model_(std::move(model)) {}
+  [[nodiscard]] const TokenizerModel& model() const { return *model_; }
+
+ private:
+  std::shared_ptr<const TokenizerModel> model_;
+};
+
+}  // namespace lockstep
