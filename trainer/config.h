@@ -1,7 +1,7 @@
 // The configuration of a training run: the YAML of docs/design.md as one typed value.
 //
-// Every key stands in one table (config_keys.cpp) with its default, range and help text. Reading YAML, --set overrides,
-// printing, and `lockstep train --help-config` all go through that table.
+// Every key stands in one table (config_table.cpp) with its default, range and help text. Reading YAML, --set
+// overrides, printing, and `lockstep train --help-config` all go through that table.
 //
 // A Config comes in two states. load_config() and parse_config() return what was written, with defaults; 0 or `auto`
 // then mean "to be derived". resolve() replaces those by numbers once the job and the data are known.
@@ -138,6 +138,9 @@ struct Config {
 
   friend bool operator==(const Config&, const Config&) = default;
 };
+
+// The length of the final decay of wsd, with its default put in.
+[[nodiscard]] std::int64_t decay_steps(const Config& config);
 
 [[nodiscard]] std::string_view name_of(ModelFamily value);
 [[nodiscard]] std::string_view name_of(Precision value);
