@@ -1,0 +1,128 @@
+// What must hold between several keys, and between the configuration and the job.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "base/error.h"
+#include "trainer/config_keys.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int kHiddenMultiple = 64;
+constexpr int kLeastAutoMicroBatches = 8;
+
+bool is_power_of_two(int value) { return value > 0 && std::has_single_bit(static_cast<unsigned>(value)); }
+
+int default_hidden(const ModelConfig& model) {
+  if (model.family == ModelFamily::kGpt2) {
+    return 4 * model.width;
+  }
+  const int exact = (8 * model.width + 2) / 3;
+  return (exact + kHiddenMultiple - 1) / kHiddenMultiple * kHiddenMultiple;
+}
+
+void check_model(const ModelConfig& model, const std::string& origin) {
+  if (model.layers == 0 || model.heads == 0 || model.width == 0) {
+    return;  // the shape comes with the weights of model.from
+  }
+  require(model.width % model.heads == 0, "{}: model.width is {}; expected a multiple of model.heads, {}", origin,
+          model.width, model.heads);
+  require(model.family == ModelFamily::kLlama || model.kv_heads == model.heads,
+          "{}: model.kv_heads is {}; gpt2 has as many as model.heads, {}", origin, model.kv_heads, model.heads);
+  require(model.heads % model.kv_heads == 0, "{}: model.kv_heads is {}; expected a divisor of model.heads, {}", origin,
+          model.kv_heads, model.heads);
+  require(model.family == ModelFamily::kGpt2 || model.width / model.heads % 2 == 0,
+          "{}: a head is {} wide (model.width / model.heads); rotary positions need an even width", origin,
+          model.width / model.heads);
+}
+
+void check_schedule(const Config& config, const std::string& origin) {
+  const ScheduleConfig& schedule = config.schedule;
+  const std::int64_t steps = config.train.steps;
+  require(schedule.warmup_steps <= steps, "{}: schedule.warmup_steps is {}; expected at most train.steps, {}", origin,
+          schedule.warmup_steps, steps);
+  require(schedule.min_lr <= config.optimizer.lr, "{}: schedule.min_lr is {}; expected at most optimizer.lr, {}",
+          origin, schedule.min_lr, config.optimizer.lr);
+  require(schedule.name != ScheduleName::kWsd || schedule.warmup_steps + schedule.decay_steps <= steps,
+          "{}: schedule.warmup_steps and decay_steps are {} and {}; expected at most train.steps together, {}", origin,
+          schedule.warmup_steps, schedule.decay_steps, steps);
+}
+
+void check_evaluation(const Config& config, const std::string& origin) {
+  const bool evaluates = !config.data.valid.empty();
+  require(config.evaluate.every_steps == 0 || evaluates,
+          "{}: evaluate.every_steps is {}, but data.valid names no dataset", origin, config.evaluate.every_steps);
+  require(config.evaluate.patience == 0 || config.evaluate.every_steps > 0,
+          "{}: evaluate.patience is {}; it needs evaluations, so set evaluate.every_steps", origin,
+          config.evaluate.patience);
+  require(!config.checkpoint.keep_best || evaluates,
+          "{}: checkpoint.keep_best needs a validation loss, but data.valid names no dataset", origin);
+}
+
+}  // namespace
+
+std::int64_t decay_steps(const Config& config) {
+  const std::int64_t written = config.schedule.decay_steps;
+  return written != 0 ? written : std::max<std::int64_t>(1, config.train.steps / 10);
+}
+
+Config with_derived_shapes(Config config) {
+  ModelConfig& model = config.model;
+  model.kv_heads = model.kv_heads == 0 ? model.heads : model.kv_heads;
+  model.hidden = model.hidden == 0 ? default_hidden(model) : model.hidden;
+  model.context = model.context == 0 ? config.data.sequence : model.context;
+  config.data.sequence = config.data.sequence == 0 ? model.context : config.data.sequence;
+  if (config.schedule.name == ScheduleName::kWsd) {
+    config.schedule.decay_steps = decay_steps(config);
+  }
+  return config;
+}
+
+void check_consistency(const Config& written, const std::string& origin) {
+  const std::string& name = written.run.name;
+  require(!name.empty() && name.find('/') == std::string::npos && !name.starts_with('.'),
+          "{}: run.name is {}; expected the name of a folder, without / and not beginning with a dot", origin,
+          name.empty() ? "empty" : name);
+  const Config config = with_derived_shapes(written);
+  check_model(config.model, origin);
+  require(config.data.sequence > 0 || !config.model.from.empty(),
+          "{}: neither data.sequence nor model.context is given; expected at least one of them", origin);
+  require(config.model.context == 0 || config.data.sequence <= config.model.context,
+          "{}: data.sequence is {}; expected at most model.context, {}", origin, config.data.sequence,
+          config.model.context);
+  require(config.train.determinism == Determinism::kFixed || config.train.micro_batches == 0 ||
+              is_power_of_two(config.train.micro_batches),
+          "{}: train.micro_batches is {}; determinism: elastic needs a power of two", origin,
+          config.train.micro_batches);
+  check_schedule(config, origin);
+  check_evaluation(config, origin);
+}
+
+Config resolve(Config written, const JobFacts& facts) {
+  Config config = with_derived_shapes(std::move(written));
+  const int world = facts.world_size;
+  if (config.train.determinism == Determinism::kElastic) {
+    require(is_power_of_two(world),
+            "the job has {} ranks; determinism: elastic needs a power of two (determinism: fixed takes any number)",
+            world);
+  }
+  if (config.train.micro_batches == 0) {
+    config.train.micro_batches = std::max(kLeastAutoMicroBatches, world);
+  }
+  require(world <= config.train.micro_batches,
+          "the job has {} ranks, but a step has {} micro-batches (train.micro_batches); expected at most as many ranks",
+          world, config.train.micro_batches);
+  if (config.train.threads == 0) {
+    config.train.threads = std::max(1, facts.cores_on_node / std::max(1, facts.ranks_on_node));
+  }
+  if (config.model.vocab == 0) {
+    config.model.vocab = facts.vocab;
+  }
+  require(config.model.vocab >= facts.vocab, "model.vocab is {}; the data's tokenizer has {} tokens",
+          config.model.vocab, facts.vocab);
+  return config;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,235 @@
+// Every configuration key, once.
+#include "trainer/config_keys.h"
+
+namespace lockstep {
+namespace {
+
+constexpr ConfigRange from_to(double min, double max) { return {.min = min, .max = max}; }
+constexpr ConfigRange at_least(double min) { return {.min = min}; }
+constexpr ConfigRange above(double min) { return {.min = min, .excludes_min = true}; }
+constexpr ConfigRange kShare = {.min = 0, .max = 1, .excludes_max = true};  // [0, 1)
+
+#define LOCKSTEP_SLOT(member) [](Config& config) -> ConfigSlot { return &config.member; }
+
+std::vector<ConfigKey> model_keys() {
+  return {
+      {.name = "model.family", .slot = LOCKSTEP_SLOT(model.family), .help = "architecture"},
+      {.name = "model.layers",
+       .slot = LOCKSTEP_SLOT(model.layers),
+       .help = "transformer blocks",
+       .range = from_to(1, 10000),
+       .required = true},
+      {.name = "model.heads",
+       .slot = LOCKSTEP_SLOT(model.heads),
+       .help = "attention heads; they divide width",
+       .range = from_to(1, 65536),
+       .required = true},
+      {.name = "model.kv_heads",
+       .slot = LOCKSTEP_SLOT(model.kv_heads),
+       .help = "llama: heads that hold keys and values; they divide heads; 0: heads",
+       .range = from_to(0, 65536)},
+      {.name = "model.width",
+       .slot = LOCKSTEP_SLOT(model.width),
+       .help = "size of the embedding",
+       .range = from_to(1, 1048576),
+       .required = true},
+      {.name = "model.hidden",
+       .slot = LOCKSTEP_SLOT(model.hidden),
+       .help = "width of the MLP; 0: 4 width (gpt2), 8/3 width rounded up to a multiple of 64 (llama)",
+       .range = from_to(0, 4194304)},
+      {.name = "model.context",
+       .slot = LOCKSTEP_SLOT(model.context),
+       .help = "positions the model knows; 0: data.sequence",
+       .range = from_to(0, 16777216)},
+      {.name = "model.vocab",
+       .slot = LOCKSTEP_SLOT(model.vocab),
+       .help = "rows of the token embedding; 0: as many as the data's tokenizer has tokens",
+       .range = from_to(0, 16777216)},
+      {.name = "model.dropout",
+       .slot = LOCKSTEP_SLOT(model.dropout),
+       .help = "share of activations that training drops",
+       .range = kShare},
+      {.name = "model.tied", .slot = LOCKSTEP_SLOT(model.tied), .help = "the output head is the token embedding"},
+      {.name = "model.bias", .slot = LOCKSTEP_SLOT(model.bias), .help = "gpt2: biases in linear layers and norms"},
+      {.name = "model.rope_theta",
+       .slot = LOCKSTEP_SLOT(model.rope_theta),
+       .help = "llama: base of the rotary frequencies",
+       .range = above(0)},
+      {.name = "model.norm_eps",
+       .slot = LOCKSTEP_SLOT(model.norm_eps),
+       .help = "added to the variance in norms",
+       .range = above(0)},
+      {.name = "model.from",
+       .slot = LOCKSTEP_SLOT(model.from),
+       .help = "folder with a checkpoint whose weights the run starts from; empty: random weights"},
+  };
+}
+
+std::vector<ConfigKey> data_and_train_keys() {
+  return {
+      {.name = "data.train", .slot = LOCKSTEP_SLOT(data.train), .help = "dataset folder to train on", .required = true},
+      {.name = "data.valid",
+       .slot = LOCKSTEP_SLOT(data.valid),
+       .help = "dataset folder to evaluate on; empty: no evaluation"},
+      {.name = "data.sequence",
+       .slot = LOCKSTEP_SLOT(data.sequence),
+       .help = "tokens in a sample, at most model.context; 0: model.context",
+       .range = from_to(0, 16777216)},
+      {.name = "data.trace",
+       .slot = LOCKSTEP_SLOT(data.trace),
+       .help = "file prefix: each rank writes which samples it read; empty: off"},
+      {.name = "data.read_ahead",
+       .slot = LOCKSTEP_SLOT(data.read_ahead),
+       .help = "batches that the reading thread is ahead",
+       .range = from_to(1, 1024)},
+      {.name = "train.steps",
+       .slot = LOCKSTEP_SLOT(train.steps),
+       .help = "optimizer steps of the whole run",
+       .range = from_to(1, 1e12),
+       .required = true},
+      {.name = "train.micro_batches",
+       .slot = LOCKSTEP_SLOT(train.micro_batches),
+       .help = "pieces of a step's batch, shared out among the ranks; auto: the larger of 8 and the rank count",
+       .range = from_to(1, 65536),
+       .word_for_zero = "auto"},
+      {.name = "train.micro_batch_size",
+       .slot = LOCKSTEP_SLOT(train.micro_batch_size),
+       .help = "samples in a micro-batch",
+       .range = from_to(1, 65536)},
+      {.name = "train.precision",
+       .slot = LOCKSTEP_SLOT(train.precision),
+       .help = "of activations and products; master weights are fp32 either way"},
+      {.name = "train.determinism",
+       .slot = LOCKSTEP_SLOT(train.determinism),
+       .help = "elastic: the same bits on 1, 2, 4, ... ranks; fixed: any rank count, the same bits for the same count"},
+      {.name = "train.threads",
+       .slot = LOCKSTEP_SLOT(train.threads),
+       .help = "of each rank; 0: the node's cores divided by its ranks",
+       .range = from_to(0, 4096)},
+  };
+}
+
+std::vector<ConfigKey> optimizer_keys() {
+  return {
+      {.name = "optimizer.name", .slot = LOCKSTEP_SLOT(optimizer.name), .help = "update rule"},
+      {.name = "optimizer.lr", .slot = LOCKSTEP_SLOT(optimizer.lr), .help = "highest learning rate", .range = above(0)},
+      {.name = "optimizer.betas",
+       .slot = LOCKSTEP_SLOT(optimizer.betas),
+       .help = "decay of the two moments",
+       .range = kShare},
+      {.name = "optimizer.eps",
+       .slot = LOCKSTEP_SLOT(optimizer.eps),
+       .help = "added to the second moment's root",
+       .range = above(0)},
+      {.name = "optimizer.weight_decay",
+       .slot = LOCKSTEP_SLOT(optimizer.weight_decay),
+       .help = "of matrices; biases and norms do not decay",
+       .range = at_least(0)},
+      {.name = "optimizer.clip_norm",
+       .slot = LOCKSTEP_SLOT(optimizer.clip_norm),
+       .help = "longer gradients are scaled to this norm; 0: off",
+       .range = at_least(0)},
+      {.name = "schedule.name", .slot = LOCKSTEP_SLOT(schedule.name), .help = "shape of the learning rate"},
+      {.name = "schedule.warmup_steps",
+       .slot = LOCKSTEP_SLOT(schedule.warmup_steps),
+       .help = "steps of linear rise to optimizer.lr",
+       .range = from_to(0, 1e12)},
+      {.name = "schedule.min_lr",
+       .slot = LOCKSTEP_SLOT(schedule.min_lr),
+       .help = "learning rate of the last step (linear, cosine, wsd)",
+       .range = at_least(0)},
+      {.name = "schedule.decay_steps",
+       .slot = LOCKSTEP_SLOT(schedule.decay_steps),
+       .help = "wsd: length of the final decay; 0: a tenth of train.steps",
+       .range = from_to(0, 1e12)},
+  };
+}
+
+std::vector<ConfigKey> job_keys() {
+  return {
+      {.name = "comm.backend",
+       .slot = LOCKSTEP_SLOT(comm.backend),
+       .help = "how ranks exchange gradients; auto: mpi when started with several ranks",
+       .choices = {"auto", "self", "mpi"}},
+      {.name = "comm.bucket_mib",
+       .slot = LOCKSTEP_SLOT(comm.bucket_mib),
+       .help = "gradients are exchanged in pieces of this many MiB while the backward pass runs",
+       .range = from_to(1, 4096)},
+      {.name = "comm.zero",
+       .slot = LOCKSTEP_SLOT(comm.zero),
+       .help = "0: every rank holds the whole optimizer state",
+       .range = from_to(0, 0),
+       .not_yet = "sharding the optimizer state (1) is not in this version"},
+      {.name = "comm.ranks_per_node",
+       .slot = LOCKSTEP_SLOT(comm.ranks_per_node),
+       .help = "overrides how many ranks are taken to share a node; 0: as detected",
+       .range = from_to(0, 65536)},
+      {.name = "comm.timeout_s",
+       .slot = LOCKSTEP_SLOT(comm.timeout_s),
+       .help = "seconds a rank may keep the others waiting before the run fails and names it",
+       .range = from_to(1, 604800)},
+      {.name = "checkpoint.every_steps",
+       .slot = LOCKSTEP_SLOT(checkpoint.every_steps),
+       .help = "0: only at the end and when told to stop",
+       .range = from_to(0, 1e12)},
+      {.name = "checkpoint.keep",
+       .slot = LOCKSTEP_SLOT(checkpoint.keep),
+       .help = "newest checkpoints that stay on disk",
+       .range = from_to(1, 1000000)},
+      {.name = "checkpoint.background",
+       .slot = LOCKSTEP_SLOT(checkpoint.background),
+       .help = "write while training goes on"},
+      {.name = "checkpoint.keep_best",
+       .slot = LOCKSTEP_SLOT(checkpoint.keep_best),
+       .help = "also keep the one with the lowest validation loss"},
+      {.name = "evaluate.every_steps",
+       .slot = LOCKSTEP_SLOT(evaluate.every_steps),
+       .help = "0: only at the end",
+       .range = from_to(0, 1e12)},
+      {.name = "evaluate.batches",
+       .slot = LOCKSTEP_SLOT(evaluate.batches),
+       .help = "batches of validation data in an evaluation",
+       .range = from_to(1, 1000000000)},
+      {.name = "evaluate.patience",
+       .slot = LOCKSTEP_SLOT(evaluate.patience),
+       .help = "stop after this many evaluations without improvement; 0: never",
+       .range = from_to(0, 1000000000)},
+      {.name = "evaluate.min_delta",
+       .slot = LOCKSTEP_SLOT(evaluate.min_delta),
+       .help = "a smaller drop of the validation loss is no improvement",
+       .range = at_least(0)},
+      {.name = "log.every_steps",
+       .slot = LOCKSTEP_SLOT(log.every_steps),
+       .help = "a line each so many steps where no bar is drawn; 0: one every ten seconds",
+       .range = from_to(0, 1e12)},
+  };
+}
+
+std::vector<ConfigKey> all_keys() {
+  std::vector<ConfigKey> keys = {
+      {.name = "run.name",
+       .slot = LOCKSTEP_SLOT(run.name),
+       .help = "folder below run.dir; empty: the configuration file's name"},
+      {.name = "run.dir", .slot = LOCKSTEP_SLOT(run.dir), .help = "folder that holds the runs"},
+      {.name = "run.seed",
+       .slot = LOCKSTEP_SLOT(run.seed),
+       .help = "of initial weights, sample order and dropout",
+       .range = at_least(0)},
+  };
+  for (auto part : {model_keys, data_and_train_keys, optimizer_keys, job_keys}) {
+    const std::vector<ConfigKey> more = part();
+    keys.insert(keys.end(), more.begin(), more.end());
+  }
+  return keys;
+}
+
+#undef LOCKSTEP_SLOT
+
+}  // namespace
+
+const std::vector<ConfigKey>& config_keys() {
+  static const std::vector<ConfigKey> keys = all_keys();
+  return keys;
+}
+
+}  // namespace lockstep
