@@ -25,10 +25,12 @@ File File::open_to_read(const std::filesystem::path& path) { return {open_checke
 File File::create(const std::filesystem::path& path) {
   return {open_checked(path, O_WRONLY | O_CREAT | O_TRUNC, "create"), path};
 }
+File File::open_or_create(const std::filesystem::path& path) {
+  return {open_checked(path, O_RDWR | O_CREAT, "open"), path};
+}
 
 File::File(int descriptor, std::filesystem::path path) : descriptor_(descriptor), path_(std::move(path)) {}
-File::File(File&& other) noexcept
-    : descriptor_(std::exchange(other.descriptor_, -1)), path_(std::move(other.path_)) {}
+File::File(File&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)), path_(std::move(other.path_)) {}
 File& File::operator=(File&& other) noexcept {
   std::swap(descriptor_, other.descriptor_);
   std::swap(path_, other.path_);
@@ -51,8 +53,7 @@ std::uint64_t File::size() const {
 std::size_t File::read_some(std::uint64_t offset, std::span<std::byte> bytes) const {
   std::size_t done = 0;
   while (done < bytes.size()) {
-    const ssize_t n =
-        ::pread(descriptor_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
+    const ssize_t n = ::pread(descriptor_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) {
       continue;
     }

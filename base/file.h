@@ -16,6 +16,8 @@ class File {
   [[nodiscard]] static File open_to_read(const std::filesystem::path& path);
   // Creates the file or empties an existing one.
   [[nodiscard]] static File create(const std::filesystem::path& path);
+  // For reading and writing; creates the file or keeps what is in an existing one.
+  [[nodiscard]] static File open_or_create(const std::filesystem::path& path);
 
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
@@ -41,7 +43,8 @@ class File {
 
 [[nodiscard]] std::string read_file(const std::filesystem::path& path);
 
-// Writes path + ".partial", syncs it, renames it to `path` and syncs the folder: readers see the old or the new file whole.
+// Writes path + ".partial", syncs it, renames it to `path` and syncs the folder: readers see the old or the new file
+// whole.
 void write_file_atomic(const std::filesystem::path& path, std::string_view contents);
 
 // Makes the renames and creations inside a folder durable.

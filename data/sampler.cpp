@@ -1,0 +1,44 @@
+#include "data/sampler.h"
+
+#include <cassert>
+
+#include "base/error.h"
+#include "data/permutation.h"
+
+namespace lockstep {
+
+Sampler::Sampler(const SamplerOptions& options)
+    : sequence_(options.sequence),
+      micro_batches_(options.micro_batches),
+      micro_batch_size_(options.micro_batch_size),
+      seed_(options.seed) {
+  require(sequence_ >= 1 && micro_batches_ >= 1 && micro_batch_size_ >= 1,
+          "data: sequence {}, micro_batches {} and micro_batch_size {} must be at least 1", sequence_, micro_batches_,
+          micro_batch_size_);
+  const auto sequence = static_cast<std::uint64_t>(sequence_);
+  require(options.tokens > sequence,
+          "data: the dataset has {} tokens, a sample of sequence {} needs {}; lower data.sequence", options.tokens,
+          sequence, sequence + 1);
+  samples_ = (options.tokens - 1) / sequence;
+}
+
+std::uint64_t Sampler::sample(std::uint64_t step, std::int64_t micro_batch, std::int64_t row) const {
+  assert(micro_batch >= 0 && micro_batch < micro_batches_ && row >= 0 && row < micro_batch_size_);
+  const std::uint64_t k =
+      (step * static_cast<std::uint64_t>(micro_batches_) + static_cast<std::uint64_t>(micro_batch)) *
+          static_cast<std::uint64_t>(micro_batch_size_) +
+      static_cast<std::uint64_t>(row);
+  const Permutation order(samples_, random_key(seed_, RandomUse::kSampleOrder, k / samples_));
+  return order(k % samples_);
+}
+
+std::uint64_t Sampler::epoch(std::uint64_t step) const {
+  return step * static_cast<std::uint64_t>(micro_batches_) * static_cast<std::uint64_t>(micro_batch_size_) / samples_;
+}
+
+MicroBatchRange micro_batches_of_rank(std::int64_t micro_batches, int rank, int world) {
+  assert(rank >= 0 && rank < world);
+  return {micro_batches * rank / world, micro_batches * (rank + 1) / world};
+}
+
+}  // namespace lockstep
