@@ -189,6 +189,13 @@ struct Dataset::State {
   [[nodiscard]] Hdf5Array open_tokens(std::size_t index) const;
   void check_shard(std::size_t index) const;
   Hdf5Array& shard(std::size_t index);
+  void read_shard(std::size_t index, std::uint64_t begin, std::span<std::int32_t> tokens);
+
+ private:
+  template <typename Id>
+  void read_ids(std::size_t index, std::uint64_t begin, std::span<std::int32_t> tokens, std::vector<Id>& ids);
+  std::vector<std::uint16_t> ids16;
+  std::vector<std::uint32_t> ids32;
 };
 
 Hdf5Array Dataset::State::open_tokens(std::size_t index) const {
@@ -238,6 +245,31 @@ Hdf5Array& Dataset::State::shard(std::size_t index) {
   return open.front().tokens;
 }
 
+// Read in the width they are stored in and widened here: HDF5's own conversion takes longer than the read.
+template <typename Id>
+void Dataset::State::read_ids(std::size_t index, std::uint64_t begin, std::span<std::int32_t> tokens,
+                              std::vector<Id>& ids) {
+  ids.resize(tokens.size());
+  shard(index).read(begin, std::span<Id>(ids));
+  // An id beyond the vocabulary would reach past the end of the embedding table.
+  const auto vocabulary_size = static_cast<std::uint64_t>(info.tokenizer.vocabulary_size);
+  const auto largest = std::max_element(ids.begin(), ids.end());
+  if (largest != ids.end() && *largest >= vocabulary_size) {
+    fail(ErrorCode::kCorrupt, "{}: token {} is {}, the vocabulary has {} ids",
+         (folder / info.files[index].name).string(), begin + static_cast<std::uint64_t>(largest - ids.begin()),
+         *largest, vocabulary_size);
+  }
+  std::transform(ids.begin(), ids.end(), tokens.begin(), [](Id id) { return static_cast<std::int32_t>(id); });
+}
+
+void Dataset::State::read_shard(std::size_t index, std::uint64_t begin, std::span<std::int32_t> tokens) {
+  if (info.token_dtype() == DType::kU16) {
+    read_ids(index, begin, tokens, ids16);
+  } else {
+    read_ids(index, begin, tokens, ids32);
+  }
+}
+
 Dataset::Dataset(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Dataset::Dataset(Dataset&&) noexcept = default;
 Dataset& Dataset::operator=(Dataset&&) noexcept = default;
@@ -275,17 +307,9 @@ void Dataset::read(std::uint64_t begin, std::span<std::int32_t> tokens) {
   while (done < tokens.size()) {
     const std::uint64_t position = begin + done;
     const std::size_t count = std::min<std::uint64_t>(tokens.size() - done, state.first_token[index + 1] - position);
-    state_->shard(index).read(position - state.first_token[index], tokens.subspan(done, count));
+    state_->read_shard(index, position - state.first_token[index], tokens.subspan(done, count));
     done += count;
     ++index;
-  }
-  // An id beyond the vocabulary would read past the end of the embedding table. HDF5 turns what int32 cannot hold into
-  // its largest value.
-  const auto largest = std::max_element(tokens.begin(), tokens.end());
-  if (largest != tokens.end() && *largest >= state.info.tokenizer.vocabulary_size) {
-    fail(ErrorCode::kCorrupt, "data: token {} of {} is {}, the vocabulary has {} ids",
-         begin + static_cast<std::uint64_t>(largest - tokens.begin()), state.folder.string(), *largest,
-         state.info.tokenizer.vocabulary_size);
   }
 }
 

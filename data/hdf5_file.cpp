@@ -128,8 +128,6 @@ hid_t memory_type(DType dtype) {
       return H5T_NATIVE_UINT32;
     case DType::kU64:
       return H5T_NATIVE_UINT64;
-    case DType::kI32:
-      return H5T_NATIVE_INT32;
     default:
       assert(false && "no such type in memory");
       return H5I_INVALID_HID;
@@ -241,9 +239,6 @@ void Hdf5Array::read(std::uint64_t begin, std::span<std::uint32_t> values) const
 }
 void Hdf5Array::read(std::uint64_t begin, std::span<std::uint64_t> values) const {
   read_as(DType::kU64, begin, values.size(), values.data());
-}
-void Hdf5Array::read(std::uint64_t begin, std::span<std::int32_t> values) const {
-  read_as(DType::kI32, begin, values.size(), values.data());
 }
 
 void Hdf5Array::read_as(DType dtype, std::uint64_t begin, std::uint64_t count, void* values) const {

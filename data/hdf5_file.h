@@ -34,11 +34,10 @@ class Hdf5Array {
   // Elements in a chunk; size() when the dataset is not chunked.
   [[nodiscard]] std::uint64_t chunk() const;
 
-  // Fills `values` with the elements from `begin` on, widened or narrowed to T as HDF5 converts integers.
+  // Fills `values` with the elements from `begin` on, converted to T where dtype() is another width.
   void read(std::uint64_t begin, std::span<std::uint16_t> values) const;
   void read(std::uint64_t begin, std::span<std::uint32_t> values) const;
   void read(std::uint64_t begin, std::span<std::uint64_t> values) const;
-  void read(std::uint64_t begin, std::span<std::int32_t> values) const;
 
  private:
   friend class Hdf5File;
