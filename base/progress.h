@@ -1,6 +1,6 @@
 // How far a long piece of work is: a bar that is redrawn in place on a terminal, a plain line now and then elsewhere.
 //
-//   train  37% [=====>         ]  740/2000  loss 2.3451  12.3k tokens/s  1:23 left
+//   train  37%  [=====>         ]  740/2000  loss 2.3451  12.3k tokens/s  1:23 left
 //   train: step 740 of 2000 (37%), loss 2.3451, 12.3k tokens/s, 1:23 left
 #pragma once
 
