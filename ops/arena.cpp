@@ -17,8 +17,8 @@ struct SizeClass {
 
 SizeClass size_class_of(std::size_t size_bytes) {
   const std::size_t units = std::max<std::size_t>((size_bytes + kAlignment - 1) / kAlignment, 8);
-  const int exponent = std::bit_width(units - 1) - 3;  // units <= 8 << exponent
-  const int shift = std::max(exponent - 1, 0);         // a class step is 1 << shift units
+  const int exponent = static_cast<int>(std::bit_width(units - 1)) - 3;  // units <= 8 << exponent
+  const int shift = std::max(exponent - 1, 0);                           // a class step is 1 << shift units
   const std::size_t steps = (units + (std::size_t{1} << shift) - 1) >> shift;
   return {static_cast<std::uint32_t>(shift * 16) + static_cast<std::uint32_t>(steps), (steps << shift) * kAlignment};
 }

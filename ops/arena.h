@@ -2,8 +2,8 @@
 // that follow.
 //
 // Blocks are reference-counted and go back to a free list of their size class when the last reference goes. A training
-// step asks for the same sizes in the same order each time, so from the second step on nothing is taken from the system and
-// no page is touched for the first time.
+// step asks for the same sizes in the same order each time, so from the second step on nothing is taken from the system
+// and no page is touched for the first time.
 //
 // One thread uses an Arena; it outlives its blocks.
 #pragma once

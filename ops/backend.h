@@ -1,11 +1,11 @@
 // The kernel set that a device provides. Ops check shapes and record gradients; a Backend computes.
 //
-// All tensors of a call lie on the backend's device, are dense and row-major, and outputs never alias inputs except where
-// said. "Working dtype" is f32 or bf16, the same for all such tensors of a call; sums, means, exponentials and gradients of
-// parameters are computed and kept in f32.
+// All tensors of a call lie on the backend's device, are dense and row-major, and outputs never alias inputs except
+// where said. "Working dtype" is f32 or bf16, the same for all such tensors of a call; sums, means, exponentials and
+// gradients of parameters are computed and kept in f32.
 //
-// Results are a pure function of the inputs: they do not depend on the number of threads, on memory addresses or on what ran
-// before. Where values are reduced, the order is fixed by the shape alone.
+// Results are a pure function of the inputs: they do not depend on the number of threads, on memory addresses or on
+// what ran before. Where values are reduced, the order is fixed by the shape alone.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@
 
 namespace lockstep {
 
-// One operand of a matrix product: `rows` x `columns` elements, `stride` elements between the starts of consecutive rows, as
-// they lie in memory; `transposed` says that the product uses the transpose.
+// One operand of a matrix product: `rows` x `columns` elements, `stride` elements between the starts of consecutive
+// rows, as they lie in memory; `transposed` says that the product uses the transpose.
 struct Matrix {
   void* data = nullptr;
   DType dtype = DType::kF32;
@@ -29,8 +29,8 @@ struct Matrix {
   bool transposed = false;
 };
 
-// d[m, n] = a[m, k] b[k, n] + bias[n], or d += a b when `accumulate`. a and b share a dtype (f32 or bf16); d is f32 or that
-// dtype; bias (optional, not with accumulate) has a's dtype. The element sums run in f32.
+// d[m, n] = a[m, k] b[k, n] + bias[n], or d += a b when `accumulate`. a and b share a dtype (f32 or bf16); d is f32 or
+// that dtype; bias (optional, not with accumulate) has a's dtype. The element sums run in f32.
 struct Gemm {
   Matrix a;
   Matrix b;
@@ -47,8 +47,8 @@ struct Dropout {
 
 enum class NormKind : std::uint8_t { kLayer, kRms };
 
-// sum[N, C] = x + dropout(branch)      (sum = x when branch is undefined; then `sum` is not written and may be undefined)
-// y[N, C]   = (sum - mean) * rstd * gain + bias     kLayer: Ba, Kiros, Hinton 2016; population variance
+// sum[N, C] = x + dropout(branch)      (sum = x when branch is undefined; then `sum` is not written and may be
+// undefined) y[N, C]   = (sum - mean) * rstd * gain + bias     kLayer: Ba, Kiros, Hinton 2016; population variance
 //           = sum * rstd * gain                      kRms: Zhang, Sennrich 2019; rstd = 1 / sqrt(mean(sum^2) + eps)
 struct NormForward {
   NormKind kind = NormKind::kLayer;
@@ -67,24 +67,27 @@ struct NormForward {
 // Gradients of NormForward. `sum` is its input to the normalisation (x itself when there was no branch).
 struct NormBackward {
   NormKind kind = NormKind::kLayer;
-  Tensor dy;    // [N, C]
-  Tensor dsum;  // [N, C]: gradient that reaches `sum` past the norm; may be undefined
-  Tensor sum;   // [N, C]
-  Tensor gain;  // [C]
-  Tensor mean;  // [N], kLayer only
-  Tensor rstd;  // [N]
-  Tensor dx;    // out [N, C]: dsum + gradient through the norm; may be dsum's own memory
-  Tensor dgain;  // out [C] f32
-  Tensor dbias;  // out [C] f32, undefined without bias
+  Tensor dy;                           // [N, C]
+  Tensor dsum;                         // [N, C]: gradient that reaches `sum` past the norm; may be undefined
+  Tensor sum;                          // [N, C]
+  Tensor gain;                         // [C]
+  Tensor mean;                         // [N], kLayer only
+  Tensor rstd;                         // [N]
+  Tensor dx;                           // out [N, C]: dsum + gradient through the norm; may be dsum's own memory
+  Tensor dgain;                        // out [C] f32
+  Tensor dbias;                        // out [C] f32, undefined without bias
   bool accumulate_parameters = false;  // add to dgain and dbias instead of replacing them
 };
 
-// What attention reads and writes. Row t of batch entry b of q starts at q + (b * q_batch_stride + t * q_row_stride) elements and
-// holds `heads` vectors of `head_dim`; k and v likewise with `kv_heads`. Query head h uses key head h * kv_heads / heads.
+// What attention reads and writes. Row t of batch entry b of q starts at q + (b * q_batch_stride + t * q_row_stride)
+// elements and holds `heads` vectors of `head_dim`; k and v likewise with `kv_heads`. Query head h uses key head h *
+// kv_heads / heads.
 struct AttentionShape {
   std::int64_t batch = 0;
   std::int64_t query_length = 0;
   std::int64_t key_length = 0;  // >= query_length; query t sees keys 0 .. key_length - query_length + t (causal)
+  std::int64_t key_capacity =
+      0;  // >= key_length; rows of k and v from key_length on are readable and finite (a cache being filled)
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
@@ -101,9 +104,9 @@ struct AttentionForward {
   AttentionShape shape;
   DType dtype = DType::kF32;
   RowsView q, k, v;
-  Dropout dropout;       // on the probabilities
-  RowsView out;          // [batch, query_length, heads * head_dim]
-  Tensor log_sum_exp;    // out [batch, heads, query_length] f32; undefined when no gradient will be asked for
+  Dropout dropout;     // on the probabilities
+  RowsView out;        // [batch, query_length, heads * head_dim]
+  Tensor log_sum_exp;  // out [batch, heads, query_length] f32; undefined when no gradient will be asked for
 };
 
 struct AttentionBackward {
@@ -116,7 +119,8 @@ struct AttentionBackward {
 };
 
 // Rotary position embedding (Su et al. 2021), the "rotate half" form of Llama: pairs (i, i + head_dim / 2).
-// In place on `heads` vectors of head_dim at the start of each row; row r has position first_position + r % rows_per_sequence.
+// In place on `heads` vectors of head_dim at the start of each row; row r has position first_position + r %
+// rows_per_sequence.
 struct Rope {
   Tensor rows;  // [N, row width] working dtype
   std::int64_t heads = 0;
@@ -127,13 +131,13 @@ struct Rope {
   bool inverse = false;      // rotate back: the gradient
 };
 
-// One chunk of the head: row i of `logits` becomes d(loss)/d(logits) = scale * (softmax - onehot(target)), and losses[i] becomes
-// -log softmax(target). Rows with target -1 get loss 0 and gradient 0.
+// One chunk of the head: row i of `logits` becomes d(loss)/d(logits) = scale * (softmax - onehot(target)), and
+// losses[i] becomes -log softmax(target). Rows with target -1 get loss 0 and gradient 0.
 struct CrossEntropy {
   Tensor logits;                          // [R, V] f32; overwritten with the gradient when dlogits shares its memory
   std::span<const std::int32_t> targets;  // [R]
   float scale = 1;
-  Tensor dlogits;       // out [R, V] f32 or bf16, undefined when only losses are wanted
+  Tensor dlogits;           // out [R, V] f32 or bf16, undefined when only losses are wanted
   std::span<float> losses;  // out [R]
 };
 
@@ -158,6 +162,11 @@ class Backend {
   virtual ~Backend() = default;
 
   [[nodiscard]] virtual Device device() const = 0;
+  // For work that is cut into chunks outside of kernels: initialisation, copies.
+  [[nodiscard]] virtual ThreadPool& pool() = 0;
+
+  // Throws Error(kUnsupported) when this device cannot compute in the working dtype.
+  virtual void require_support(DType working) = 0;
 
   virtual void gemm(const Gemm& gemm) = 0;
 
@@ -169,23 +178,24 @@ class Backend {
 
   virtual void rope(const Rope& rope) = 0;
 
-  // y = x * keep / (1 - p); its own gradient. y may be x. Element i of the tensor uses word i % 4 of philox(key, i / 4) and is
-  // kept when uniform_float(word) >= p.
+  // y = x * keep / (1 - p); its own gradient. y may be x. Element i of the tensor uses word i % 4 of philox(key, i / 4)
+  // and is kept when uniform_float(word) >= p.
   virtual void dropout(const Dropout& dropout, const Tensor& x, const Tensor& y) = 0;
 
   // y = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), GPT-2's "gelu_new".
   virtual void gelu_forward(const Tensor& x, const Tensor& y) = 0;
   virtual void gelu_backward(const Tensor& x, const Tensor& dy, const Tensor& dx) = 0;  // dx may be dy
 
-  // y[N, F] = silu(gate) * up, with gate_up[N, 2 F] holding gate in its first F columns and up in the rest (Shazeer 2020).
+  // y[N, F] = silu(gate) * up, with gate_up[N, 2 F] holding gate in its first F columns and up in the rest (Shazeer
+  // 2020).
   virtual void swiglu_forward(const Tensor& gate_up, const Tensor& y) = 0;
   virtual void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& dgate_up) = 0;
 
   // out = a + b; out may be a or b.
   virtual void add(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
 
-  // x[N, C] = tokens_table[token] + positions_table[position]; the position of row r is first_position + r % rows_per_sequence.
-  // positions_table may be undefined.
+  // x[N, C] = tokens_table[token] + positions_table[position]; the position of row r is first_position + r %
+  // rows_per_sequence. positions_table may be undefined.
   struct Embedding {
     std::span<const std::int32_t> tokens;  // [N]
     std::int64_t rows_per_sequence = 0;
@@ -193,7 +203,8 @@ class Backend {
   };
   virtual void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,
                                  const Tensor& x) = 0;
-  // dtokens_table[V, C] and dpositions_table[P, C] (f32; the latter may be undefined) += the rows of dx, added in the order of the rows.
+  // dtokens_table[V, C] and dpositions_table[P, C] (f32; the latter may be undefined) += the rows of dx, added in the
+  // order of the rows.
   virtual void embedding_backward(const Embedding& embedding, const Tensor& dx, const Tensor& dtokens_table,
                                   const Tensor& dpositions_table) = 0;
 
@@ -212,8 +223,7 @@ class Backend {
   virtual void fill_zero(const Tensor& x) = 0;
 };
 
-// The CPU's kernels on `threads` threads (the caller's included). Throws Error(kUnsupported) when `working_dtype` cannot be computed
-// on this processor.
+// The CPU's kernels on `threads` threads, the caller's included.
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads);
 
 }  // namespace lockstep

@@ -1,8 +1,8 @@
 // Every differentiable op. Each checks its shapes, computes through the tape's backend, and records its gradient.
 //
-// x[N, C] stands for any tensor whose innermost size is C; N is the product of the others. Activations and parameters share
-// one working dtype (f32 or bf16); gradients of parameters are f32. A wrong shape throws Error(kUsage) that names the op and the
-// shapes. Gradients of tensors that are not variables of the tape are not computed.
+// x[N, C] stands for any tensor whose innermost size is C; N is the product of the others. Activations and parameters
+// share one working dtype (f32 or bf16); gradients of parameters are f32. A wrong shape throws Error(kUsage) that names
+// the op and the shapes. Gradients of tensors that are not variables of the tape are not computed.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@ struct Linear {
 // y[N, out] = x[N, in] weight + bias
 [[nodiscard]] Tensor linear(Tape& tape, const Tensor& x, const Linear& layer);
 
-// x[N, C] = tokens_table[tokens[n]] + positions_table[n % sequence]; positions_table[P, C] may be undefined. Token ids are checked
-// against the table.
+// x[N, C] = tokens_table[tokens[n]] + positions_table[n % sequence]; positions_table[P, C] may be undefined. Token ids
+// are checked against the table.
 struct EmbeddingTables {
   Tensor tokens;     // [V, C]
   Tensor positions;  // [P, C] or undefined
@@ -58,9 +58,9 @@ struct SelfAttention {
   std::int64_t kv_heads = 0;
   Dropout dropout;  // on the attention probabilities
 };
-// Causal self-attention (Vaswani et al. 2017) with grouped queries (Ainslie et al. 2023). qkv[B * T, (heads + 2 kv_heads) * head_dim]
-// holds the query heads, then the key heads, then the value heads of each token; returns [B * T, heads * head_dim]. Scores are computed
-// block by block, never T x T for the whole batch (Dao et al. 2022).
+// Causal self-attention (Vaswani et al. 2017) with grouped queries (Ainslie et al. 2023). qkv[B * T, (heads + 2
+// kv_heads) * head_dim] holds the query heads, then the key heads, then the value heads of each token; returns [B * T,
+// heads * head_dim]. Scores are computed block by block, never T x T for the whole batch (Dao et al. 2022).
 [[nodiscard]] Tensor self_attention(Tape& tape, const Tensor& qkv, const SelfAttention& attention);
 
 struct RotaryEmbedding {
@@ -81,17 +81,18 @@ struct RotaryEmbedding {
 
 struct LossTargets {
   std::span<const std::int32_t> targets;  // [N], -1: not trained on
-  // The loss is scale * sum of -log p(target). With scale = 1 / (targets in the whole global batch) the gradients of all
-  // micro-batches simply add up.
+  // The loss is scale * sum of -log p(target). With scale = 1 / (targets in the whole global batch) the gradients of
+  // all micro-batches simply add up.
   float scale = 1;
 };
 struct Loss {
-  Tensor value;    // scalar f32: scale * sum
-  double sum = 0;  // of -log p(target) over the targets
+  Tensor value;            // scalar f32: scale * sum
+  double sum = 0;          // of -log p(target) over the targets
   std::int64_t count = 0;  // targets that are not -1
 };
-// The head and the cross-entropy as one op: logits[N, V] = x[N, C] weight exist only a chunk of rows at a time. On a recording tape the
-// chunk's gradients are computed while its logits are there, so the loss must be what backward() starts from.
+// The head and the cross-entropy as one op: logits[N, V] = x[N, C] weight exist only a chunk of rows at a time. On a
+// recording tape the chunk's gradients are computed while its logits are there, so the loss must be what backward()
+// starts from.
 [[nodiscard]] Loss linear_cross_entropy(Tape& tape, const Tensor& x, const Linear& head, const LossTargets& targets);
 
 }  // namespace lockstep

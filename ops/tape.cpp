@@ -34,20 +34,26 @@ void Gradients::add(const Tensor& x, Tensor dx) {
 
 Gradients::OfParameter Gradients::of_parameter(const Tensor& parameter) {
   assert(parameter.parameter != Tensor::kNone);
-  Tape::ParameterUse& use = tape_.parameter_uses_[static_cast<std::size_t>(parameter.parameter)];
+  Tape::ParameterUse& use = tape_.use_of(parameter.parameter);
   return {tape_.sink_->gradient_of(parameter.parameter), std::exchange(use.has_gradient, true)};
 }
 
 Tensor Gradients::make(const Shape& shape, DType dtype) { return tape_.make(shape, dtype); }
+Tensor Gradients::make_from(const Tensor& dy) { return dy.is_unique() ? dy : make(dy.shape(), dy.dtype()); }
 Backend& Gradients::backend() const { return tape_.backend_; }
 
 Tensor Tape::make_variable(const Shape& shape, DType dtype) {
   Tensor tensor = make(shape, dtype);
-  if (is_recording()) {
-    tensor.variable = static_cast<int>(gradients_.size());
-    gradients_.emplace_back();
-  }
+  tensor.variable = new_variable();
   return tensor;
+}
+
+int Tape::new_variable() {
+  if (!is_recording()) {
+    return Tensor::kNone;
+  }
+  gradients_.emplace_back();
+  return static_cast<int>(gradients_.size()) - 1;
 }
 
 void Tape::backward(const Tensor& loss) {
@@ -105,13 +111,17 @@ void Tape::add_node(std::initializer_list<const Tensor*> parameters, void* closu
     }
     assert(n < kMaxParameters);
     node.parameters[n++] = parameter->parameter;
-    const auto index = static_cast<std::size_t>(parameter->parameter);
-    if (parameter_uses_.size() <= index) {
-      parameter_uses_.resize(index + 1);
-    }
-    ++parameter_uses_[index].pending;
+    ++use_of(parameter->parameter).pending;
   }
   nodes_.push_back(node);
+}
+
+Tape::ParameterUse& Tape::use_of(int parameter) {
+  const auto index = static_cast<std::size_t>(parameter);
+  if (parameter_uses_.size() <= index) {
+    parameter_uses_.resize(index + 1);
+  }
+  return parameter_uses_[index];
 }
 
 void Tape::finish_parameters(const Node& node) {

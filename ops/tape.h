@@ -1,9 +1,9 @@
-// Reverse-mode automatic differentiation: ops record how to turn the gradient of their output into gradients of their inputs,
-// and backward() runs the records in reverse.
+// Reverse-mode automatic differentiation: ops record how to turn the gradient of their output into gradients of their
+// inputs, and backward() runs the records in reverse.
 //
-// Memory follows the records: what an op captured is released as soon as its record has run, and a gradient as soon as it has
-// been used. One thread uses a Tape. After backward() or clear() it is ready for the next step and keeps its memory, so that a
-// steady step allocates nothing.
+// Memory follows the records: what an op captured is released as soon as its record has run, and a gradient as soon as
+// it has been used. One thread uses a Tape. After backward() or clear() it is ready for the next step and keeps its
+// memory, so that a steady step allocates nothing.
 #pragma once
 
 #include <array>
@@ -52,6 +52,8 @@ class Gradients {
 
   // Uninitialised memory from the step arena.
   [[nodiscard]] Tensor make(const Shape& shape, DType dtype);
+  // Memory for a result of dy's shape: dy itself when nobody else holds it, so that a kernel may work in place.
+  [[nodiscard]] Tensor make_from(const Tensor& dy);
   [[nodiscard]] Backend& backend() const;
 
  private:
@@ -75,9 +77,17 @@ class Tape {
   [[nodiscard]] Tensor make(const Shape& shape, DType dtype) { return {arena_, shape, dtype, backend_.device()}; }
   // The same, for the output of an op: a variable of this tape when it records.
   [[nodiscard]] Tensor make_variable(const Shape& shape, DType dtype);
+  // The number of a new variable; Tensor::kNone when the tape does not record.
+  [[nodiscard]] int new_variable();
 
-  // Keeps `backward(Gradients&)` until backward() reaches it. `parameters` names the parameters that it gives gradients to (undefined
-  // tensors are passed over). Does nothing when the tape does not record.
+  // For an op that computes the gradient of a parameter in its forward pass already; it must then record() that
+  // parameter. See Gradients::of_parameter.
+  [[nodiscard]] Gradients::OfParameter gradient_of_parameter(const Tensor& parameter) {
+    return Gradients(*this).of_parameter(parameter);
+  }
+
+  // Keeps `backward(Gradients&)` until backward() reaches it. `parameters` names the parameters that it gives gradients
+  // to (undefined tensors are passed over). Does nothing when the tape does not record.
   template <typename Backward>
   void record(std::initializer_list<const Tensor*> parameters, Backward&& backward) {
     if (!is_recording()) {
@@ -113,6 +123,7 @@ class Tape {
   void* closure_memory(std::size_t size_bytes, std::size_t alignment);
   void add_node(std::initializer_list<const Tensor*> parameters, void* closure, void (*run)(void*, Gradients&),
                 void (*destroy)(void*));
+  ParameterUse& use_of(int parameter);
   void finish_parameters(const Node& node);
 
   Backend& backend_;

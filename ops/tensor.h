@@ -1,7 +1,7 @@
 // A Tensor is a handle to a dense row-major array: shape, element type, device, and a counted reference to its memory.
 //
-// Copies share memory. A tensor made by a Tape carries the number under which the tape knows its gradient; a tensor of a
-// parameter carries the parameter's number.
+// Copies share memory. A tensor made by a Tape carries the number under which the tape knows its gradient; a tensor of
+// a parameter carries the parameter's number.
 #pragma once
 
 #include <span>
@@ -47,6 +47,8 @@ class Tensor {
   [[nodiscard]] std::span<T> as() const {
     return {data<T>(), static_cast<std::size_t>(count())};
   }
+
+  [[nodiscard]] BufferView buffer() const { return {data_, static_cast<std::size_t>(count()), dtype_, device_}; }
 
   // The same elements under another shape of equal count.
   [[nodiscard]] Tensor reshaped(const Shape& shape) const {

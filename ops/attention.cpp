@@ -1,0 +1,125 @@
+#include <cmath>
+
+#include "base/error.h"
+#include "ops/functions.h"
+
+namespace lockstep {
+namespace {
+
+// One of q, k, v inside the packed rows.
+RowsView part_of(const Tensor& packed, const AttentionShape& shape, std::int64_t first_head) {
+  const std::int64_t row = packed.dim(-1);
+  std::byte* data = static_cast<std::byte*>(packed.data()) +
+                    static_cast<std::size_t>(first_head * shape.head_dim) * size_of(packed.dtype());
+  return {data, row, row * shape.query_length};
+}
+
+struct Packed {
+  RowsView q, k, v;
+};
+Packed parts_of(const Tensor& packed, const AttentionShape& shape) {
+  return {part_of(packed, shape, 0), part_of(packed, shape, shape.heads),
+          part_of(packed, shape, shape.heads + shape.kv_heads)};
+}
+
+AttentionShape shape_of(const Tensor& qkv, const SelfAttention& attention) {
+  const std::int64_t groups = attention.heads + 2 * attention.kv_heads;
+  require(attention.heads > 0 && attention.kv_heads > 0 && attention.heads % attention.kv_heads == 0,
+          "self_attention: {} heads cannot share {} key heads evenly", attention.heads, attention.kv_heads);
+  require(qkv.shape().rank() > 0 && qkv.dim(-1) % groups == 0, "self_attention: qkv {} does not hold {} + 2 x {} heads",
+          qkv.shape(), attention.heads, attention.kv_heads);
+  require(attention.batch > 0 && qkv.rows() % attention.batch == 0, "self_attention: {} rows are no batch of {}",
+          qkv.rows(), attention.batch);
+  AttentionShape shape;
+  shape.batch = attention.batch;
+  shape.query_length = qkv.rows() / attention.batch;
+  shape.key_length = shape.query_length;
+  shape.key_capacity = shape.query_length;
+  shape.heads = attention.heads;
+  shape.kv_heads = attention.kv_heads;
+  shape.head_dim = qkv.dim(-1) / groups;
+  shape.scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
+  return shape;
+}
+
+RowsView rows_of(const Tensor& x, const AttentionShape& shape) {
+  return {x.data(), x.dim(-1), x.dim(-1) * shape.query_length};
+}
+
+}  // namespace
+
+// With S = scale q k^T under the causal mask, P = softmax(S), out = P v and delta = the row sums of dout * out:
+//   dv = P^T dout      dS = P * (dout v^T - delta)      dq = scale dS k      dk = scale dS^T q
+// P is recomputed from S and its saved log-sum-exp.
+Tensor self_attention(Tape& tape, const Tensor& qkv, const SelfAttention& attention) {
+  const AttentionShape shape = shape_of(qkv, attention);
+
+  AttentionForward forward;
+  forward.shape = shape;
+  forward.dtype = qkv.dtype();
+  const Packed parts = parts_of(qkv, shape);
+  forward.q = parts.q;
+  forward.k = parts.k;
+  forward.v = parts.v;
+  forward.dropout = attention.dropout;
+  const Tensor out = tape.make_variable({qkv.rows(), shape.heads * shape.head_dim}, qkv.dtype());
+  forward.out = rows_of(out, shape);
+  if (tape.is_recording()) {
+    forward.log_sum_exp = tape.make({shape.batch, shape.heads, shape.query_length}, DType::kF32);
+  }
+  tape.backend().attention_forward(forward);
+
+  tape.record({}, [qkv, out, forward](Gradients& gradients) {
+    const Tensor dout = gradients.take(out);
+    const Tensor dqkv = gradients.make(qkv.shape(), qkv.dtype());
+    const Packed dparts = parts_of(dqkv, forward.shape);
+    AttentionBackward backward;
+    backward.shape = forward.shape;
+    backward.dtype = forward.dtype;
+    backward.q = forward.q;
+    backward.k = forward.k;
+    backward.v = forward.v;
+    backward.out = forward.out;
+    backward.dout = rows_of(dout, forward.shape);
+    backward.dropout = forward.dropout;
+    backward.log_sum_exp = forward.log_sum_exp;
+    backward.dq = dparts.q;
+    backward.dk = dparts.k;
+    backward.dv = dparts.v;
+    gradients.backend().attention_backward(backward);
+    gradients.add(qkv, dqkv);
+  });
+  return out;
+}
+
+// Rotation by an angle that depends on the position only; its gradient is the rotation back.
+Tensor rotary_embedding(Tape& tape, const Tensor& qkv, const RotaryEmbedding& rotary) {
+  require(rotary.head_dim > 0 && rotary.head_dim % 2 == 0, "rotary_embedding: head size {}, expected an even number",
+          rotary.head_dim);
+  require(rotary.heads * rotary.head_dim <= qkv.dim(-1), "rotary_embedding: qkv {} does not hold {} heads of {}",
+          qkv.shape(), rotary.heads, rotary.head_dim);
+  require(rotary.inverse_frequency.shape() == Shape{rotary.head_dim / 2},
+          "rotary_embedding: frequencies {}, expected [{}]", rotary.inverse_frequency.shape(), rotary.head_dim / 2);
+
+  Rope rope{qkv,  rotary.heads, rotary.head_dim, rotary.sequence, rotary.first_position, rotary.inverse_frequency,
+            false};
+  tape.backend().rope(rope);
+  Tensor rotated = qkv;
+  rotated.variable = tape.new_variable();
+
+  rope.rows = Tensor();  // the gradient needs the angles, not the values
+  tape.record({}, [before = qkv, rotated, rope](Gradients& gradients) mutable {
+    const Tensor dy = gradients.take(rotated);
+    const Tensor dx = gradients.make_from(dy);
+    if (dx.data() != dy.data()) {
+      gradients.backend().convert(dy.buffer(), dx.buffer());
+    }
+    rope.rows = dx;
+    rope.inverse = true;
+    gradients.backend().rope(rope);
+    gradients.add(before, dx);
+  });
+  return rotated;
+}
+
+}  // namespace lockstep

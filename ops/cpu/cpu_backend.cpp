@@ -1,0 +1,90 @@
+// The CPU's kernel set: each call goes to the file that its kernel lives in.
+#include <array>
+#include <memory>
+
+#include "ops/backend.h"
+#include "ops/cpu/attention.h"
+#include "ops/cpu/cross_entropy.h"
+#include "ops/cpu/elementwise.h"
+#include "ops/cpu/embedding.h"
+#include "ops/cpu/gemm.h"
+#include "ops/cpu/norm.h"
+#include "ops/cpu/optimizer.h"
+#include "ops/cpu/rope.h"
+
+namespace lockstep {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(int threads) : pool_(threads) {}
+
+  [[nodiscard]] Device device() const override { return {}; }
+  [[nodiscard]] ThreadPool& pool() override { return pool_; }
+
+  void require_support(DType working) override {
+    std::array<float, 16> zeros{};  // room for 4 x 4 of either dtype
+    std::array<float, 16> product{};
+    const Matrix operand{zeros.data(), working, 4, 4, 4, false};
+    gemms_.run_here({.a = operand, .b = operand, .d = {product.data(), DType::kF32, 4, 4, 4, false}});
+  }
+
+  void gemm(const Gemm& gemm) override { gemms_.run(gemm, pool_); }
+
+  void norm_forward(const NormForward& norm) override { cpu::norm_forward(norm, pool_); }
+  void norm_backward(const NormBackward& norm) override { cpu::norm_backward(norm, pool_); }
+
+  void attention_forward(const AttentionForward& attention) override {
+    cpu::attention_forward(attention, gemms_, pool_);
+  }
+  void attention_backward(const AttentionBackward& attention) override {
+    cpu::attention_backward(attention, gemms_, pool_);
+  }
+
+  void rope(const Rope& rope) override { cpu::rope(rope, pool_); }
+  void dropout(const Dropout& dropout, const Tensor& x, const Tensor& y) override {
+    cpu::dropout(dropout, x, y, pool_);
+  }
+  void gelu_forward(const Tensor& x, const Tensor& y) override { cpu::gelu_forward(x, y, pool_); }
+  void gelu_backward(const Tensor& x, const Tensor& dy, const Tensor& dx) override {
+    cpu::gelu_backward(x, dy, dx, pool_);
+  }
+  void swiglu_forward(const Tensor& gate_up, const Tensor& y) override { cpu::swiglu_forward(gate_up, y, pool_); }
+  void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& dgate_up) override {
+    cpu::swiglu_backward(gate_up, dy, dgate_up, pool_);
+  }
+  void add(const Tensor& a, const Tensor& b, const Tensor& out) override { cpu::add(a, b, out, pool_); }
+
+  void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,
+                         const Tensor& x) override {
+    cpu::embedding_forward(embedding, tokens_table, positions_table, x, pool_);
+  }
+  void embedding_backward(const Embedding& embedding, const Tensor& dx, const Tensor& dtokens_table,
+                          const Tensor& dpositions_table) override {
+    cpu::embedding_backward(embedding, dx, dtokens_table, dpositions_table, pool_);
+  }
+
+  void cross_entropy(const CrossEntropy& cross_entropy) override { cpu::cross_entropy(cross_entropy, pool_); }
+  void column_sum(const Tensor& x, const Tensor& sums, bool accumulate) override {
+    cpu::column_sum(x, sums, accumulate, pool_);
+  }
+  [[nodiscard]] double sum_of_squares(std::span<const float> values) override {
+    return cpu::sum_of_squares(values, pool_);
+  }
+  void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out) override {
+    cpu::add_f32(a, b, out, pool_);
+  }
+  void adamw(const AdamW& adamw) override { cpu::adamw(adamw, pool_); }
+  void convert(const BufferView& from, const BufferView& to) override { cpu::convert(from, to, pool_); }
+  void fill_zero(const Tensor& x) override { cpu::fill_zero(x, pool_); }
+
+ private:
+  ThreadPool pool_;
+  cpu::GemmCache gemms_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(int threads) { return std::make_unique<CpuBackend>(threads); }
+
+}  // namespace lockstep

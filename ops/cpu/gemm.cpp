@@ -1,0 +1,235 @@
+#include "ops/cpu/gemm.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cassert>
+#include <mutex>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <shared_mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "base/error.h"
+#include "ops/cpu/matmul_primitive.h"
+
+namespace lockstep::cpu {
+namespace {
+
+using dnnl::memory;
+
+// A product of this size is worth a chunk of its own (about 2 to 5 ms on one core).
+constexpr double kChunkFlop = 5e8;
+constexpr std::int64_t kMaxChunks = 32;
+constexpr std::int64_t kChunkGranule = 64;  // rows or columns: a multiple of every register tile
+
+// What a primitive depends on; data pointers are given at execution.
+struct Key {
+  std::int64_t m, n, k, stride_a, stride_b, stride_d;
+  DType in, out;
+  bool transposed_a, transposed_b, bias, accumulate;
+  friend bool operator==(const Key&, const Key&) = default;
+};
+
+struct KeyHash {
+  std::size_t operator()(const Key& key) const {
+    std::uint64_t hash = 0;
+    for (const std::int64_t value : {key.m, key.n, key.k, key.stride_a, key.stride_b, key.stride_d}) {
+      hash = mix64(hash ^ static_cast<std::uint64_t>(value));
+    }
+    const int flags = static_cast<int>(key.in) | static_cast<int>(key.out) << 4 | int{key.transposed_a} << 8 |
+                      int{key.transposed_b} << 9 | int{key.bias} << 10 | int{key.accumulate} << 11;
+    return mix64(hash ^ static_cast<std::uint64_t>(flags));
+  }
+};
+
+memory::data_type data_type_of(DType dtype) {
+  return dtype == DType::kBF16 ? memory::data_type::bf16 : memory::data_type::f32;
+}
+
+memory::desc description_of(std::int64_t rows, std::int64_t columns, std::int64_t stride, bool transposed,
+                            DType dtype) {
+  return {{rows, columns}, data_type_of(dtype), transposed ? memory::dims{1, stride} : memory::dims{stride, 1}};
+}
+
+struct Plan {
+  memory::desc a, b, bias, d, scratch;
+  dnnl::matmul matmul;
+};
+
+std::byte* offset(const Matrix& matrix, std::int64_t elements) {
+  return static_cast<std::byte*>(matrix.data) + static_cast<std::size_t>(elements) * size_of(matrix.dtype);
+}
+
+// Grows to the largest scratchpad that its thread has met.
+std::vector<std::byte>& thread_scratch(std::size_t size_bytes) {
+  thread_local std::vector<std::byte> scratch;
+  if (scratch.size() < size_bytes + 64) {
+    scratch.resize(size_bytes + 64);
+  }
+  return scratch;
+}
+
+void use_one_openmp_thread() {
+  thread_local const bool done = [] {
+    omp_set_num_threads(1);
+    return true;
+  }();
+  (void)done;
+}
+
+// Chunk `index` of `chunks` over [0, size), in granules.
+struct Range {
+  std::int64_t begin, size;
+};
+Range range_of(std::int64_t index, std::int64_t chunks, std::int64_t size) {
+  const std::int64_t granules = (size + kChunkGranule - 1) / kChunkGranule;
+  const std::int64_t begin = std::min(size, granules * index / chunks * kChunkGranule);
+  const std::int64_t end = std::min(size, granules * (index + 1) / chunks * kChunkGranule);
+  return {begin, end - begin};
+}
+
+// Rows [begin, begin + size) of d.
+Gemm rows_of(const Gemm& gemm, Range range) {
+  Gemm part = gemm;
+  part.a.data = offset(gemm.a, gemm.a.transposed ? range.begin : range.begin * gemm.a.stride);
+  (gemm.a.transposed ? part.a.columns : part.a.rows) = range.size;
+  part.d.data = offset(gemm.d, range.begin * gemm.d.stride);
+  part.d.rows = range.size;
+  return part;
+}
+
+// Columns [begin, begin + size) of d.
+Gemm columns_of(const Gemm& gemm, Range range) {
+  Gemm part = gemm;
+  part.b.data = offset(gemm.b, gemm.b.transposed ? range.begin * gemm.b.stride : range.begin);
+  (gemm.b.transposed ? part.b.rows : part.b.columns) = range.size;
+  part.d.data = offset(gemm.d, range.begin);
+  part.d.columns = range.size;
+  if (gemm.bias != nullptr) {
+    part.bias =
+        static_cast<const std::byte*>(gemm.bias) + static_cast<std::size_t>(range.begin) * size_of(gemm.a.dtype);
+  }
+  return part;
+}
+
+}  // namespace
+
+struct GemmCache::State {
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  std::shared_mutex mutex;
+  std::unordered_map<Key, std::unique_ptr<Plan>, KeyHash> plans;
+
+  const Plan& plan_for(const Key& key) {
+    {
+      const std::shared_lock lock(mutex);
+      if (const auto found = plans.find(key); found != plans.end()) {
+        return *found->second;
+      }
+    }
+    const std::unique_lock lock(mutex);
+    std::unique_ptr<Plan>& plan = plans[key];
+    if (!plan) {
+      plan = make_plan(key);
+    }
+    return *plan;
+  }
+
+  [[nodiscard]] std::unique_ptr<Plan> make_plan(const Key& key) const {
+    MatmulDescription matmul;
+    matmul.a = description_of(key.m, key.k, key.stride_a, key.transposed_a, key.in);
+    matmul.b = description_of(key.k, key.n, key.stride_b, key.transposed_b, key.in);
+    if (key.bias) {
+      matmul.bias = description_of(1, key.n, key.n, false, key.in);
+    }
+    matmul.d = description_of(key.m, key.n, key.stride_d, false, key.out);
+    matmul.attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    if (key.accumulate) {
+      dnnl::post_ops sum;
+      sum.append_sum(1.0F);
+      matmul.attributes.set_post_ops(sum);
+    }
+    try {
+      const auto primitive = describe_matmul(matmul, engine);
+      return std::make_unique<Plan>(
+          Plan{matmul.a, matmul.b, matmul.bias, matmul.d, primitive.scratchpad_desc(), dnnl::matmul(primitive)});
+    } catch (const dnnl::error& error) {
+      fail(ErrorCode::kUnsupported, "gemm: oneDNN refuses [{}, {}] x [{}, {}] in {} on this processor: {}", key.m,
+           key.k, key.k, key.n, name_of(key.in), error.what());
+    }
+  }
+};
+
+GemmCache::GemmCache() : state_(std::make_unique<State>()) {}
+GemmCache::~GemmCache() = default;
+
+void GemmCache::run(const Gemm& gemm, ThreadPool& pool) {
+  const std::int64_t m = gemm.d.rows;
+  const std::int64_t n = gemm.d.columns;
+  const std::int64_t k = gemm.a.transposed ? gemm.a.rows : gemm.a.columns;
+  const bool by_columns = n >= m;
+  const std::int64_t granules = (std::max(m, n) + kChunkGranule - 1) / kChunkGranule;
+  const double flop = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+  const std::int64_t chunks =
+      std::clamp<std::int64_t>(static_cast<std::int64_t>(flop / kChunkFlop), 1, std::min(granules, kMaxChunks));
+  if (m == 0 || n == 0) {
+    return;
+  }
+  pool.parallel_for(static_cast<std::size_t>(chunks), [&](std::size_t chunk) {
+    const Range range = range_of(static_cast<std::int64_t>(chunk), chunks, by_columns ? n : m);
+    run_here(by_columns ? columns_of(gemm, range) : rows_of(gemm, range));
+  });
+}
+
+void GemmCache::run_here(const Gemm& gemm) {
+  const std::int64_t m = gemm.d.rows;
+  const std::int64_t n = gemm.d.columns;
+  const std::int64_t k = gemm.a.transposed ? gemm.a.rows : gemm.a.columns;
+  assert((gemm.a.transposed ? gemm.a.columns : gemm.a.rows) == m);
+  assert((gemm.b.transposed ? gemm.b.columns : gemm.b.rows) == k);
+  assert((gemm.b.transposed ? gemm.b.rows : gemm.b.columns) == n);
+  assert(gemm.a.dtype == gemm.b.dtype && !(gemm.accumulate && gemm.bias != nullptr));
+  if (m == 0 || n == 0) {
+    return;
+  }
+  if (k == 0) {
+    assert(gemm.bias == nullptr);
+    for (std::int64_t row = 0; row < m && !gemm.accumulate; ++row) {
+      std::byte* begin = offset(gemm.d, row * gemm.d.stride);
+      std::fill(begin, begin + static_cast<std::size_t>(n) * size_of(gemm.d.dtype), std::byte{0});
+    }
+    return;
+  }
+
+  use_one_openmp_thread();
+  const Key key{m,
+                n,
+                k,
+                gemm.a.stride,
+                gemm.b.stride,
+                gemm.d.stride,
+                gemm.a.dtype,
+                gemm.d.dtype,
+                gemm.a.transposed,
+                gemm.b.transposed,
+                gemm.bias != nullptr,
+                gemm.accumulate};
+  const Plan& plan = state_->plan_for(key);
+
+  const std::size_t scratch_bytes = plan.scratch.get_size();
+  std::byte* scratch = thread_scratch(scratch_bytes).data();
+  scratch += -reinterpret_cast<std::uintptr_t>(scratch) & 63U;
+  std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, memory(plan.a, state_->engine, gemm.a.data)},
+                                            {DNNL_ARG_WEIGHTS, memory(plan.b, state_->engine, gemm.b.data)},
+                                            {DNNL_ARG_DST, memory(plan.d, state_->engine, gemm.d.data)}};
+  if (gemm.bias != nullptr) {
+    arguments.emplace(DNNL_ARG_BIAS, memory(plan.bias, state_->engine, const_cast<void*>(gemm.bias)));
+  }
+  if (scratch_bytes != 0) {
+    arguments.emplace(DNNL_ARG_SCRATCHPAD, memory(plan.scratch, state_->engine, scratch));
+  }
+  thread_local const dnnl::stream stream(state_->engine);
+  plan.matmul.execute(stream, arguments);
+}
+
+}  // namespace lockstep::cpu

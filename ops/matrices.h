@@ -1,0 +1,47 @@
+// How tensors and weights are seen as operands of a matrix product.
+#pragma once
+
+#include "base/error.h"
+#include "ops/functions.h"
+
+namespace lockstep {
+
+// x[N, C] as N x C.
+[[nodiscard]] inline Matrix matrix_of(const Tensor& x) {
+  const std::int64_t columns = x.dim(-1);
+  return {x.data(), x.dtype(), x.rows(), columns, columns, false};
+}
+
+[[nodiscard]] inline Matrix transposed(Matrix matrix) {
+  matrix.transposed = !matrix.transposed;
+  return matrix;
+}
+
+struct WeightSizes {
+  std::int64_t in = 0;
+  std::int64_t out = 0;
+};
+[[nodiscard]] inline WeightSizes sizes_of(const Linear& layer) {
+  require(layer.weight.shape().rank() == 2, "linear: weight {}, expected two dimensions", layer.weight.shape());
+  const bool in_out = layer.layout == WeightLayout::kInOut;
+  return {layer.weight.dim(in_out ? 0 : 1), layer.weight.dim(in_out ? 1 : 0)};
+}
+
+// The weight as w[in, out], whichever way it lies in memory.
+[[nodiscard]] inline Matrix weight_in_out(const Linear& layer) {
+  const Matrix matrix = matrix_of(layer.weight);
+  return layer.layout == WeightLayout::kInOut ? matrix : transposed(matrix);
+}
+
+// dw = x^T dy, laid out as the weight is.
+[[nodiscard]] inline Gemm weight_gradient(const Linear& layer, const Tensor& x, const Tensor& dy, const Tensor& dw,
+                                          bool accumulate) {
+  const bool in_out = layer.layout == WeightLayout::kInOut;
+  return {.a = transposed(matrix_of(in_out ? x : dy)),
+          .b = matrix_of(in_out ? dy : x),
+          .d = matrix_of(dw),
+          .bias = nullptr,
+          .accumulate = accumulate};
+}
+
+}  // namespace lockstep
