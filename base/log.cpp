@@ -8,23 +8,23 @@ namespace {
 // Return to the first column and erase to the end of the line.
 constexpr std::string_view kEraseLine = "\r\x1b[K";
 
-std::string_view label_of(LogLevel level) {
-  switch (level) {
-    case LogLevel::kDebug:
-      return "debug: ";
-    case LogLevel::kInfo:
-      return "";
-    case LogLevel::kWarning:
-      return "warning: ";
-    case LogLevel::kError:
-      return "error: ";
-  }
-  return "";
-}
-
 void put(std::FILE* stream, std::string_view text) { std::fwrite(text.data(), 1, text.size(), stream); }
 
 }  // namespace
+
+std::string_view name_of(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarning:
+      return "warning";
+    case LogLevel::kError:
+      return "error";
+  }
+  return "";
+}
 
 Log::Log(LogOptions options) : options_(std::move(options)) {}
 

@@ -18,6 +18,9 @@ namespace lockstep {
 
 enum class LogLevel : std::uint8_t { kDebug, kInfo, kWarning, kError };
 
+// "debug", "info", "warning", "error".
+[[nodiscard]] std::string_view name_of(LogLevel level);
+
 struct LogOptions {
   int rank = 0;
   int world_size = 1;

@@ -3,20 +3,28 @@
 
 namespace lockstep {
 
-// While one exists, the first SIGINT, SIGTERM or SIGUSR1 only sets a flag, which loops poll between two steps; a second
-// signal of these ends the process at once, as if it had never been caught. One at a time in a process (signal handlers
-// are the process's), made before any thread is started. requested() may be called from any thread.
+// After listen(), the first SIGINT, SIGTERM or SIGUSR1 only sets a flag, which loops poll between two steps; a second
+// one ends the process at once, as if it had never been caught. "Second" means half a second later or more: launchers
+// and terminals deliver one request several times over.
+//
+// One in a process, because signal handlers are the process's. A command that polls calls listen() before it starts
+// threads; for the others signals keep their usual effect.
 class StopSignal {
  public:
-  StopSignal();
+  StopSignal() = default;
   // Puts the previous handlers back.
   ~StopSignal();
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
-  [[nodiscard]] bool requested() const;
+  void listen();
+  // May be called from any thread.
+  [[nodiscard]] bool requested() const { return number() != 0; }
   // The first signal's number, 0 before it.
   [[nodiscard]] int number() const;
+
+ private:
+  bool listening_ = false;
 };
 
 }  // namespace lockstep

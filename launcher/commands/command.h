@@ -24,8 +24,9 @@ inline constexpr int kExitRequeue = 75;  // saved before the end because a signa
 
 struct CommandContext {
   Log& log;                       // for people, on stderr; results go to stdout
-  const StopSignal& stop;         // poll stop.requested()
+  StopSignal& stop;               // a command that polls it calls stop.listen() first
   std::function<int()> run = {};  // returns the exit code
+};                                // returns the exit code
 };
 
 void add_pack(CLI::App& app, CommandContext& context);

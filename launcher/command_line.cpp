@@ -1,0 +1,93 @@
+#include "launcher/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+#include <vector>
+
+#include "base/error.h"
+#include "base/nearest.h"
+
+namespace lockstep {
+namespace {
+
+std::vector<std::string> subcommand_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({})) {
+    names.push_back(command->get_name());
+  }
+  return names;
+}
+
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) {
+      names.push_back("--" + name);
+    }
+    for (const std::string& name : option->get_snames()) {
+      names.push_back("-" + name);
+    }
+  }
+  return names;
+}
+
+const CLI::App& chosen_command(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  return chosen.empty() ? app : *chosen.front();
+}
+
+[[noreturn]] void fail_extra(const CLI::App& app) {
+  const CLI::App& command = chosen_command(app);
+  const std::vector<std::string> extras = command.remaining();
+  const std::string extra = extras.empty() ? "" : extras.front();
+  if (extra.starts_with('-')) {
+    const std::string flag = extra.substr(0, extra.find('='));
+    fail(ErrorCode::kUsage, "{} is not an option{}", flag, did_you_mean(flag, option_names(command)));
+  }
+  fail(ErrorCode::kUsage, "unexpected argument {}", extra);
+}
+
+// CLI11 ends some messages with a full stop or a line break.
+std::string one_line(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  while (!text.empty() && (text.back() == ' ' || text.back() == '.')) {
+    text.pop_back();
+  }
+  return text;
+}
+
+}  // namespace
+
+bool read_command_line(CLI::App& app, std::span<const std::string> arguments) {
+  const std::vector<std::string> names = subcommand_names(app);
+  if (arguments.empty()) {
+    std::cerr << app.help();
+    fail(ErrorCode::kUsage, "a command is missing");
+  }
+  if (!arguments[0].starts_with('-')) {
+    require(std::find(names.begin(), names.end(), arguments[0]) != names.end(), "{} is not a command{}", arguments[0],
+            did_you_mean(arguments[0], names));
+  }
+  // CLI11 takes arguments from the back.
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+  try {
+    app.parse(reversed);
+    return true;
+  } catch (const CLI::Success& printed) {
+    app.exit(printed);
+    return false;
+  } catch (const CLI::ExtrasError&) {
+    fail_extra(app);
+  } catch (const CLI::ParseError& error) {
+    fail(ErrorCode::kUsage, "{}", one_line(error.what()));
+  }
+}
+
+std::string command_name(const CLI::App& app, std::span<const std::string> arguments) {
+  const std::vector<std::string> names = subcommand_names(app);
+  const bool known = !arguments.empty() && std::find(names.begin(), names.end(), arguments[0]) != names.end();
+  return known ? app.get_name() + " " + arguments[0] : app.get_name();
+}
+
+}  // namespace lockstep
