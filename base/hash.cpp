@@ -33,6 +33,10 @@ Hash128 hash_of(std::span<const std::byte> bytes) {
   const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
   return {hash.low64, hash.high64};
 }
+Hash128 hash_of(std::span<const std::byte> bytes, std::uint64_t seed) {
+  const XXH128_hash_t hash = XXH3_128bits_withSeed(bytes.data(), bytes.size(), seed);
+  return {hash.low64, hash.high64};
+}
 Hash128 hash_of(std::string_view text) { return hash_of(std::as_bytes(std::span(text))); }
 
 Hash128 hash_of_file(const std::filesystem::path& path) {

@@ -37,6 +37,7 @@ class Hasher {
 };
 
 [[nodiscard]] Hash128 hash_of(std::span<const std::byte> bytes);
+[[nodiscard]] Hash128 hash_of(std::span<const std::byte> bytes, std::uint64_t seed);
 [[nodiscard]] Hash128 hash_of(std::string_view text);
 
 // Reads the whole file in pieces. Throws Error(kIo).

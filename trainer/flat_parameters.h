@@ -57,6 +57,8 @@ class ParameterLayout {
   // The elements of parameter `index`, without padding.
   [[nodiscard]] std::uint64_t count(std::size_t index) const { return counts_[index]; }
   [[nodiscard]] std::optional<std::size_t> find(std::string_view name) const;
+  // The parameter that element `element` < total() belongs to, if only as padding.
+  [[nodiscard]] std::size_t index_at(std::uint64_t element) const;
 
   // Elements of a flat buffer, padding included: a multiple of kAlignment.
   [[nodiscard]] std::uint64_t total() const { return total_; }

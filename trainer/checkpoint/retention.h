@@ -26,11 +26,14 @@ struct Retention {
 // set aside. Removes nothing when no checkpoint is good. Throws Error(kIo).
 void apply_retention(const std::filesystem::path& folder, const Retention& retention);
 
-// Removes what a killed process left half-written or half-removed. One rank calls it at start, before any save begins.
+// Removes what a killed process left half-written or half-removed, and puts back a checkpoint that it was about to
+// replace. Rank 0 calls it at start, before anything looks for checkpoints and before any save begins. Throws
+// Error(kIo).
 void clean_leftovers(const std::filesystem::path& folder);
 
 // Sets checkpoints after `step` aside (step-N.superseded) because the run goes on from an earlier one, so that a later
 // resume does not take them for its own future. They are removed once a new checkpoint is published. Returns how many.
+// Throws Error(kIo).
 int supersede_newer(const std::filesystem::path& folder, std::uint64_t step);
 
 }  // namespace lockstep

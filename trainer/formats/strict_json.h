@@ -13,6 +13,6 @@ namespace lockstep {
 [[nodiscard]] nlohmann::json parse_strict_json(std::string_view text, const std::string& what);
 
 // A name out of a file, fit to stand in a one-line message: in quotes, control characters escaped, at most 100 bytes.
-[[nodiscard]] std::string quoted(std::string_view name);
+[[nodiscard]] std::string quoted_name(std::string_view name);
 
 }  // namespace lockstep

@@ -1,0 +1,114 @@
+#include "trainer/formats/hf_weights.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "trainer/formats/safetensors.h"
+#include "trainer/formats/strict_json.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kSingleFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+
+// The tensors of one file or of all shards, by name.
+class TensorSource {
+ public:
+  explicit TensorSource(const fs::path& path) : path_(path) {
+    if (!fs::is_directory(path)) {
+      add_file(path);
+    } else if (fs::exists(path / kSingleFile)) {
+      add_file(path / kSingleFile);
+    } else if (fs::exists(path / kIndexFile)) {
+      add_shards(path / kIndexFile);
+    } else {
+      fail(ErrorCode::kUsage, "load {}: found neither {} nor {}", path.string(), kSingleFile, kIndexFile);
+    }
+  }
+
+  struct Entry {
+    const SafetensorsFile* file = nullptr;
+    const SafetensorsTensor* tensor = nullptr;
+  };
+  // Throws Error(kUsage) when the tensor is missing.
+  [[nodiscard]] Entry get(const std::string& hf_name) const {
+    auto found = entries_.find(hf_name);
+    const std::size_t dot = hf_name.find('.');
+    if (found == entries_.end() && dot != std::string::npos) {
+      found = entries_.find(hf_name.substr(dot + 1));
+    }
+    if (found == entries_.end()) {
+      fail(ErrorCode::kUsage, "load {}: tensor {} is missing", path_.string(), quoted_name(hf_name));
+    }
+    return found->second;
+  }
+
+ private:
+  void add_file(const fs::path& path) {
+    const auto& file = files_.emplace_back(std::make_unique<SafetensorsFile>(path));
+    for (const SafetensorsTensor& tensor : file->header().tensors) {
+      entries_[tensor.name] = {file.get(), &tensor};
+    }
+  }
+
+  void add_shards(const fs::path& index_path) {
+    const std::string name = index_path.string();
+    const nlohmann::json index = parse_strict_json(read_file(index_path), name);
+    if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+      fail(ErrorCode::kCorrupt, "{}: \"weight_map\" is missing", name);
+    }
+    std::map<std::string, const SafetensorsFile*> shards;
+    for (const auto& [tensor_name, value] : index["weight_map"].items()) {
+      const std::string shard = value.is_string() ? value.get<std::string>() : "";
+      if (shard.empty() || shard == "." || shard == ".." || shard.find('/') != std::string::npos) {
+        fail(ErrorCode::kCorrupt, "{}: tensor {} is said to be in {}, which is not a file name", name,
+             quoted_name(tensor_name), quoted_name(shard));
+      }
+      auto& file = shards[shard];
+      if (file == nullptr) {
+        file = files_.emplace_back(std::make_unique<SafetensorsFile>(index_path.parent_path() / shard)).get();
+      }
+      entries_[tensor_name] = {file, &file->get(tensor_name)};
+    }
+  }
+
+  fs::path path_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::map<std::string, Entry> entries_;
+};
+
+}  // namespace
+
+void load_hf_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
+  assert(weights.size() == layout.total());
+  const TensorSource source(path);
+  // Everything is checked before the first value is overwritten.
+  for (const ParameterSpec& spec : layout.specs()) {
+    for (const ParameterExport& part : spec.exports) {
+      const auto [file, tensor] = source.get(part.hf_name);
+      require(tensor->shape == part.shape, "load {}: tensor {} has shape {}, expected {}", file->path().string(),
+              quoted_name(tensor->name), shape_text(tensor->shape), shape_text(part.shape));
+    }
+  }
+  std::fill(weights.begin(), weights.end(), 0.0F);
+  for (std::size_t i = 0; i < layout.size(); ++i) {
+    const auto parameter = weights.subspan(layout.offset(i), layout.count(i));
+    for (const ParameterExport& part : layout.specs()[i].exports) {
+      const auto [file, tensor] = source.get(part.hf_name);
+      file->read_f32(*tensor, 0, parameter.subspan(static_cast<std::size_t>(part.offset_elements), tensor->count()));
+    }
+  }
+}
+
+}  // namespace lockstep
