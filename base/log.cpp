@@ -40,8 +40,9 @@ void Log::write(LogLevel level, std::string_view text) {
     return;
   }
   const bool names_rank = options_.world_size > 1 && (options_.all_ranks || level >= LogLevel::kWarning);
-  const std::string line =
-      fmt::format("{}{}{}\n", names_rank ? fmt::format("[rank {}] ", options_.rank) : "", label_of(level), text);
+  const std::string rank = names_rank ? fmt::format("[rank {}] ", options_.rank) : "";
+  const std::string label = level == LogLevel::kInfo ? "" : fmt::format("{}: ", name_of(level));
+  const std::string line = fmt::format("{}{}{}\n", rank, label, text);
   const std::lock_guard lock(mutex_);
   erase_status();
   put(options_.stream, line);

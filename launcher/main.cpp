@@ -36,6 +36,7 @@ int exit_code_of(ErrorCode code) {
     case ErrorCode::kNoSpace:
     case ErrorCode::kPeerLost:
     case ErrorCode::kTimeout:
+    case ErrorCode::kDiverged:
       return kExitFailed;
   }
   return kExitFailed;

@@ -26,7 +26,6 @@ struct CommandContext {
   Log& log;                       // for people, on stderr; results go to stdout
   StopSignal& stop;               // a command that polls it calls stop.listen() first
   std::function<int()> run = {};  // returns the exit code
-};                                // returns the exit code
 };
 
 void add_pack(CLI::App& app, CommandContext& context);

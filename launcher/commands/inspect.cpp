@@ -1,0 +1,239 @@
+// lockstep inspect: what a dataset, a checkpoint, a run or a safetensors file holds.
+#include "trainer/checkpoint/inspect.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "data/dataset.h"
+#include "launcher/commands/command.h"
+#include "trainer/checkpoint/retention.h"
+#include "trainer/formats/safetensors.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+struct InspectOptions {
+  std::string path;
+  bool json = false;
+  bool verify = false;
+};
+
+// What was found, once for programs and once for people.
+struct Findings {
+  Json json;
+  std::string text;
+  bool intact = true;
+
+  template <typename... Args>
+  void line(const char* label, fmt::format_string<Args...> format, Args&&... args) {
+    text += fmt::format("{:<12} {}\n", label, fmt::format(format, std::forward<Args>(args)...));
+  }
+};
+
+Findings inspect_dataset(const fs::path& path, bool verify) {
+  const Dataset dataset = Dataset::open(path);
+  if (verify) {
+    dataset.verify();
+  }
+  const DatasetInfo& info = dataset.info();
+  Findings found;
+  found.line("dataset", "{}", path.string());
+  found.line("kind", "{}", info.kind);
+  found.line("tokenizer", "{}, {} tokens, fingerprint {}", info.tokenizer.name, info.tokenizer.vocabulary_size,
+             info.tokenizer.fingerprint);
+  found.line("tokens", "{} ({})", info.tokens, name_of(info.token_dtype()));
+  found.line("documents", "{}", info.documents);
+  Json files = Json::array();
+  for (const DatasetFile& file : info.files) {
+    found.line("file", "{}  {} tokens, {} documents, {}", file.name, file.tokens, file.documents,
+               format_bytes(file.size_bytes));
+    files.push_back({{"name", file.name},
+                     {"tokens", file.tokens},
+                     {"documents", file.documents},
+                     {"bytes", file.size_bytes},
+                     {"xxh3_128", file.xxh3_128}});
+  }
+  if (verify) {
+    found.line("verified", "every file is what dataset.json says");
+  }
+  found.json = {{"what", "dataset"},
+                {"path", path.string()},
+                {"kind", info.kind},
+                {"tokenizer",
+                 {{"name", info.tokenizer.name},
+                  {"vocabulary_size", info.tokenizer.vocabulary_size},
+                  {"end_of_text", info.tokenizer.end_of_text},
+                  {"fingerprint", info.tokenizer.fingerprint}}},
+                {"tokens", info.tokens},
+                {"documents", info.documents},
+                {"dtype", name_of(info.token_dtype())},
+                {"files", files},
+                {"verified", verify}};
+  return found;
+}
+
+Findings inspect_checkpoint(const fs::path& path, bool verify) {
+  const CheckpointDescription description =
+      describe_checkpoint(path, verify ? InspectDepth::kContents : InspectDepth::kSizes);
+  const Manifest& manifest = description.manifest;
+  Findings found;
+  found.intact = description.intact;
+  found.line("checkpoint", "{}", path.string());
+  found.line("step", "{}", manifest.position.step);
+  found.line("digest", "{}", manifest.digest.hex());
+  found.line("parameters", "{} in {} tensors", manifest.layout.parameters(), manifest.layout.size());
+  found.line("weights", "{}", name_of(manifest.model_dtype));
+  found.line("consumed", "{} samples, {} tokens", manifest.position.samples, manifest.position.tokens);
+  found.line("saved by", "{} rank{}, seed {}", manifest.world, manifest.world == 1 ? "" : "s", manifest.position.seed);
+  found.json = {{"what", "checkpoint"},
+                {"path", path.string()},
+                {"step", manifest.position.step},
+                {"digest", manifest.digest.hex()},
+                {"parameters", manifest.layout.parameters()},
+                {"tensors", manifest.layout.size()},
+                {"dtype", name_of(manifest.model_dtype)},
+                {"samples", manifest.position.samples},
+                {"tokens", manifest.position.tokens},
+                {"world", manifest.world},
+                {"seed", manifest.position.seed}};
+  if (manifest.position.validation_loss) {
+    found.line("valid loss", "{:.4f}", *manifest.position.validation_loss);
+    found.json["valid_loss"] = *manifest.position.validation_loss;
+  }
+  Json files = Json::array();
+  for (const auto& [file, problem] : description.files) {
+    found.line("file", "{}  {}{}", file.name, format_bytes(file.bytes), problem.empty() ? "" : "  DAMAGED: " + problem);
+    files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"xxh3_128", file.hash.hex()}, {"problem", problem}});
+  }
+  found.json["files"] = files;
+  found.json["verified"] = description.verified;
+  found.json["intact"] = description.intact;
+  found.json["config"] = manifest.position.config_text;
+  if (description.verified && description.intact) {
+    found.line("verified", "every file and the digest are what saving wrote");
+  }
+  return found;
+}
+
+Findings inspect_safetensors(const fs::path& path) {
+  const SafetensorsFile file(path);
+  Findings found;
+  std::uint64_t parameters = 0;
+  Json tensors = Json::array();
+  std::string lines;
+  for (const SafetensorsTensor& tensor : file.header().tensors) {
+    parameters += tensor.count();
+    lines += fmt::format("  {:<5} {:<16} {}\n", name_of(tensor.type), shape_text(tensor.shape), tensor.name);
+    tensors.push_back({{"name", tensor.name}, {"dtype", name_of(tensor.type)}, {"shape", tensor.shape}});
+  }
+  found.line("safetensors", "{}", path.string());
+  found.line("tensors", "{}, {} values, {}", tensors.size(), parameters, format_bytes(fs::file_size(path)));
+  for (const auto& [key, value] : file.header().metadata) {
+    found.line("metadata", "{}: {}", key, value);
+  }
+  found.text += lines;
+  found.json = {{"what", "safetensors"},
+                {"path", path.string()},
+                {"values", parameters},
+                {"metadata", file.header().metadata},
+                {"tensors", tensors}};
+  return found;
+}
+
+// A run's folder (or its folder of checkpoints): what it could be resumed from.
+Findings inspect_run(const fs::path& path, const fs::path& checkpoints, bool verify) {
+  Findings found;
+  found.line("run", "{}", path.string());
+  Json list = Json::array();
+  for (const CheckpointFolder& folder : list_checkpoints(checkpoints)) {
+    try {
+      const Findings checkpoint = inspect_checkpoint(folder.path, verify);
+      found.intact = found.intact && checkpoint.intact;
+      found.line("checkpoint", "{}  digest {}{}", folder.path.filename().string(),
+                 checkpoint.json["digest"].get<std::string>(), checkpoint.intact ? "" : "  DAMAGED");
+      list.push_back(checkpoint.json);
+    } catch (const Error& error) {
+      found.intact = false;
+      found.line("checkpoint", "{}  DAMAGED: {}", folder.path.filename().string(), error.what());
+      list.push_back({{"path", folder.path.string()}, {"intact", false}, {"problem", error.what()}});
+    }
+  }
+  if (list.empty()) {
+    found.line("checkpoint", "none yet");
+  }
+  found.json = {{"what", "run"}, {"path", path.string()}, {"checkpoints", list}};
+  return found;
+}
+
+// A folder that pack wrote: the datasets of its splits.
+Findings inspect_splits(const fs::path& path, bool verify) {
+  Findings found;
+  Json splits = Json::object();
+  for (const char* split : {"train", "valid", "test"}) {
+    if (fs::exists(path / split / "dataset.json")) {
+      const Findings dataset = inspect_dataset(path / split, verify);
+      found.text += (found.text.empty() ? "" : "\n") + dataset.text;
+      splits[split] = dataset.json;
+    }
+  }
+  found.json = {{"what", "splits"}, {"path", path.string()}, {"splits", splits}};
+  return found;
+}
+
+Findings inspect_path(const InspectOptions& options) {
+  const fs::path path = options.path;
+  require(fs::exists(path), "{} does not exist", path.string());
+  if (!fs::is_directory(path)) {
+    return inspect_safetensors(path);
+  }
+  if (fs::exists(path / "dataset.json")) {
+    return inspect_dataset(path, options.verify);
+  }
+  if (fs::exists(path / kManifestName)) {
+    return inspect_checkpoint(path, options.verify);
+  }
+  if (fs::is_directory(path / "checkpoints")) {
+    return inspect_run(path, path / "checkpoints", options.verify);
+  }
+  if (!list_checkpoints(path).empty()) {
+    return inspect_run(path, path, options.verify);
+  }
+  if (fs::exists(path / "train" / "dataset.json")) {
+    return inspect_splits(path, options.verify);
+  }
+  if (fs::exists(path / kModelFileName)) {
+    return inspect_safetensors(path / kModelFileName);
+  }
+  fail(ErrorCode::kUsage,
+       "{} is no dataset (dataset.json), checkpoint (manifest.json), run (checkpoints/) or model (model.safetensors)",
+       path.string());
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<InspectOptions>();
+  CLI::App* command = app.add_subcommand("inspect", "Say what a dataset, checkpoint, run or safetensors file holds");
+  command->add_option("PATH", options->path, "A dataset, checkpoint or run folder, or a safetensors file")->required();
+  command->add_flag("--json", options->json, "Print JSON");
+  command->add_flag("--verify", options->verify, "Read every file and compare it with its checksum");
+  command->callback([options, &context] {
+    context.run = [options] {
+      const Findings found = inspect_path(*options);
+      fmt::print("{}", options->json ? found.json.dump(2) + "\n" : found.text);
+      return found.intact ? kExitDone : kExitUsage;
+    };
+  });
+}
+
+}  // namespace lockstep
