@@ -1,5 +1,6 @@
 // Reading and printing configurations as YAML.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -35,16 +36,28 @@ std::vector<std::string> section_names() {
 }
 
 [[noreturn]] void fail_unknown_key(const std::string& place, const std::string& name) {
-  // The right word in the wrong section is a more likely slip than many wrong letters.
-  const std::string leaf = name.substr(name.find('.') + 1);
+  const std::size_t dot = name.find('.');
+  const std::string section = dot == std::string::npos ? "" : name.substr(0, dot);
+  const std::string leaf = dot == std::string::npos ? name : name.substr(dot + 1);
   std::vector<std::string> names;
+  std::vector<std::string> leaves;
   for (const ConfigKey& key : config_keys()) {
+    // The right word in the wrong section is a more likely slip than many wrong letters.
     if (leaf_of(key) == leaf) {
       fail(ErrorCode::kUsage, "{}: {} is not a key; did you mean {}?", place, name, key.name);
     }
     names.emplace_back(key.name);
+    if (section_of(key) == section) {
+      leaves.emplace_back(leaf_of(key));
+    }
   }
-  fail(ErrorCode::kUsage, "{}: {} is not a key{}", place, name, did_you_mean(name, names));
+  if (leaves.empty()) {
+    fail(ErrorCode::kUsage, "{}: {} is not a key{}", place, name, did_you_mean(name, names));
+  }
+  const auto meant = nearest(leaf, leaves);
+  const std::string hint = meant ? fmt::format("did you mean {}.{}?", section, *meant)
+                                 : fmt::format("{} has {}", section, fmt::join(leaves, ", "));
+  fail(ErrorCode::kUsage, "{}: {} is not a key; {}", place, name, hint);
 }
 
 [[noreturn]] void fail_value(const std::string& place, const ConfigKey& key, const std::string& found) {
@@ -53,8 +66,7 @@ std::vector<std::string> section_names() {
        expected_text(key), hint);
 }
 
-void assign_node(const ConfigKey& key, const YAML::Node& node, const std::string& origin, Config& config) {
-  const std::string place = place_of(origin, node.Mark());
+void assign_node(const ConfigKey& key, const YAML::Node& node, const std::string& place, Config& config) {
   if (is_pair(key)) {
     const bool two_scalars = node.IsSequence() && node.size() == 2 && node[0].IsScalar() && node[1].IsScalar();
     if (!two_scalars || !assign_pair(key, node[0].Scalar(), node[1].Scalar(), config)) {
@@ -89,7 +101,7 @@ void read_section(const std::string& section, const YAML::Node& node, const std:
       fail_unknown_key(place, name);
     }
     require(seen.insert(name).second, "{}: {} stands here for the second time", place, name);
-    assign_node(*key, entry.second, origin, config);
+    assign_node(*key, entry.second, place_of(origin, entry.second.Mark()), config);
   }
 }
 
@@ -146,6 +158,7 @@ void check_required(const std::set<std::string>& seen, const std::string& origin
 }  // namespace
 
 Config load_config(const std::filesystem::path& path, std::span<const std::string> overrides) {
+  require(std::filesystem::exists(path), "{} does not exist", path.string());
   return parse_config(read_file(path), path.string(), overrides);
 }
 
