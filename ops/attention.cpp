@@ -1,4 +1,5 @@
 #include <cmath>
+#include <cstring>
 
 #include "base/error.h"
 #include "ops/functions.h"
@@ -89,6 +90,41 @@ Tensor self_attention(Tape& tape, const Tensor& qkv, const SelfAttention& attent
     gradients.backend().attention_backward(backward);
     gradients.add(qkv, dqkv);
   });
+  return out;
+}
+
+Tensor cached_attention(Tape& tape, const Tensor& qkv, const CachedAttention& attention) {
+  AttentionShape shape = shape_of(qkv, {1, attention.heads, attention.kv_heads, {}});
+  const std::int64_t kv_width = shape.kv_heads * shape.head_dim;
+  require(!tape.is_recording(), "cached_attention: the tape records");
+  require(attention.k.shape() == attention.v.shape() && attention.k.dim(-1) == kv_width &&
+              attention.cached + shape.query_length <= attention.k.dim(0),
+          "cached_attention: {} rows after {} do not fit a cache of {}", shape.query_length, attention.cached,
+          attention.k.shape());
+  shape.key_length = attention.cached + shape.query_length;
+  shape.key_capacity = attention.k.dim(0);
+
+  const std::size_t row_bytes = static_cast<std::size_t>(kv_width) * size_of(qkv.dtype());
+  const auto append = [&](const RowsView& rows, const Tensor& cache) {
+    for (std::int64_t row = 0; row < shape.query_length; ++row) {
+      const auto* from = static_cast<const std::byte*>(rows.data) +
+                         static_cast<std::size_t>(row * rows.row_stride) * size_of(qkv.dtype());
+      std::memcpy(cache.slice(attention.cached + row, 1).data(), from, row_bytes);
+    }
+  };
+  const Packed parts = parts_of(qkv, shape);
+  append(parts.k, attention.k);
+  append(parts.v, attention.v);
+
+  AttentionForward forward;
+  forward.shape = shape;
+  forward.dtype = qkv.dtype();
+  forward.q = parts.q;
+  forward.k = {attention.k.data(), kv_width, 0};
+  forward.v = {attention.v.data(), kv_width, 0};
+  const Tensor out = tape.make({qkv.rows(), shape.heads * shape.head_dim}, qkv.dtype());
+  forward.out = rows_of(out, shape);
+  tape.backend().attention_forward(forward);
   return out;
 }
 

@@ -63,6 +63,16 @@ struct SelfAttention {
 // heads * head_dim]. Scores are computed block by block, never T x T for the whole batch (Dao et al. 2022).
 [[nodiscard]] Tensor self_attention(Tape& tape, const Tensor& qkv, const SelfAttention& attention);
 
+struct CachedAttention {
+  std::int64_t heads = 0;
+  std::int64_t kv_heads = 0;
+  std::int64_t cached = 0;  // tokens in the cache before this call
+  Tensor k, v;              // [rows, kv_heads * head_dim]: the cache; rows is a multiple of 64, all of it finite
+};
+// The same for generation, one sequence, never recorded: the rows of qkv follow the cached tokens; their keys and
+// values are appended to the cache first.
+[[nodiscard]] Tensor cached_attention(Tape& tape, const Tensor& qkv, const CachedAttention& attention);
+
 struct RotaryEmbedding {
   std::int64_t heads = 0;  // rotated at the start of each row: query heads + key heads
   std::int64_t head_dim = 0;

@@ -1,0 +1,103 @@
+// lockstep eval: the loss of a trained model on a dataset.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "base/progress.h"
+#include "comm/communicator.h"
+#include "data/dataset.h"
+#include "launcher/commands/command.h"
+#include "launcher/commands/model_options.h"
+#include "trainer/agreement.h"
+#include "trainer/evaluate.h"
+#include "trainer/load_model.h"
+
+namespace lockstep {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::string data;
+  std::int64_t sequence = 0;
+  std::int64_t batch_size = 8;
+  std::uint64_t batches = 0;
+  bool json = false;
+};
+
+void check_tokenizer(const LoadedModel& model, const Options& options) {
+  const Dataset dataset = Dataset::open(options.data);
+  require(dataset.info().tokenizer.fingerprint == model.tokenizer.fingerprint(),
+          "{} was packed with the tokenizer {}, which is not the model's in {}", options.data,
+          dataset.info().tokenizer.name, model.folder.string());
+}
+
+void print_result(const Options& options, const LoadedModel& model, const EvaluationResult& result) {
+  const std::string text =
+      options.json ? fmt::format(R"({{"model": "{}", "data": "{}", "loss": {}, "perplexity": {}, "tokens": {}}})",
+                                 model.folder.string(), options.data, result.loss, result.perplexity(), result.tokens)
+                   : fmt::format("loss {:.4f}, perplexity {:.2f}, over {} tokens", result.loss, result.perplexity(),
+                                 result.tokens);
+  std::puts(text.c_str());
+}
+
+int run_eval(const Options& options, CommandContext& context) {
+  const auto communicator = make_communicator({});
+  const auto backend = make_cpu_backend(options.model.threads > 0
+                                            ? options.model.threads
+                                            : std::max(1, options.model.threads_or_all() / communicator->node_size()));
+  std::unique_ptr<LoadedModel> model;
+  run_agreed(*communicator, [&] {
+    model = std::make_unique<LoadedModel>(load_model(options.model.path, options.model.precision(), *backend));
+    check_tokenizer(*model, options);
+  });
+  EvaluationOptions evaluation;
+  evaluation.dataset = options.data;
+  evaluation.sequence = options.sequence > 0 ? options.sequence : model->replica.model().architecture().context;
+  evaluation.batch_size = options.batch_size;
+  evaluation.max_batches = options.batches;
+  Arena arena;
+  std::unique_ptr<Progress> progress;
+  const EvaluationResult result =
+      evaluate(model->replica, arena, *communicator, evaluation, [&](std::uint64_t done, std::uint64_t total) {
+        if (!progress) {
+          progress =
+              std::make_unique<Progress>(context.log, ProgressOptions{.what = "eval", .unit = "batch", .total = total});
+        }
+        progress->update(done);
+      });
+  progress.reset();
+  if (communicator->rank() == 0) {
+    print_result(options, *model, result);
+  }
+  communicator->close();
+  return kExitDone;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, CommandContext& context) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("eval", "Loss and perplexity of a trained model on a dataset");
+  add_model_options(*command, options->model);
+  command->add_option("--data", options->data, "A packed dataset, for example data/shakespeare/valid")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("--sequence", options->sequence, "Tokens in a sample; 0: the model's context")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--batch-size", options->batch_size, "Samples computed at once")->check(CLI::PositiveNumber);
+  command->add_option("--batches", options->batches, "Evaluate the first so many batches; 0: the whole dataset")
+      ->check(CLI::NonNegativeNumber);
+  command->add_flag("--json", options->json, "Print one JSON object");
+  for (CLI::Option* option : command->get_options()) {
+    option->capture_default_str();
+  }
+  command->footer(
+      "Runs alone or under mpirun, with the same result.\n"
+      "Example: lockstep eval --model runs/shakespeare --data data/shakespeare/valid");
+  command->callback([options, &context] { context.run = [options, &context] { return run_eval(*options, context); }; });
+}
+
+}  // namespace lockstep

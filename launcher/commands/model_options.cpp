@@ -1,0 +1,25 @@
+#include "launcher/commands/model_options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <thread>
+
+namespace lockstep {
+
+Precision ModelOptions::precision() const { return precision_name == "bf16" ? Precision::kBf16 : Precision::kFp32; }
+
+int ModelOptions::threads_or_all() const {
+  return threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+void add_model_options(CLI::App& command, ModelOptions& options) {
+  command.add_option("--model", options.path, "A run (its newest checkpoint), a checkpoint, or a Hugging Face folder")
+      ->required()
+      ->type_name("DIR");
+  command.add_option("--precision", options.precision_name, "Compute in fp32 or bf16")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  command.add_option("--threads", options.threads, "Threads to compute on; 0: all cores")
+      ->check(CLI::NonNegativeNumber);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,71 @@
+// lockstep train: a worker, alone, under mpirun or under srun.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "launcher/commands/command.h"
+#include "trainer/config.h"
+#include "trainer/train_job.h"
+
+namespace lockstep {
+namespace {
+
+struct TrainOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::string resume = "auto";
+  bool help_config = false;
+  bool print_config = false;
+};
+
+int run_train(const TrainOptions& options, CommandContext& context) {
+  if (options.help_config) {
+    std::fputs(config_reference().c_str(), stdout);
+    return kExitDone;
+  }
+  require(!options.config.empty(), "no configuration given; expected lockstep train CONFIG.yaml");
+  TrainRequest request;
+  request.config = load_config(options.config, options.overrides);
+  request.resume = options.resume;
+  request.stop_requested = [&context] { return context.stop.requested(); };
+  if (options.print_config) {
+    std::fputs(to_yaml(request.config).c_str(), stdout);
+    return kExitDone;
+  }
+  context.stop.listen();
+  const auto communicator = make_communicator({.backend = request.config.comm.backend,
+                                               .ranks_per_node = request.config.comm.ranks_per_node,
+                                               .timeout_ms = request.config.comm.timeout_s * 1000});
+  const TrainEnd end = train(request, *communicator, context.log);
+  communicator->close();
+  return end == TrainEnd::kFinished ? kExitDone : kExitRequeue;
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, CommandContext& context) {
+  const auto options = std::make_shared<TrainOptions>();
+  CLI::App* command = app.add_subcommand("train", "Train a model as a configuration says, or continue where it was");
+  command->add_option("CONFIG", options->config, "YAML file; --help-config lists its keys");
+  command->add_option("--set", options->overrides, "Override a key, for example --set train.steps=100; repeatable")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--resume", options->resume,
+                   "auto: from the newest intact checkpoint of the run, if there is one; none: start over; "
+                   "or the folder of a checkpoint")
+      ->type_name("auto|none|DIR");
+  command->add_flag("--help-config", options->help_config, "List every key with its default, range and meaning");
+  command->add_flag("--print-config", options->print_config, "Print the configuration as it was read, and stop");
+  command->footer(
+      "The first Ctrl-C or SIGTERM saves at the next step and stops (exit code 75); a second stops at once.\n"
+      "Results: runs/NAME/metrics.jsonl and runs/NAME/checkpoints/.\n"
+      "Example: mpirun -np 2 lockstep train examples/shakespeare/shakespeare.yaml --set train.steps=500");
+  command->callback(
+      [options, &context] { context.run = [options, &context] { return run_train(*options, context); }; });
+}
+
+}  // namespace lockstep

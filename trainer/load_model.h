@@ -1,0 +1,23 @@
+// A trained model, ready to be evaluated or to write.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "data/text/tokenizer.h"
+#include "trainer/replica.h"
+
+namespace lockstep {
+
+struct LoadedModel {
+  std::filesystem::path folder;  // of the weights
+  Replica replica;
+  Tokenizer tokenizer;
+};
+
+// `path` is a run (its newest intact checkpoint is taken), a checkpoint, or a Hugging Face folder (config.json,
+// tokenizer.json, safetensors). Weights are kept in the working dtype of `precision`. Throws Error(kUsage) naming what
+// is missing, Error(kCorrupt) for damaged files.
+[[nodiscard]] LoadedModel load_model(const std::filesystem::path& path, Precision precision, Backend& backend);
+
+}  // namespace lockstep

@@ -1,0 +1,69 @@
+#include "trainer/metrics.h"
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <system_error>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace lockstep {
+namespace {
+
+// The leading part of the file that belongs to steps up to `last_step`: a line cut short by a crash ends it.
+std::uintmax_t bytes_to_keep(const std::filesystem::path& path, std::int64_t last_step) {
+  const std::string text = read_file(path);
+  std::size_t kept = 0;
+  while (kept < text.size()) {
+    const std::size_t end = text.find('\n', kept);
+    if (end == std::string::npos) {
+      break;
+    }
+    const auto line = nlohmann::json::parse(text.begin() + static_cast<std::ptrdiff_t>(kept),
+                                            text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+    if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer() ||
+        line["step"].get<std::int64_t>() > last_step) {
+      break;
+    }
+    kept = end + 1;
+  }
+  return kept;
+}
+
+}  // namespace
+
+MetricsWriter::MetricsWriter(std::filesystem::path path, std::int64_t last_step) : path_(std::move(path)) {
+  if (std::filesystem::exists(path_)) {
+    std::error_code error;
+    std::filesystem::resize_file(path_, bytes_to_keep(path_, last_step), error);
+    if (error) {
+      fail(ErrorCode::kIo, "truncate {}: {}", path_.string(), error.message());
+    }
+  }
+  file_.open(path_, std::ios::app | std::ios::binary);
+  if (!file_) {
+    fail_errno(fmt::format("open {}", path_.string()));
+  }
+}
+
+void MetricsWriter::write(const StepMetrics& m) {
+  write_line(fmt::format(
+      R"({{"step": {}, "loss": {}, "lr": {}, "grad_norm": {}, "tokens": {}, "tokens_per_s": {}, "step_ms": {}, "data_ms": {}, )"
+      R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}}})",
+      m.step, m.loss, m.lr, m.grad_norm, m.tokens, m.tokens_per_s, m.step_ms, m.data_ms, m.comm_ms, m.comm_exposed_ms,
+      m.checkpoint_ms, m.mfu, m.world));
+}
+
+void MetricsWriter::write(const EvaluationMetrics& m) {
+  write_line(fmt::format(R"({{"step": {}, "valid_loss": {}, "perplexity": {}, "valid_tokens": {}}})", m.step,
+                         m.valid_loss, m.perplexity, m.tokens));
+}
+
+void MetricsWriter::write_line(const std::string& line) {
+  file_ << line << '\n' << std::flush;
+  if (!file_) {
+    fail_errno(fmt::format("write {}", path_.string()));
+  }
+}
+
+}  // namespace lockstep

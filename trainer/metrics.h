@@ -1,0 +1,52 @@
+// runs/NAME/metrics.jsonl: one JSON object a line, for each step and for each evaluation. Written by rank 0.
+//
+// Numbers are printed with as many digits as it takes to read the same value back. A line reaches the operating system
+// before the next step begins, so only a crash of the machine can lose one, never a crash of the program.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+
+namespace lockstep {
+
+struct StepMetrics {
+  std::int64_t step = 0;  // completed, this one included
+  double loss = 0;        // mean over the target tokens of the global batch
+  double lr = 0;
+  double grad_norm = 0;      // before clipping
+  std::uint64_t tokens = 0;  // consumed since the run's first step
+  double tokens_per_s = 0;
+  double step_ms = 0;
+  double data_ms = 0;          // waiting for the loader
+  double comm_ms = 0;          // from the first bucket's start to the last one's end
+  double comm_exposed_ms = 0;  // of it, not hidden behind the backward pass
+  double checkpoint_ms = 0;    // copying state, or waiting for a save
+  double mfu = 0;              // of the GEMM rate measured at start
+  int world = 1;
+};
+
+struct EvaluationMetrics {
+  std::int64_t step = 0;
+  double valid_loss = 0;
+  double perplexity = 0;
+  std::int64_t tokens = 0;  // evaluated
+};
+
+class MetricsWriter {
+ public:
+  // Keeps the lines of steps up to `last_step` and drops the rest, so that no step stands twice after a resume. Throws
+  // Error(kIo).
+  MetricsWriter(std::filesystem::path path, std::int64_t last_step);
+
+  // Throws Error(kIo, kNoSpace).
+  void write(const StepMetrics& metrics);
+  void write(const EvaluationMetrics& metrics);
+
+ private:
+  void write_line(const std::string& line);
+  std::filesystem::path path_;
+  std::ofstream file_;
+};
+
+}  // namespace lockstep

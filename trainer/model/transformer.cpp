@@ -1,0 +1,152 @@
+#include "trainer/model/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "ops/matrices.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::uint64_t kSitesPerBlock = 4;
+enum Site : std::uint64_t { kAttentionProbabilities, kAttentionBranch, kFeedForwardBranch };
+
+std::int64_t rounded_up(std::int64_t value, std::int64_t granule) { return (value + granule - 1) / granule * granule; }
+
+}  // namespace
+
+// The capacity is rounded up so that attention may work on whole granules of keys.
+KvCache::KvCache(const Architecture& architecture, DType dtype) : capacity_(architecture.context) {
+  const std::int64_t rows = rounded_up(capacity_, 64);
+  const Shape shape{rows, architecture.kv_heads * architecture.head_dim()};
+  const std::size_t bytes = static_cast<std::size_t>(shape.count()) * size_of(dtype);
+  memory_ = Buffer::allocate(2 * bytes * static_cast<std::size_t>(architecture.layers));
+  std::byte* next = memory_.data();
+  for (std::int64_t layer = 0; layer < architecture.layers; ++layer) {
+    layers_.push_back({Tensor(next, shape, dtype), Tensor(next + bytes, shape, dtype)});
+    next += 2 * bytes;
+  }
+}
+
+// One forward pass: where it computes, with what, on what.
+struct Transformer::Context {
+  Tape& tape;
+  std::span<const Tensor> weights;
+  Rows rows;
+  DropoutStream dropout;
+  KvCache* cache = nullptr;
+
+  [[nodiscard]] Tensor weight(int index) const {
+    return index < 0 ? Tensor() : weights[static_cast<std::size_t>(index)];
+  }
+  [[nodiscard]] Dropout dropout_at(std::uint64_t site) const {
+    return {dropout.probability, random_key(dropout.seed, RandomUse::kDropout, dropout.micro_batch, site)};
+  }
+  [[nodiscard]] Dropout dropout_in_block(std::int64_t layer, Site site) const {
+    return dropout_at(1 + static_cast<std::uint64_t>(layer) * kSitesPerBlock + site);
+  }
+  [[nodiscard]] std::int64_t first_position() const { return cache == nullptr ? 0 : cache->length(); }
+};
+
+Transformer::Transformer(const Architecture& architecture)
+    : architecture_(architecture), parameters_(make_parameters(architecture)) {
+  if (architecture_.family == ModelFamily::kLlama) {
+    const std::int64_t half = architecture_.head_dim() / 2;
+    for (std::int64_t i = 0; i < half; ++i) {
+      inverse_frequency_.push_back(
+          static_cast<float>(std::pow(architecture_.rope_theta, -static_cast<double>(i) / static_cast<double>(half))));
+    }
+  }
+}
+
+Tensor Transformer::hidden(const Context& context) const {
+  const bool gpt2 = architecture_.family == ModelFamily::kGpt2;
+  const auto norm_of = [&](int gain, int bias) {
+    return Norm{gpt2 ? NormKind::kLayer : NormKind::kRms, static_cast<float>(architecture_.norm_epsilon),
+                context.weight(gain), context.weight(bias)};
+  };
+  Tensor x = embedding(context.tape, {context.rows.inputs, context.rows.sequence, context.first_position()},
+                       {context.weight(parameters_.token_table), context.weight(parameters_.position_table)});
+  x = dropout(context.tape, x, context.dropout_at(0));
+
+  const BlockParameters& first = parameters_.blocks.front();
+  Tensor y = norm(context.tape, x, norm_of(first.norm1_gain, first.norm1_bias));
+  for (std::int64_t layer = 0; layer < architecture_.layers; ++layer) {
+    const BlockParameters& block = parameters_.blocks[static_cast<std::size_t>(layer)];
+    const SumAndNorm attended =
+        add_norm(context.tape, x, attention(context, block, layer, y),
+                 context.dropout_in_block(layer, kAttentionBranch), norm_of(block.norm2_gain, block.norm2_bias));
+
+    const bool last = layer + 1 == architecture_.layers;
+    const BlockParameters* next = last ? nullptr : &block + 1;
+    const Norm next_norm =
+        last ? norm_of(parameters_.final_gain, parameters_.final_bias) : norm_of(next->norm1_gain, next->norm1_bias);
+    const SumAndNorm transformed = add_norm(context.tape, attended.sum, feed_forward(context, block, attended.y),
+                                            context.dropout_in_block(layer, kFeedForwardBranch), next_norm);
+    x = transformed.sum;
+    y = transformed.y;
+  }
+  return y;
+}
+
+Tensor Transformer::attention(const Context& context, const BlockParameters& block, std::int64_t layer,
+                              const Tensor& x) const {
+  const bool gpt2 = architecture_.family == ModelFamily::kGpt2;
+  const WeightLayout layout = gpt2 ? WeightLayout::kInOut : WeightLayout::kOutIn;
+  Tape& tape = context.tape;
+  Tensor qkv = linear(tape, x, {context.weight(block.qkv), context.weight(block.qkv_bias), layout});
+  if (!gpt2) {
+    const Tensor frequencies(const_cast<float*>(inverse_frequency_.data()),
+                             Shape{static_cast<std::int64_t>(inverse_frequency_.size())}, DType::kF32);
+    qkv = rotary_embedding(tape, qkv,
+                           {architecture_.heads + architecture_.kv_heads, architecture_.head_dim(),
+                            context.rows.sequence, context.first_position(), frequencies});
+  }
+  Tensor out;
+  if (context.cache == nullptr) {
+    out = self_attention(tape, qkv,
+                         {context.rows.batch, architecture_.heads, architecture_.kv_heads,
+                          context.dropout_in_block(layer, kAttentionProbabilities)});
+  } else {
+    const KvCache::Layer& cached = context.cache->layers_[static_cast<std::size_t>(layer)];
+    out = cached_attention(tape, qkv,
+                           {architecture_.heads, architecture_.kv_heads, context.cache->length(), cached.k, cached.v});
+  }
+  return linear(tape, out, {context.weight(block.attention_out), context.weight(block.attention_out_bias), layout});
+}
+
+Tensor Transformer::feed_forward(const Context& context, const BlockParameters& block, const Tensor& x) const {
+  const bool gpt2 = architecture_.family == ModelFamily::kGpt2;
+  const WeightLayout layout = gpt2 ? WeightLayout::kInOut : WeightLayout::kOutIn;
+  const Tensor up = linear(context.tape, x, {context.weight(block.up), context.weight(block.up_bias), layout});
+  const Tensor activated = gpt2 ? gelu(context.tape, up) : swiglu(context.tape, up);
+  return linear(context.tape, activated, {context.weight(block.down), context.weight(block.down_bias), layout});
+}
+
+Loss Transformer::loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,
+                       float scale) const {
+  require(rows.sequence <= architecture_.context, "model: a sequence of {} is longer than the context of {}",
+          rows.sequence, architecture_.context);
+  const Context context{tape, weights, rows, dropout, nullptr};
+  const Tensor y = hidden(context);
+  return linear_cross_entropy(tape, y, {context.weight(parameters_.head), Tensor(), WeightLayout::kOutIn},
+                              {rows.targets, scale});
+}
+
+Tensor Transformer::next_logits(Tape& tape, std::span<const Tensor> weights, std::span<const std::int32_t> tokens,
+                                KvCache& cache) const {
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  require(!tape.is_recording() && count > 0 && cache.length() + count <= cache.capacity(),
+          "model: {} tokens after {} do not fit a cache of {}", count, cache.length(), cache.capacity());
+  const Context context{tape, weights, {tokens, {}, 1, count}, {}, &cache};
+  const Tensor y = hidden(context);
+  cache.length_ += count;
+  const Linear head{context.weight(parameters_.head), Tensor(), WeightLayout::kOutIn};
+  const Tensor logits = tape.make({1, architecture_.vocab}, DType::kF32);
+  tape.backend().gemm({.a = matrix_of(y.slice(count - 1, 1)), .b = weight_in_out(head), .d = matrix_of(logits)});
+  return logits.reshaped({architecture_.vocab});
+}
+
+}  // namespace lockstep

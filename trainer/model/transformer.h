@@ -1,0 +1,73 @@
+// The decoder-only transformer of both families, from token ids to the loss or to the next token's logits.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ops/functions.h"
+#include "trainer/model/parameters.h"
+
+namespace lockstep {
+
+// Keys and values of the tokens seen so far, one sequence: what generation keeps instead of computing them again.
+class KvCache {
+ public:
+  KvCache(const Architecture& architecture, DType dtype);
+
+  [[nodiscard]] std::int64_t length() const { return length_; }
+  [[nodiscard]] std::int64_t capacity() const { return capacity_; }
+  void clear() { length_ = 0; }
+
+ private:
+  friend class Transformer;
+  struct Layer {
+    Tensor k, v;  // [capacity, kv_heads * head_dim], zero from length on or left over from an earlier use: finite
+  };
+  Buffer memory_;
+  std::vector<Layer> layers_;
+  std::int64_t capacity_;
+  std::int64_t length_ = 0;
+};
+
+class Transformer {
+ public:
+  explicit Transformer(const Architecture& architecture);
+
+  [[nodiscard]] const Architecture& architecture() const { return architecture_; }
+  [[nodiscard]] const ModelParameters& parameters() const { return parameters_; }
+
+  // Where dropout draws from in one micro-batch; each place in the model gets its own stream.
+  struct DropoutStream {
+    float probability = 0;
+    std::uint64_t seed = 0;
+    std::uint64_t micro_batch = 0;  // step * micro_batches + index in the step: never the same twice in a run
+  };
+  struct Rows {
+    std::span<const std::int32_t> inputs;   // [batch * sequence]
+    std::span<const std::int32_t> targets;  // the same, -1: not trained on
+    std::int64_t batch = 0;
+    std::int64_t sequence = 0;  // at most the context
+  };
+  // Loss of one micro-batch, scaled by `scale`. `weights` has a tensor for each parameter of the layout, f32 or bf16.
+  [[nodiscard]] Loss loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,
+                          float scale) const;
+
+  // Logits [vocab] f32 of the token after `tokens`, which follow what the cache holds; the cache then holds them too.
+  // `tape` must not record. cache.length() + tokens.size() is at most the capacity.
+  [[nodiscard]] Tensor next_logits(Tape& tape, std::span<const Tensor> weights, std::span<const std::int32_t> tokens,
+                                   KvCache& cache) const;
+
+ private:
+  struct Context;  // one forward pass
+  [[nodiscard]] Tensor hidden(const Context& context) const;
+  [[nodiscard]] Tensor attention(const Context& context, const BlockParameters& block, std::int64_t layer,
+                                 const Tensor& x) const;
+  [[nodiscard]] Tensor feed_forward(const Context& context, const BlockParameters& block, const Tensor& x) const;
+
+  Architecture architecture_;
+  ModelParameters parameters_;
+  std::vector<float> inverse_frequency_;  // llama
+};
+
+}  // namespace lockstep

@@ -1,0 +1,115 @@
+#include "trainer/resume.h"
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "trainer/checkpoint/retention.h"
+
+namespace lockstep {
+namespace {
+
+using nlohmann::json;
+
+// Throws unless the two configurations agree on one key.
+template <typename T>
+void require_same(const std::string& checkpoint, const char* key, const T& saved, const T& now) {
+  require(
+      saved == now,
+      "train: {} was made with {} = {}, the configuration says {}; give this run another run.name, or start over with "
+      "--resume none",
+      checkpoint, key, saved, now);
+}
+
+}  // namespace
+
+std::string to_json(const RunProgress& progress) {
+  return json{{"best_validation_loss", progress.best_validation_loss},
+              {"evaluations", progress.evaluations},
+              {"without_improvement", progress.without_improvement},
+              {"stopped_early", progress.stopped_early},
+              {"data_fingerprint", progress.data_fingerprint}}
+      .dump();
+}
+
+RunProgress run_progress_from_json(const std::string& text) {
+  const json object = json::parse(text, nullptr, false);
+  try {
+    RunProgress progress;
+    object.at("best_validation_loss").get_to(progress.best_validation_loss);
+    object.at("evaluations").get_to(progress.evaluations);
+    object.at("without_improvement").get_to(progress.without_improvement);
+    object.at("stopped_early").get_to(progress.stopped_early);
+    object.at("data_fingerprint").get_to(progress.data_fingerprint);
+    return progress;
+  } catch (const json::exception& error) {
+    fail(ErrorCode::kCorrupt, "resume: the manifest's \"extra\" object is not what a training run writes: {}",
+         error.what());
+  }
+}
+
+std::string data_fingerprint(const DatasetInfo& info) {
+  Hasher hasher;
+  hasher.update(fmt::format("{} {} {}\n", info.kind, info.tokens, info.tokenizer.fingerprint));
+  for (const DatasetFile& file : info.files) {
+    hasher.update(fmt::format("{} {} {}\n", file.name, file.tokens, file.xxh3_128));
+  }
+  return hasher.finish().hex();
+}
+
+std::filesystem::path choose_checkpoint(const std::filesystem::path& checkpoints, const std::string& resume, Log& log) {
+  clean_leftovers(checkpoints);
+  if (resume == "none") {
+    if (const int aside = supersede_newer(checkpoints, 0); aside > 0) {
+      log.info("--resume none: {} earlier checkpoint{} of this run will be removed when the first new one is there",
+               aside, aside == 1 ? "" : "s");
+    }
+    return {};
+  }
+  if (resume == "auto") {
+    const auto latest = find_latest_checkpoint(checkpoints, [&](const DamagedCheckpoint& damaged) {
+      log.warning("checkpoint {} is damaged and not used: {}", damaged.path.string(), damaged.reason);
+    });
+    if (!latest) {
+      return {};
+    }
+    supersede_newer(checkpoints, latest->manifest().position.step);
+    return latest->path();
+  }
+  require(std::filesystem::is_directory(resume), "--resume {}: no such folder; expected auto, none or a checkpoint",
+          resume);
+  const CheckpointReader chosen{resume};
+  supersede_newer(checkpoints, chosen.manifest().position.step);
+  return chosen.path();
+}
+
+Config continue_config(Config config, const Manifest& manifest, const std::string& checkpoint) {
+  const Config saved = parse_config(manifest.position.config_text, checkpoint + "/manifest.json");
+  if (config.train.micro_batches == 0) {
+    config.train.micro_batches = saved.train.micro_batches;
+  }
+  const int sequence = config.data.sequence != 0 ? config.data.sequence : config.model.context;
+  require_same(checkpoint, "model.family", name_of(saved.model.family), name_of(config.model.family));
+  require_same(checkpoint, "model.layers", saved.model.layers, config.model.layers);
+  require_same(checkpoint, "model.heads", saved.model.heads, config.model.heads);
+  require_same(checkpoint, "model.width", saved.model.width, config.model.width);
+  require_same(checkpoint, "model.dropout", saved.model.dropout, config.model.dropout);
+  require_same(checkpoint, "model.rope_theta", saved.model.rope_theta, config.model.rope_theta);
+  require_same(checkpoint, "model.norm_eps", saved.model.norm_eps, config.model.norm_eps);
+  require_same(checkpoint, "run.seed", saved.run.seed, config.run.seed);
+  require_same(checkpoint, "data.sequence", saved.data.sequence, sequence);
+  require_same(checkpoint, "train.micro_batches", saved.train.micro_batches, config.train.micro_batches);
+  require_same(checkpoint, "train.micro_batch_size", saved.train.micro_batch_size, config.train.micro_batch_size);
+  require_same(checkpoint, "train.precision", name_of(saved.train.precision), name_of(config.train.precision));
+  return config;
+}
+
+void check_same_data(const RunProgress& progress, const DatasetInfo& info, const std::string& dataset) {
+  require(
+      progress.data_fingerprint == data_fingerprint(info),
+      "train: {} does not hold the data that this run was trained on so far; give the run another run.name, or start "
+      "over with --resume none",
+      dataset);
+}
+
+}  // namespace lockstep

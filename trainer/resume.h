@@ -1,0 +1,47 @@
+// Where a run starts: which checkpoint, and whether it belongs to this configuration and this data.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "base/log.h"
+#include "data/dataset.h"
+#include "trainer/checkpoint/reader.h"
+#include "trainer/config.h"
+
+namespace lockstep {
+
+// What a run carries from one process to the next besides weights, moments and its configuration: manifest.json's extra
+// object.
+struct RunProgress {
+  double best_validation_loss = 0;       // meaningful once evaluations > 0
+  std::int64_t evaluations = 0;          // with a result, so far
+  std::int64_t without_improvement = 0;  // evaluations since the best
+  bool stopped_early = false;
+  std::string data_fingerprint;  // of the training data: data_fingerprint()
+
+  friend bool operator==(const RunProgress&, const RunProgress&) = default;
+};
+[[nodiscard]] std::string to_json(const RunProgress& progress);
+// Throws Error(kCorrupt).
+[[nodiscard]] RunProgress run_progress_from_json(const std::string& json);
+
+// Tokens, tokenizer and file checksums of a dataset in 32 hexadecimal digits.
+[[nodiscard]] std::string data_fingerprint(const DatasetInfo& info);
+
+// Rank 0: the folder of the checkpoint to start from, empty for a fresh start. Removes leftovers of killed processes,
+// reports damaged checkpoints. Throws Error(kUsage) when `resume` names no checkpoint, and what
+// find_latest_checkpoint() throws.
+[[nodiscard]] std::filesystem::path choose_checkpoint(const std::filesystem::path& checkpoints,
+                                                      const std::string& resume, Log& log);
+
+// Takes over what the configuration left to be derived (micro_batches: auto) from the checkpoint's, and throws
+// Error(kUsage) when a key differs that decides what is trained or in which order: the run would silently become
+// another one.
+[[nodiscard]] Config continue_config(Config config, const Manifest& manifest, const std::string& checkpoint);
+// Throws Error(kUsage) when the run was trained on other data.
+void check_same_data(const RunProgress& progress, const DatasetInfo& info, const std::string& dataset);
+
+}  // namespace lockstep

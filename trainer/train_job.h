@@ -1,0 +1,36 @@
+// One training run, from the configuration to the last checkpoint: what `lockstep train` does on every rank.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "base/log.h"
+#include "comm/communicator.h"
+#include "trainer/config.h"
+
+namespace lockstep {
+
+struct TrainRequest {
+  Config config;  // as written: see load_config()
+  // Where to start: "auto" takes the newest intact checkpoint of the run when there is one, "none" starts anew and sets
+  // the run's checkpoints aside, anything else is the folder of a checkpoint.
+  std::string resume = "auto";
+  // Polled between steps; true on one rank stops all of them at the same step, after a save.
+  std::function<bool()> stop_requested;
+};
+
+enum class TrainEnd {
+  kFinished,  // all steps done, or early stopping
+  kStopped,   // asked to stop; saved
+};
+
+// Collective. Throws AgreedError for what a user got wrong (the same on all ranks, nothing was changed) and Error for
+// what happened on this rank alone or while running.
+[[nodiscard]] TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log);
+
+// runs/NAME of a configuration.
+[[nodiscard]] std::filesystem::path run_folder(const Config& config);
+
+}  // namespace lockstep

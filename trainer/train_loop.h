@@ -1,0 +1,96 @@
+// The training step, from batch to checkpoint, in one place.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "comm/communicator.h"
+#include "data/batch_loader.h"
+#include "data/dataset.h"
+#include "trainer/checkpoint/reader.h"
+#include "trainer/checkpoint/writer.h"
+#include "trainer/config.h"
+#include "trainer/grad_reducer.h"
+#include "trainer/metrics.h"
+#include "trainer/optimizer.h"
+#include "trainer/replica.h"
+#include "trainer/resume.h"
+#include "trainer/step_record.h"
+#include "trainer/train_job.h"
+#include "trainer/train_report.h"
+
+namespace lockstep {
+
+class TrainLoop {
+ public:
+  struct Setup {
+    Config config;  // resolved
+    DatasetInfo data;
+    std::string tokenizer_json;
+    std::function<bool()> stop_requested;
+  };
+  // Collective: allocates everything that a step needs.
+  TrainLoop(Setup setup, Communicator& communicator, Log& log);
+  ~TrainLoop();
+
+  // Not collective. Weights and moments from a checkpoint, or from model.from, or random; metrics.jsonl cut to that
+  // step.
+  void start(const CheckpointReader* checkpoint);
+  // Collective.
+  [[nodiscard]] TrainEnd run();
+
+ private:
+  struct StepResult {
+    double loss = 0;
+    double grad_norm = 0;
+    double learning_rate = 0;
+    double data_ms = 0;
+  };
+
+  [[nodiscard]] StepResult step();
+  void compute_gradients();
+  const GatheredRecords& exchange(std::span<const double> losses);
+  void evaluate_now();
+  [[nodiscard]] bool evaluation_due() const;
+  [[nodiscard]] bool save_due() const;
+  [[nodiscard]] bool finished() const;
+  void save();
+  void finish_save();
+  void handle(const std::optional<SaveOutcome>& outcome);
+  [[nodiscard]] CheckpointOptions checkpoint_options(const std::string& tokenizer_json) const;
+  [[nodiscard]] RunPosition position() const;
+  [[nodiscard]] std::int64_t tokens_per_step() const;
+
+  const Config config_;
+  const DatasetInfo data_;
+  const std::function<bool()> stop_requested_;
+  Communicator& communicator_;
+  Log& log_;
+  const MicroBatchRange micro_batches_;  // of this rank
+
+  std::unique_ptr<Backend> backend_;
+  Arena arena_;
+  Replica replica_;
+  Optimizer optimizer_;
+  GradReducer reducer_;
+  Tape tape_;
+  StepRecordExchange records_;
+  CheckpointWriter writer_;
+  std::unique_ptr<BatchLoader> loader_;
+  std::unique_ptr<TrainReport> report_;
+
+  std::vector<double> losses_;  // of this rank's micro-batches in this step
+
+  std::int64_t completed_ = 0;  // steps
+  std::int64_t saved_ = -1;     // step of the last save begun
+  double checkpoint_ms_ = 0;    // since the last step's metrics
+  std::string save_failure_;    // of the last save, empty when it went well
+  bool stop_ = false;
+  std::optional<double> validation_loss_;  // of this step
+  RunProgress progress_;
+};
+
+}  // namespace lockstep

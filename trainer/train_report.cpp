@@ -1,0 +1,61 @@
+#include "trainer/train_report.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <string>
+
+#include "trainer/train_job.h"
+
+namespace lockstep {
+
+TrainReport::TrainReport(const Config& config, const Options& options, Log& log) : options_(options), log_(log) {
+  if (options.rank != 0) {
+    return;
+  }
+  metrics_ = std::make_unique<MetricsWriter>(run_folder(config) / "metrics.jsonl", options.completed_steps);
+  ProgressOptions progress;
+  progress.what = "train";
+  progress.total = static_cast<std::uint64_t>(config.train.steps);
+  progress.start = static_cast<std::uint64_t>(options.completed_steps);
+  progress.line_every = static_cast<std::uint64_t>(config.log.every_steps);
+  progress_ = std::make_unique<Progress>(log, progress);
+}
+
+void TrainReport::step(StepMetrics metrics) {
+  if (options_.rank != 0) {
+    return;
+  }
+  metrics.tokens = static_cast<std::uint64_t>(metrics.step * options_.tokens_per_step);
+  metrics.tokens_per_s = static_cast<double>(options_.tokens_per_step) / (metrics.step_ms * 1e-3);
+  metrics.mfu = metrics.tokens_per_s * options_.flop_per_token / options_.peak_flop_per_s;
+  metrics_->write(metrics);
+
+  // The bar shows a rate that a person can read: averaged over about ten steps.
+  smooth_tokens_per_s_ =
+      smooth_tokens_per_s_ == 0 ? metrics.tokens_per_s : 0.9 * smooth_tokens_per_s_ + 0.1 * metrics.tokens_per_s;
+  const auto done = static_cast<std::uint64_t>(metrics.step);
+  if (progress_->due(done)) {
+    const std::array<std::string, 4> fields = {
+        fmt::format("loss {:.4f}", metrics.loss), format_count(smooth_tokens_per_s_) + " tokens/s",
+        fmt::format("lr {:.2e}", metrics.lr), fmt::format("mfu {:.0f} %", 100 * metrics.mfu)};
+    progress_->update(done, fields);
+  }
+}
+
+void TrainReport::evaluated(const EvaluationMetrics& metrics) {
+  if (options_.rank != 0) {
+    return;
+  }
+  metrics_->write(metrics);
+  log_.info("train: step {}: validation loss {:.4f}, perplexity {:.2f}", metrics.step, metrics.valid_loss,
+            metrics.perplexity);
+}
+
+void TrainReport::finish(std::int64_t completed_steps) {
+  if (progress_) {
+    progress_->finish(static_cast<std::uint64_t>(completed_steps));
+  }
+}
+
+}  // namespace lockstep
