@@ -1,0 +1,65 @@
+// Sums over the ranks of one MPI communicator by messages: between nodes, and among all ranks where nodes do not fit
+// the tree.
+//
+// n ranks, S bytes. With n a power of two: recursive halving, then recursive doubling.
+//   step 1      with neighbour r^1: send one half, receive the other half's partner and add it     S/2 bytes
+//   step 2      with r^2, the half of that half                                                    S/4
+//   ...         after log2(n) steps each rank holds S/n bytes of the finished sum
+//   then back   with r^(n/2), ..., r^2, r^1: send what is finished, receive its other half         S/n ... S/2
+// What a rank adds in step k is its own and its neighbour's value of a tree node of level k, so the tree is kept.
+// With any other n: cut the data in n parts, send part p to rank p, which adds its n versions in tree order, and sends
+// the sum to all. Either way a rank sends and receives 2 S (n-1)/n bytes, the least possible.
+#pragma once
+
+#include <mpi.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/buffer.h"
+#include "comm/mpi/watch.h"
+
+namespace lockstep::mpi {
+
+class Exchange {
+ public:
+  // `ranks` are the members of `comm`, in its order, as ranks of the world: for the messages of errors.
+  Exchange(MPI_Comm comm, std::vector<int> ranks, Watch& watch);
+
+  // Collective. Replaces `data` (f32 or f64, the same count everywhere) by its sum over the members, their order in the
+  // communicator being their order at the leaves.
+  void sum(const BufferView& data);
+
+  // Collective. Whether `holds` on every member. Throws Error(kUsage) when members are about to sum different counts or
+  // types.
+  [[nodiscard]] bool agree(std::size_t count, DType dtype, bool holds);
+
+ private:
+  // A part of the data, in elements.
+  struct Range {
+    std::size_t begin = 0;
+    std::size_t count = 0;
+  };
+
+  void halve_and_double(const BufferView& data);
+  void exchange_directly(const BufferView& block);
+  // Sends `give` to `partner` and adds the partner's version of `keep` to it.
+  void trade(const BufferView& give, const BufferView& keep, std::size_t partner);
+  void swap(const BufferView& give, const BufferView& take, std::size_t partner);
+
+  // Messages under way, each with the member at the other end. Destroyed early, by an error, it withdraws the receives
+  // that have not begun, since the memory they would write to may go away.
+  class Messages;
+
+  MPI_Comm comm_;
+  const std::vector<int> ranks_;
+  std::size_t rank_ = 0;
+  Watch& watch_;
+  std::vector<std::byte> scratch_;
+  std::array<std::uint64_t, 3> proposal_{};  // members since MPI may write to them after an error
+  std::array<std::uint64_t, 3> agreement_{};
+};
+
+}  // namespace lockstep::mpi
