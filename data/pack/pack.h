@@ -53,12 +53,15 @@ struct PackPeers {
   };
 };
 
-// What pack() reports while it runs; called on rank 0 alone.
-struct PackReport {
+// How pack() talks to whoever started it.
+struct PackHooks {
   // A stage ("count words", "pack") has worked through `done_bytes` of `total_bytes` of input; done == total ends it.
+  // Called on rank 0 alone, as message() is.
   std::function<void(std::string_view stage, std::uint64_t done_bytes, std::uint64_t total_bytes)> progress =
       [](std::string_view, std::uint64_t, std::uint64_t) {};
   std::function<void(const std::string& line)> message = [](const std::string&) {};
+  // Polled often on every rank; true on one of them stops all.
+  std::function<bool()> stop_requested = [] { return false; };
 };
 
 struct PackedSplit {
@@ -70,13 +73,14 @@ struct PackedSplit {
 };
 
 struct PackResult {
-  bool was_complete = false;  // the same input was already packed here with the same options: nothing was done
-  std::vector<PackedSplit> splits;
+  bool was_complete = false;        // the same input was already packed here with the same options: nothing was done
+  bool was_stopped = false;         // hooks.stop_requested() asked for it: finished units are kept for the next run
+  std::vector<PackedSplit> splits;  // those with a share; none when stopped
 };
 
 // Collective over `peers`, and the same result or an Error on every rank: no rank is left waiting. Throws Error(kUsage)
 // for bad options and bad input (in files: name and line), in which case no dataset is left behind; Error(kIo,
 // kNoSpace) where the file system gave up: finished units are kept for the next run.
-PackResult pack(const PackOptions& options, const PackPeers& peers, const PackReport& report);
+PackResult pack(const PackOptions& options, const PackPeers& peers, const PackHooks& hooks);
 
 }  // namespace lockstep

@@ -1,0 +1,127 @@
+#include "data/pack/inputs.h"
+
+#include <fnmatch.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <set>
+#include <system_error>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/hash.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool matches(const std::string& name, const std::vector<std::string>& patterns) {
+  return patterns.empty() || std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+           if (pattern.starts_with('!')) {
+             return ::fnmatch(pattern.c_str() + 1, name.c_str(), 0) != 0;
+           }
+           return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+         });
+}
+
+bool looks_binary(const fs::path& path) {
+  std::array<std::byte, 8192> head;
+  const std::size_t size = File::open_to_read(path).read_some(0, head);
+  return std::find(head.begin(), head.begin() + static_cast<std::ptrdiff_t>(size), std::byte{0}) !=
+         head.begin() + static_cast<std::ptrdiff_t>(size);
+}
+
+[[noreturn]] void fail_unreadable(const fs::path& path, int error) {
+  fail(ErrorCode::kUsage, "pack: cannot read {}: {}", path.string(), std::generic_category().message(error));
+}
+
+InputFile describe(const fs::path& path, std::string name) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0 || ::access(path.c_str(), R_OK) != 0) {
+    fail_unreadable(path, errno);
+  }
+  return {path, std::move(name), static_cast<std::uint64_t>(info.st_size),
+          std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
+}
+
+// Collects what find_inputs promises.
+class InputFinder {
+ public:
+  explicit InputFinder(const PackOptions& options) : options_(options) {}
+
+  void add_input(const fs::path& input) {
+    std::error_code error;
+    const fs::path path = fs::canonical(input, error);
+    if (error) {
+      fail_unreadable(input, error.value());
+    }
+    if (fs::is_directory(path)) {
+      add_folder(path);
+    } else {
+      require(fs::is_regular_file(path), "pack: {} is neither a file nor a folder", input.string());
+      add_file(path, path.filename().string());
+    }
+  }
+
+  [[nodiscard]] std::vector<InputFile> take() {
+    std::sort(files_.begin(), files_.end(), [](const InputFile& a, const InputFile& b) { return a.path < b.path; });
+    return std::move(files_);
+  }
+
+ private:
+  void add_folder(const fs::path& folder) {
+    std::error_code error;
+    fs::recursive_directory_iterator entry(folder, error);
+    for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
+      if (entry->symlink_status().type() == fs::file_type::regular &&
+          matches(entry->path().filename().string(), options_.include)) {
+        add_file(entry->path(), entry->path().lexically_relative(folder).string());
+      }
+    }
+    if (error) {
+      fail_unreadable(folder, error.value());
+    }
+  }
+
+  void add_file(const fs::path& path, std::string name) {
+    if (!seen_.insert(path).second) {
+      return;
+    }
+    InputFile file = describe(path, std::move(name));
+    if (file.size > 0 && !(options_.skip_binary && looks_binary(path))) {
+      files_.push_back(std::move(file));
+    }
+  }
+
+  const PackOptions& options_;
+  std::set<fs::path> seen_;
+  std::vector<InputFile> files_;
+};
+
+}  // namespace
+
+std::vector<InputFile> find_inputs(const PackOptions& options) {
+  require(!options.inputs.empty(), "pack: no input given");
+  InputFinder finder(options);
+  for (const fs::path& input : options.inputs) {
+    finder.add_input(input);
+  }
+  std::vector<InputFile> files = finder.take();
+  require(!files.empty(), "pack: the input is empty: no file with content{} under {}",
+          options.include.empty() ? "" : " that --include matches", options.inputs.front().string());
+  return files;
+}
+
+std::string fingerprint_of(const std::vector<InputFile>& files) {
+  Hasher hasher;
+  for (const InputFile& file : files) {
+    hasher.update(fmt::format("{}:{} {} {}\n", file.name.size(), file.name, file.size, file.modified_ns));
+  }
+  return hasher.finish().hex();
+}
+
+}  // namespace lockstep

@@ -1,0 +1,28 @@
+// The files that are packed.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "data/pack/pack.h"
+
+namespace lockstep {
+
+struct InputFile {
+  std::filesystem::path path;
+  std::string name;  // relative to the INPUT it was found under: what files are told apart by
+  std::uint64_t size = 0;
+  std::int64_t modified_ns = 0;
+};
+
+// The files under `options.inputs`, in the order of their paths, each once, without empty ones. Folders are searched
+// recursively; symbolic links are followed where they are given as an input and skipped inside folders. Throws
+// Error(kUsage) when an input is missing or cannot be read, or when nothing is left.
+[[nodiscard]] std::vector<InputFile> find_inputs(const PackOptions& options);
+
+// Hash over names, sizes and modification times.
+[[nodiscard]] std::string fingerprint_of(const std::vector<InputFile>& files);
+
+}  // namespace lockstep

@@ -1,0 +1,171 @@
+#include "data/pack/json_lines.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "data/pack/text_cuts.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::size_t kBlockBytes = std::size_t{1} << 20;
+
+bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
+
+// Walks over the lines of a file from a byte on, holding one block, or a longer line, at a time.
+class LineReader {
+ public:
+  LineReader(const InputFile& input, std::uint64_t begin) : file_(File::open_to_read(input.path)), at_(begin) {}
+
+  // The next line without its line feed; false at the end of the file. `line` is valid until the next call.
+  bool next(std::uint64_t max_bytes, std::string_view& line) {
+    line_begin_ = at_;
+    std::size_t searched = 0;
+    for (;;) {
+      const std::string_view rest = std::string_view(buffer_).substr(used_);
+      const std::size_t found = rest.find('\n', searched);
+      if (found != std::string_view::npos) {
+        line = rest.substr(0, found);
+        advance(found + 1);
+        return true;
+      }
+      searched = rest.size();
+      if (searched > max_bytes) {
+        fail(ErrorCode::kUsage, "pack: {} line {}: longer than {} MiB; raise --memory", file_.path().string(),
+             number_of_line(line_begin_), max_bytes >> 20);
+      }
+      if (!fill()) {
+        line = std::string_view(buffer_).substr(used_);
+        advance(line.size());
+        return !line.empty();
+      }
+    }
+  }
+  [[nodiscard]] std::uint64_t line_begin() const { return line_begin_; }
+
+  // Counted from 1. Reads the file up to the line: for messages.
+  [[nodiscard]] std::uint64_t number_of_line(std::uint64_t begin) const {
+    std::uint64_t number = 1;
+    std::string block;
+    for (std::uint64_t at = 0; at < begin; at += block.size()) {
+      block.resize(std::min<std::uint64_t>(kBlockBytes, begin - at));
+      file_.read_exactly(at, std::as_writable_bytes(std::span(block)));
+      number += static_cast<std::uint64_t>(std::count(block.begin(), block.end(), '\n'));
+    }
+    return number;
+  }
+
+ private:
+  // Appends a block to the buffer; false at the end of the file.
+  bool fill() {
+    buffer_.erase(0, used_);
+    used_ = 0;
+    const std::size_t held = buffer_.size();
+    buffer_.resize(held + std::max(kBlockBytes, held));
+    const std::size_t size = file_.read_some(at_ + held, std::as_writable_bytes(std::span(buffer_)).subspan(held));
+    buffer_.resize(held + size);
+    return size > 0;
+  }
+  void advance(std::size_t bytes) {
+    used_ += bytes;
+    at_ += bytes;
+  }
+
+  File file_;
+  std::uint64_t at_;  // of buffer_[used_] in the file
+  std::uint64_t line_begin_ = 0;
+  std::string buffer_;
+  std::size_t used_ = 0;
+};
+
+// The document in a line; an explanation goes to `problem` when there is none.
+std::string document_of(std::string_view line, const std::string& field, std::string& problem) {
+  try {
+    const nlohmann::json object = nlohmann::json::parse(line);
+    if (!object.is_object()) {
+      problem = "not a JSON object";
+      return {};
+    }
+    const auto member = object.find(field);
+    if (member == object.end()) {
+      problem = fmt::format("\"{}\" is missing", field);
+      return {};
+    }
+    if (!member->is_string()) {
+      problem = fmt::format("\"{}\" is not a text", field);
+      return {};
+    }
+    return member->get<std::string>();
+  } catch (const nlohmann::json::parse_error& error) {
+    problem = fmt::format("not valid JSON at byte {}", error.byte);
+    return {};
+  } catch (const nlohmann::json::out_of_range&) {
+    problem = "a number that does not fit";
+    return {};
+  }
+}
+
+void hand_on_by_position(const Plan& plan, std::string_view text, const std::string& where, DocumentSink& sink) {
+  require(text.size() >= active_splits(plan.shares),
+          "{}: a document of {} bytes is too short to be split into {} parts; see --split", where, text.size(),
+          active_splits(plan.shares));
+  const auto cuts = cuts_by_position(text.size(), plan.shares);
+  std::size_t begin = 0;
+  for (std::size_t s = 0; s < kSplits; ++s) {
+    if (plan.shares[s] > 0) {
+      const std::size_t end = cuts[s + 1] == text.size() ? text.size() : line_cut(text, begin, cuts[s + 1]);
+      sink.begin(static_cast<Split>(s), true);
+      sink.add(text.substr(begin, end - begin));
+      sink.end(true);
+      begin = end;
+    }
+  }
+}
+
+}  // namespace
+
+void read_json_lines(const Plan& plan, const Piece& piece, const ReaderOptions& options, DocumentSink& sink) {
+  // From the byte before the piece on: the rest of that line, perhaps only its line feed, belongs to the piece before.
+  const InputFile& input = plan.files[piece.file];
+  LineReader reader(input, piece.begin == 0 ? 0 : piece.begin - 1);
+  std::string_view line;
+  if (piece.begin > 0 && !reader.next(options.max_line_bytes, line)) {
+    return;
+  }
+  while (sink.wants_more() && reader.next(options.max_line_bytes, line) && reader.line_begin() < piece.end) {
+    if (is_blank(line)) {
+      continue;
+    }
+    std::string problem;
+    const std::string text = document_of(line, options.field, problem);
+    if (!problem.empty()) {
+      fail(ErrorCode::kUsage, "pack: {} line {}: {}", input.path.string(), reader.number_of_line(reader.line_begin()),
+           problem);
+    }
+    if (text.empty()) {
+      continue;
+    }
+    if (plan.by_position) {
+      hand_on_by_position(plan, text, fmt::format("pack: {}", input.path.string()), sink);
+      continue;
+    }
+    sink.begin(plan.split_of(piece.file, reader.line_begin()), true);
+    sink.add(text);
+    sink.end(true);
+  }
+}
+
+void scan_json_lines(const InputFile& input, const std::function<bool(DocumentExtent)>& visit) {
+  LineReader reader(input, 0);
+  std::string_view line;
+  constexpr std::uint64_t kAnyLength = ~std::uint64_t{0};
+  while (reader.next(kAnyLength, line)) {
+    if (!is_blank(line) && !visit({reader.line_begin(), line.size()})) {
+      return;
+    }
+  }
+}
+
+}  // namespace lockstep

@@ -1,0 +1,387 @@
+#include "data/pack/pack.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <optional>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "data/dataset.h"
+#include "data/pack/document_reader.h"
+#include "data/pack/plan.h"
+#include "data/pack/together.h"
+#include "data/pack/unit_packer.h"
+#include "data/pack/word_counter.h"
+#include "data/pack/work_folder.h"
+#include "data/text/bpe_trainer.h"
+#include "data/text/encoder.h"
+#include "data/text/tokenizer.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+constexpr std::string_view kBpePrefix = "bpe:";
+constexpr const char* kStopped = "stop";  // a rank's result of a round in which it was asked to stop
+
+// SIZE of "bpe:SIZE"; nothing for other tokenizers.
+std::optional<std::uint32_t> bpe_size_of(const std::string& tokenizer) {
+  if (!tokenizer.starts_with(kBpePrefix)) {
+    return std::nullopt;
+  }
+  const std::string digits = tokenizer.substr(kBpePrefix.size());
+  std::uint32_t size = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), size);
+  require(error == std::errc() && end == digits.data() + digits.size() && size >= 257 && size <= (1U << 24),
+          "pack: --tokenizer {}: expected bpe:SIZE with a size from 257 to 16777216", tokenizer);
+  return size;
+}
+
+void check_options(const PackOptions& options) {
+  require(!options.tokenizer.empty(), "pack: no --tokenizer given: bytes, bpe:SIZE, or a tokenizer.json or GGUF file");
+  require(!options.out.empty(), "pack: no --out given");
+  require(options.memory_mib >= 1, "pack: --memory is {} MiB, expected at least 1", options.memory_mib);
+  require(options.bpe_sample_mib >= 1, "pack: --bpe-sample-mib is {}, expected at least 1", options.bpe_sample_mib);
+  require(options.format != PackFormat::kTokens || !bpe_size_of(options.tokenizer),
+          "pack: --format tokens needs the tokenizer that made the tokens, not {}", options.tokenizer);
+  static_cast<void>(checked_shares(options.split));
+}
+
+// The run on one rank, stage by stage. Every rank makes the same calls in the same order.
+class PackRun {
+ public:
+  PackRun(const PackOptions& options, const PackPeers& peers, const PackHooks& hooks)
+      : options_(options), peers_(peers), hooks_(hooks), shares_(checked_shares(options.split)) {}
+
+  PackResult run() {
+    find_files();
+    load_tokenizer();
+    make_the_plan();
+    WorkFolder work(options_.out, settings(), shares_);
+    if (is_complete(work)) {
+      PackResult result = published(work);
+      result.was_complete = true;
+      return result;
+    }
+    begin(work);
+    bool is_packed = false;
+    try {
+      is_packed = train_tokenizer(work) && pack_units(work);
+      if (is_packed) {
+        publish(work);
+      }
+    } catch (const Error& error) {
+      // The input will have to change, so nothing of this can be used again.
+      if (peers_.rank == 0 && (error.code() == ErrorCode::kUsage || error.code() == ErrorCode::kCorrupt)) {
+        work.discard();
+      }
+      throw;
+    }
+    if (!is_packed) {
+      PackResult stopped;
+      stopped.was_stopped = true;
+      return stopped;
+    }
+    return published(work);
+  }
+
+ private:
+  void find_files();
+  void load_tokenizer();
+  void make_the_plan();
+  [[nodiscard]] PackSettings settings() const;
+  [[nodiscard]] bool is_complete(const WorkFolder& work) const;
+  void begin(WorkFolder& work);
+  [[nodiscard]] bool train_tokenizer(const WorkFolder& work);
+  [[nodiscard]] std::optional<WordCounts> count_corpus();
+  [[nodiscard]] bool pack_units(const WorkFolder& work);
+  void take_records(const std::vector<std::string>& records);
+  void publish(WorkFolder& work);
+  [[nodiscard]] PackResult published(const WorkFolder& work) const;
+
+  void set_tokenizer(Tokenizer tokenizer);
+  [[nodiscard]] ReaderOptions reader_options() const {
+    return {options_.field, options_.memory_mib * kMiB, end_of_text_, tokenizer_ ? tokenizer_->vocab_size() : 0};
+  }
+
+  const PackOptions& options_;
+  const PackPeers& peers_;
+  const PackHooks& hooks_;
+  Shares shares_;
+  std::vector<InputFile> files_;
+  std::string input_fingerprint_;
+  std::optional<Tokenizer> tokenizer_;  // empty until a bpe:SIZE is trained
+  std::uint32_t end_of_text_ = 0;
+  Plan plan_;
+  std::vector<std::optional<UnitRecord>> records_;  // of finished units
+};
+
+void PackRun::find_files() {
+  const auto fingerprints = gather_together(peers_, [&] {
+    files_ = find_inputs(options_);
+    return fingerprint_of(files_);
+  });
+  const auto other = std::find_if(fingerprints.begin(), fingerprints.end(),
+                                  [&](const std::string& f) { return f != fingerprints.front(); });
+  require(other == fingerprints.end(),
+          "pack: rank {} sees other input files than rank 0; they must lie on a file system that all nodes share",
+          other - fingerprints.begin());
+  input_fingerprint_ = fingerprints.front();
+}
+
+void PackRun::set_tokenizer(Tokenizer tokenizer) {
+  const auto end_of_text = tokenizer.end_of_text();
+  require(end_of_text.has_value(), "pack: the tokenizer {} has no end-of-text token to put between documents",
+          options_.tokenizer);
+  end_of_text_ = *end_of_text;
+  tokenizer_ = std::move(tokenizer);
+}
+
+// Rank 0 reads the file for all.
+void PackRun::load_tokenizer() {
+  if (options_.tokenizer == "bytes") {
+    set_tokenizer(Tokenizer::bytes());
+  } else if (!bpe_size_of(options_.tokenizer)) {
+    const std::string json = on_first_rank(peers_, [&] {
+      require(fs::exists(options_.tokenizer),
+              "pack: --tokenizer {}: no such file; expected bytes, bpe:SIZE, or a tokenizer.json or GGUF file",
+              options_.tokenizer);
+      return Tokenizer::load(options_.tokenizer).to_json();
+    });
+    set_tokenizer(Tokenizer::from_json(json, fs::path(options_.tokenizer).filename().string()));
+  }
+}
+
+void PackRun::make_the_plan() {
+  together(peers_, [&] { plan_ = make_plan(options_, std::move(files_), end_of_text_); });
+  records_.resize(plan_.units.size());
+}
+
+PackSettings PackRun::settings() const {
+  PackSettings settings = {{"format", std::string(name_of(options_.format))}};
+  if (options_.format == PackFormat::kJsonl) {
+    settings.emplace_back("field", options_.field);
+  }
+  if (tokenizer_) {
+    settings.emplace_back("tokenizer", tokenizer_->name() + " " + tokenizer_->fingerprint());
+  } else {
+    settings.emplace_back("tokenizer", fmt::format("{} on {} MiB", options_.tokenizer, options_.bpe_sample_mib));
+  }
+  settings.emplace_back("split", fmt::format("{},{},{}", shares_[0], shares_[1], shares_[2]));
+  settings.emplace_back("seed", std::to_string(options_.seed));
+  settings.emplace_back("shard-mib", std::to_string(options_.shard_mib));
+  settings.emplace_back("input",
+                        fmt::format("{} files of {} bytes, {}", plan_.files.size(), plan_.bytes, input_fingerprint_));
+  return settings;
+}
+
+bool PackRun::is_complete(const WorkFolder& work) const {
+  return on_first_rank(peers_, [&] { return std::string(work.is_complete(options_.overwrite) ? "yes" : "no"); }) ==
+         "yes";
+}
+
+void PackRun::begin(WorkFolder& work) {
+  const std::string finished = on_first_rank(peers_, [&] {
+    work.begin();
+    std::string lines;
+    for (const UnitRecord& record : work.finished_units(plan_.units.size())) {
+      lines += to_json(record);
+    }
+    return lines;
+  });
+  std::vector<std::string> lines;
+  for (std::size_t begin = 0; begin < finished.size();) {
+    const std::size_t end = finished.find('\n', begin) + 1;
+    lines.push_back(finished.substr(begin, end - begin));
+    begin = end;
+  }
+  take_records(lines);
+  if (peers_.rank == 0 && !lines.empty()) {
+    hooks_.message(fmt::format("pack: going on in {}: {} of {} parts were finished before", options_.out.string(),
+                               lines.size(), plan_.units.size()));
+  }
+}
+
+void PackRun::take_records(const std::vector<std::string>& records) {
+  for (const std::string& text : records) {
+    if (!text.empty() && text != kStopped) {
+      UnitRecord record = parse_unit_record(text, "pack");
+      records_.at(record.unit) = std::move(record);
+    }
+  }
+}
+
+// Nothing when stopped; the counts are rank 0's.
+std::optional<WordCounts> PackRun::count_corpus() {
+  const double share =
+      std::min(1.0, static_cast<double>(options_.bpe_sample_mib * kMiB) / static_cast<double>(plan_.bytes));
+  const auto world = static_cast<std::size_t>(peers_.world);
+  WordCounts all;
+  std::uint64_t done_bytes = 0;
+  for (std::size_t first = 0; first < plan_.units.size(); first += world) {
+    const std::size_t mine = first + static_cast<std::size_t>(peers_.rank);
+    std::string counts;
+    const auto results = gather_together(peers_, [&] {
+      if (mine < plan_.units.size()) {
+        const Unit& unit = plan_.units[mine];
+        const auto max_bytes = static_cast<std::uint64_t>(static_cast<double>(unit.bytes) * share) + 1;
+        counts = count_words(plan_, unit, reader_options(), max_bytes, hooks_.stop_requested).serialize();
+      }
+      return std::string(hooks_.stop_requested() ? kStopped : "");
+    });
+    if (std::find(results.begin(), results.end(), kStopped) != results.end()) {
+      return std::nullopt;
+    }
+    // In the order of the units: what a full table forgets depends on it.
+    for (std::size_t unit = first; unit < std::min(first + world, plan_.units.size()); ++unit) {
+      const std::string bytes = peers_.broadcast(counts, static_cast<int>(unit - first));
+      if (peers_.rank == 0) {
+        all.merge(WordCounts::deserialize(bytes, "pack: word counts of another rank"));
+      }
+      done_bytes += plan_.units[unit].bytes;
+    }
+    if (peers_.rank == 0) {
+      hooks_.progress("count words", done_bytes, plan_.bytes);
+    }
+  }
+  return all;
+}
+
+// Returns false when stopped.
+bool PackRun::train_tokenizer(const WorkFolder& work) {
+  if (tokenizer_) {
+    return true;
+  }
+  const fs::path path = work.folder() / "tokenizer.json";
+  std::string json = on_first_rank(peers_, [&] { return fs::exists(path) ? read_file(path) : std::string(); });
+  if (json.empty()) {
+    const std::optional<WordCounts> counts = count_corpus();
+    if (!counts) {
+      return false;
+    }
+    json = on_first_rank(peers_, [&] {
+      hooks_.message(fmt::format("pack: training {} on {} different words", options_.tokenizer, counts->distinct()));
+      BpeTrainerOptions trainer;
+      trainer.vocab_size = *bpe_size_of(options_.tokenizer);
+      const Tokenizer trained = train_bpe(*counts, trainer);
+      if (trained.vocab_size() < trainer.vocab_size) {
+        hooks_.message(
+            fmt::format("pack: the corpus gives only {} tokens, not {}", trained.vocab_size(), trainer.vocab_size));
+      }
+      write_file_atomic(path, trained.to_json());
+      return trained.to_json();
+    });
+  }
+  set_tokenizer(Tokenizer::from_json(json, options_.tokenizer));
+  return true;
+}
+
+// Returns false when stopped.
+bool PackRun::pack_units(const WorkFolder& work) {
+  std::vector<std::size_t> left;
+  std::uint64_t done_bytes = 0;
+  for (std::size_t unit = 0; unit < plan_.units.size(); ++unit) {
+    if (records_[unit]) {
+      done_bytes += plan_.units[unit].bytes;
+    } else {
+      left.push_back(unit);
+    }
+  }
+  Encoder encoder(*tokenizer_);
+  const ReaderOptions reader = reader_options();
+  const auto world = static_cast<std::size_t>(peers_.world);
+  for (std::size_t first = 0; first < left.size(); first += world) {
+    const std::size_t mine = first + static_cast<std::size_t>(peers_.rank);
+    const auto results = gather_together(peers_, [&]() -> std::string {
+      if (mine >= left.size()) {
+        return {};
+      }
+      UnitRecord record;
+      if (!pack_unit({plan_, left[mine], work.folder(), reader, hooks_.stop_requested}, encoder, record)) {
+        return kStopped;
+      }
+      work.write_record(record);
+      return to_json(record);
+    });
+    take_records(results);
+    if (std::find(results.begin(), results.end(), kStopped) != results.end()) {
+      return false;
+    }
+    for (std::size_t i = first; i < std::min(first + world, left.size()); ++i) {
+      done_bytes += plan_.units[left[i]].bytes;
+    }
+    if (peers_.rank == 0) {
+      hooks_.progress("pack", done_bytes, plan_.bytes);
+    }
+  }
+  return true;
+}
+
+void PackRun::publish(WorkFolder& work) {
+  std::vector<UnitRecord> records;
+  std::array<std::uint64_t, kSplits> tokens = {};
+  for (const std::optional<UnitRecord>& record : records_) {
+    records.push_back(record.value());
+    for (std::size_t s = 0; s < kSplits; ++s) {
+      tokens[s] += record->shards[s].tokens;
+    }
+  }
+  for (std::size_t s = 0; s < kSplits; ++s) {
+    require(shares_[s] == 0 || tokens[s] > 0, "pack: no document fell to {} (share {}); use another --seed or --split",
+            kSplitNames[s], shares_[s]);
+  }
+  on_first_rank(peers_, [&] {
+    work.publish(records,
+                 {tokenizer_->name(), tokenizer_->fingerprint(), tokenizer_->vocab_size(), std::int64_t{end_of_text_}},
+                 tokenizer_->to_json());
+    return std::string();
+  });
+}
+
+PackResult PackRun::published(const WorkFolder& work) const {
+  PackResult result;
+  for (std::size_t s = 0; s < kSplits; ++s) {
+    if (shares_[s] == 0) {
+      continue;
+    }
+    const fs::path path = work.split_folder(s) / "dataset.json";
+    const std::string json = on_first_rank(peers_, [&] { return read_file(path); });
+    const DatasetInfo info = parse_dataset_json(json, path.string());
+    result.splits.push_back(
+        {std::string(kSplitNames[s]), work.split_folder(s), info.tokens, info.documents, info.files.size()});
+  }
+  return result;
+}
+
+}  // namespace
+
+PackFormat parse_pack_format(std::string_view name) {
+  for (const PackFormat format : {PackFormat::kText, PackFormat::kJsonl, PackFormat::kTokens}) {
+    if (name == name_of(format)) {
+      return format;
+    }
+  }
+  fail(ErrorCode::kUsage, "pack: --format is {}, expected text, jsonl or tokens", name);
+}
+
+std::string_view name_of(PackFormat format) {
+  switch (format) {
+    case PackFormat::kText:
+      return "text";
+    case PackFormat::kJsonl:
+      return "jsonl";
+    case PackFormat::kTokens:
+      return "tokens";
+  }
+  return "";
+}
+
+PackResult pack(const PackOptions& options, const PackPeers& peers, const PackHooks& hooks) {
+  check_options(options);
+  return PackRun(options, peers, hooks).run();
+}
+
+}  // namespace lockstep

@@ -1,0 +1,200 @@
+#include "data/pack/plan.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "data/pack/json_lines.h"
+#include "data/pack/text_cuts.h"
+#include "data/pack/token_file.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+// Up to this many documents of JSON lines or tokens are looked up before packing begins, so that the shares of --split
+// hold for small corpora; with more, chance does it well enough.
+constexpr std::size_t kFewDocuments = 4096;
+
+// Small corpora are cut finer than --shard-mib, for several ranks to have something to do.
+std::uint64_t unit_bytes_for(std::uint64_t corpus_bytes, std::uint64_t shard_mib) {
+  constexpr std::uint64_t kUnits = 64;
+  return std::clamp(corpus_bytes / kUnits, std::min(2 * kMiB, shard_mib * kMiB), shard_mib * kMiB);
+}
+
+using CutFunction = std::size_t (*)(std::string_view text, std::size_t low, std::size_t wanted);
+
+// Applies a cut of text_cuts.h to a file, reading the bytes that it looks at. Needs low < wanted < file size.
+std::uint64_t cut_in_file(const File& file, std::uint64_t low, std::uint64_t wanted, CutFunction cut) {
+  const std::uint64_t begin = std::max(low, wanted > kLineWindow ? wanted - kLineWindow : 0);
+  std::string window(wanted + 1 - begin, '\0');
+  file.read_exactly(begin, std::as_writable_bytes(std::span(window)));
+  return begin + cut(window, 0, wanted - begin);
+}
+
+// Cuts [part.begin, part.end) of a text file into pieces of about unit_bytes.
+void add_pieces(const InputFile& input, const Piece& part, std::uint64_t unit_bytes, std::vector<Piece>& pieces) {
+  Piece piece = part;
+  std::optional<File> file;
+  while (part.end - piece.begin > unit_bytes + unit_bytes / 2) {
+    if (!file) {
+      file = File::open_to_read(input.path);
+    }
+    piece.end = cut_in_file(*file, piece.begin, piece.begin + unit_bytes, word_cut);
+    piece.ends_document = false;
+    pieces.push_back(piece);
+    piece.begin = piece.end;
+    piece.starts_document = false;
+  }
+  piece.end = part.end;
+  piece.ends_document = part.ends_document;
+  pieces.push_back(piece);
+}
+
+void require_length(std::uint64_t size, std::size_t parts, const InputFile& file) {
+  require(size >= parts, "pack: {} holds a document of {} bytes, too short to be split into {} parts; see --split",
+          file.path.string(), size, parts);
+}
+
+// Each text file is cut into one document a split, at the beginnings of lines.
+std::vector<Piece> parts_by_position(const Plan& plan) {
+  std::vector<Piece> parts;
+  for (std::size_t f = 0; f < plan.files.size(); ++f) {
+    const InputFile& input = plan.files[f];
+    require_length(input.size, active_splits(plan.shares), input);
+    const auto cuts = cuts_by_position(input.size, plan.shares);
+    const File file = File::open_to_read(input.path);
+    std::uint64_t begin = 0;
+    for (std::size_t s = 0; s < kSplits; ++s) {
+      if (plan.shares[s] > 0) {
+        const std::uint64_t end =
+            cuts[s + 1] == input.size ? input.size : cut_in_file(file, begin, cuts[s + 1], line_cut);
+        parts.push_back({f, begin, end, static_cast<Split>(s), true, true});
+        begin = end;
+      }
+    }
+  }
+  return parts;
+}
+
+std::vector<Piece> parts_by_file(const Plan& plan) {
+  std::vector<SizedDocument> documents;
+  for (const InputFile& file : plan.files) {
+    documents.push_back({document_hash(file.name, 0, plan.seed), file.size});
+  }
+  const std::vector<Split> splits = assign_splits(documents, plan.shares);
+  std::vector<Piece> parts;
+  for (std::size_t f = 0; f < plan.files.size(); ++f) {
+    parts.push_back({f, 0, plan.files[f].size, splits[f], true, true});
+  }
+  return parts;
+}
+
+std::vector<Piece> text_pieces(const Plan& plan, std::uint64_t unit_bytes) {
+  const bool by_position = plan.files.size() < active_splits(plan.shares);
+  std::vector<Piece> pieces;
+  for (const Piece& part : by_position ? parts_by_position(plan) : parts_by_file(plan)) {
+    add_pieces(plan.files[part.file], part, unit_bytes, pieces);
+  }
+  return pieces;
+}
+
+// Looks up documents until there are too many of them, and decides how splits are chosen.
+void choose_splits(Plan& plan, std::uint32_t end_of_text) {
+  std::vector<DocumentPlace> places;
+  std::vector<SizedDocument> documents;
+  const auto visit = [&](std::size_t f, DocumentExtent extent) {
+    places.emplace_back(f, extent.begin);
+    documents.push_back({document_hash(plan.files[f].name, extent.begin, plan.seed), extent.size});
+    return documents.size() <= kFewDocuments;
+  };
+  for (std::size_t f = 0; f < plan.files.size() && documents.size() <= kFewDocuments; ++f) {
+    const auto visit_of_file = [&](DocumentExtent extent) { return visit(f, extent); };
+    if (plan.format == PackFormat::kJsonl) {
+      scan_json_lines(plan.files[f], visit_of_file);
+    } else {
+      scan_tokens(plan.files[f], end_of_text, visit_of_file);
+    }
+  }
+  require(!documents.empty(), "pack: the input is empty: {} holds no document", plan.files.front().path.string());
+  if (documents.size() > kFewDocuments) {
+    return;
+  }
+  plan.by_position = documents.size() < active_splits(plan.shares);
+  if (!plan.by_position) {
+    const std::vector<Split> splits = assign_splits(documents, plan.shares);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      plan.known_splits.emplace(places[i], splits[i]);
+    }
+  }
+}
+
+// Ranges of about unit_bytes; which documents they hold shows when they are read.
+std::vector<Piece> range_pieces(const Plan& plan, std::uint64_t unit_bytes) {
+  std::vector<Piece> pieces;
+  for (std::size_t f = 0; f < plan.files.size(); ++f) {
+    Piece piece;
+    piece.file = f;
+    piece.begin = plan.format == PackFormat::kTokens ? kTokensHeaderBytes : 0;
+    while (plan.files[f].size - piece.begin > unit_bytes + unit_bytes / 2) {
+      piece.end = piece.begin + unit_bytes;  // even, as the ids of a tokens file need it
+      pieces.push_back(piece);
+      piece.begin = piece.end;
+    }
+    piece.end = plan.files[f].size;
+    pieces.push_back(piece);
+  }
+  return pieces;
+}
+
+std::vector<Unit> group(const std::vector<Piece>& pieces, std::uint64_t unit_bytes) {
+  std::vector<Unit> units;
+  for (const Piece& piece : pieces) {
+    const std::uint64_t bytes = piece.end - piece.begin;
+    if (units.empty() || units.back().bytes + bytes > unit_bytes + unit_bytes / 2) {
+      units.emplace_back();
+    }
+    units.back().pieces.push_back(piece);
+    units.back().bytes += bytes;
+  }
+  return units;
+}
+
+}  // namespace
+
+Split Plan::split_of(std::size_t file, std::uint64_t begin) const {
+  if (!known_splits.empty()) {
+    return known_splits.at({file, begin});
+  }
+  return split_by_hash(document_hash(files[file].name, begin, seed), shares);
+}
+
+Plan make_plan(const PackOptions& options, std::vector<InputFile> files, std::uint32_t end_of_text) {
+  require(options.shard_mib >= 1, "pack: --shard-mib is {}, expected at least 1", options.shard_mib);
+  Plan plan;
+  plan.format = options.format;
+  plan.files = std::move(files);
+  plan.shares = checked_shares(options.split);
+  plan.seed = options.seed;
+  for (const InputFile& file : plan.files) {
+    plan.bytes += file.size;
+    if (plan.format == PackFormat::kTokens) {
+      check_tokens_header(file);
+    }
+  }
+  const std::uint64_t unit_bytes = unit_bytes_for(plan.bytes, options.shard_mib) & ~std::uint64_t{1};
+  if (plan.format == PackFormat::kText) {
+    plan.units = group(text_pieces(plan, unit_bytes), unit_bytes);
+  } else {
+    choose_splits(plan, end_of_text);
+    plan.units = group(range_pieces(plan, unit_bytes), unit_bytes);
+  }
+  plan.bytes = 0;
+  for (const Unit& unit : plan.units) {
+    plan.bytes += unit.bytes;
+  }
+  return plan;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,183 @@
+#include "data/pack/unit_packer.h"
+
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "data/pack/text_cuts.h"
+#include "data/shard_writer.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Encodes a text that arrives in blocks: what can be encoded whatever follows is, the rest waits for the next block.
+class BlockEncoder {
+ public:
+  explicit BlockEncoder(Encoder& encoder) : encoder_(encoder) {}
+
+  // The ids that are certain now; valid until the next call.
+  [[nodiscard]] std::span<const std::uint32_t> add(std::string_view text) {
+    ids_.clear();
+    pending_ += text;
+    if (pending_.size() < kEncodeBytes) {
+      return ids_;
+    }
+    std::size_t size = encoder_.tokenizer().safe_prefix(pending_);
+    if (size == 0 && pending_.size() > kMaxPendingBytes) {
+      size = word_cut(pending_, 0, pending_.size() - 1);
+    }
+    encode(size);
+    return ids_;
+  }
+  [[nodiscard]] std::span<const std::uint32_t> finish() {
+    ids_.clear();
+    encode(pending_.size());
+    return ids_;
+  }
+
+ private:
+  static constexpr std::size_t kEncodeBytes = std::size_t{1} << 18;
+  // A document without a safe place for this long, or with a pattern that is not known, is cut between two words.
+  static constexpr std::size_t kMaxPendingBytes = std::size_t{8} << 20;
+
+  void encode(std::size_t size) {
+    encoder_.encode(std::string_view(pending_).substr(0, size), ids_);
+    pending_.erase(0, size);
+  }
+
+  Encoder& encoder_;
+  std::string pending_;
+  std::vector<std::uint32_t> ids_;
+};
+
+// A shard under a temporary name until finish().
+class UnitShard {
+ public:
+  UnitShard(const fs::path& path, DType dtype) : path_(path), partial_(partial_of(path)), writer_(partial_, dtype) {}
+
+  [[nodiscard]] ShardWriter& writer() { return writer_; }
+
+  PackedShard finish() {
+    writer_.close();
+    PackedShard shard{writer_.tokens(), writer_.documents(), fs::file_size(partial_), hash_of_file(partial_).hex()};
+    if (::rename(partial_.c_str(), path_.c_str()) != 0) {
+      fail_errno(fmt::format("rename {} to {}", partial_.string(), path_.string()));
+    }
+    return shard;
+  }
+
+ private:
+  static fs::path partial_of(fs::path path) { return path += ".partial"; }
+
+  fs::path path_;
+  fs::path partial_;
+  ShardWriter writer_;
+};
+
+// Appends documents to the shards of their splits.
+class ShardSink : public DocumentSink {
+ public:
+  ShardSink(const UnitJob& job, Encoder& encoder)
+      : job_(job),
+        encoder_(encoder),
+        end_of_text_(job.reader.end_of_text),
+        dtype_(job.reader.vocabulary_size <= 65536 ? DType::kU16 : DType::kU32) {}
+
+  void begin(Split split, bool starts_document) override {
+    std::optional<UnitShard>& shard = shards_[static_cast<std::size_t>(split)];
+    if (!shard) {
+      shard.emplace(job_.folder / unit_shard_name(job_.unit, split), dtype_);
+    }
+    writer_ = &shard->writer();
+    if (starts_document) {
+      writer_->begin_document();
+    }
+  }
+  void add(std::string_view text) override { writer_->append(encoder_.add(text)); }
+  void add(std::span<const std::uint32_t> ids) override { writer_->append(ids); }
+  void end(bool ends_document) override {
+    writer_->append(encoder_.finish());
+    if (ends_document) {
+      writer_->append({&end_of_text_, 1});
+    }
+  }
+  bool wants_more() override {
+    stopped_ = stopped_ || job_.stop_requested();
+    return !stopped_;
+  }
+
+  [[nodiscard]] bool stopped() const { return stopped_; }
+  UnitRecord finish() {
+    UnitRecord record;
+    record.unit = job_.unit;
+    for (std::size_t s = 0; s < kSplits; ++s) {
+      if (shards_[s]) {
+        record.shards[s] = shards_[s]->finish();
+      }
+    }
+    sync_folder(job_.folder);
+    return record;
+  }
+
+ private:
+  const UnitJob& job_;
+  BlockEncoder encoder_;
+  std::uint32_t end_of_text_;
+  DType dtype_;
+  std::array<std::optional<UnitShard>, kSplits> shards_;
+  ShardWriter* writer_ = nullptr;
+  bool stopped_ = false;
+};
+
+}  // namespace
+
+std::string unit_shard_name(std::size_t unit, Split split) {
+  return fmt::format("{}-{:05}.h5", kSplitNames[static_cast<std::size_t>(split)], unit);
+}
+
+std::string to_json(const UnitRecord& record) {
+  nlohmann::ordered_json json = {{"unit", record.unit}};
+  for (std::size_t s = 0; s < kSplits; ++s) {
+    const PackedShard& shard = record.shards[s];
+    json[std::string(kSplitNames[s])] = {{"tokens", shard.tokens},
+                                         {"documents", shard.documents},
+                                         {"size_bytes", shard.size_bytes},
+                                         {"xxh3_128", shard.xxh3_128}};
+  }
+  return json.dump() + "\n";
+}
+
+UnitRecord parse_unit_record(std::string_view text, std::string_view where) {
+  try {
+    const nlohmann::json json = nlohmann::json::parse(text);
+    UnitRecord record;
+    record.unit = json.at("unit").get<std::size_t>();
+    for (std::size_t s = 0; s < kSplits; ++s) {
+      const nlohmann::json& shard = json.at(std::string(kSplitNames[s]));
+      record.shards[s] = {shard.at("tokens").get<std::uint64_t>(), shard.at("documents").get<std::uint64_t>(),
+                          shard.at("size_bytes").get<std::uint64_t>(), shard.at("xxh3_128").get<std::string>()};
+    }
+    return record;
+  } catch (const nlohmann::json::exception& error) {
+    fail(ErrorCode::kCorrupt, "{}: not the record of a packed unit: {}", where, error.what());
+  }
+}
+
+bool pack_unit(const UnitJob& job, Encoder& encoder, UnitRecord& record) {
+  ShardSink sink(job, encoder);
+  read_unit(job.plan, job.plan.units[job.unit], job.reader, sink);
+  if (sink.stopped()) {
+    return false;
+  }
+  record = sink.finish();
+  return true;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,48 @@
+// Tokenizes one unit into one shard per split.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "data/pack/document_reader.h"
+#include "data/pack/plan.h"
+#include "data/text/encoder.h"
+
+namespace lockstep {
+
+struct PackedShard {
+  std::uint64_t tokens = 0;  // 0: there is no file
+  std::uint64_t documents = 0;
+  std::uint64_t size_bytes = 0;
+  std::string xxh3_128;
+};
+
+// What a finished unit left; written beside its shards when they are on the disk.
+struct UnitRecord {
+  std::size_t unit = 0;
+  std::array<PackedShard, kSplits> shards;
+};
+[[nodiscard]] std::string to_json(const UnitRecord& record);
+// Throws Error(kCorrupt) naming `where`.
+[[nodiscard]] UnitRecord parse_unit_record(std::string_view text, std::string_view where);
+
+// "train-00012.h5": the name of a unit's shard until it is published.
+[[nodiscard]] std::string unit_shard_name(std::size_t unit, Split split);
+
+struct UnitJob {
+  const Plan& plan;
+  std::size_t unit = 0;
+  const std::filesystem::path& folder;  // where shards go
+  const ReaderOptions& reader;
+  const std::function<bool()>& stop_requested;
+};
+
+// Writes the unit's shards, complete or not at all under their names, each on the disk when this returns. `encoder` is
+// used for text formats alone. Returns false when stopped. Throws what read_unit and ShardWriter throw.
+[[nodiscard]] bool pack_unit(const UnitJob& job, Encoder& encoder, UnitRecord& record);
+
+}  // namespace lockstep

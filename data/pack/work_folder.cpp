@@ -1,0 +1,251 @@
+#include "data/pack/work_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kSettingsName = "pack.json";
+
+std::string to_json(const PackSettings& settings) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (const auto& [name, value] : settings) {
+    json[name] = value;
+  }
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+// What `settings` in a file say, by the names of ours; empty texts where it says nothing.
+PackSettings read_settings(const fs::path& file, const PackSettings& ours) {
+  const nlohmann::json json = nlohmann::json::parse(read_file(file), nullptr, /*allow_exceptions=*/false);
+  PackSettings theirs;
+  for (const auto& [name, value] : ours) {
+    const bool is_known = json.is_object() && json.contains(name) && json[name].is_string();
+    theirs.emplace_back(name, is_known ? json[name].get<std::string>() : std::string());
+  }
+  return theirs;
+}
+
+std::string record_name(std::size_t unit) { return fmt::format("unit-{:05}.json", unit); }
+
+// "00012.h5" and what is left of writing it.
+bool is_shard_name(const std::string& name) {
+  const std::size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
+  return digits >= 5 && (name.substr(digits) == ".h5" || name.substr(digits) == ".h5.partial");
+}
+
+bool has_size(const fs::path& file, std::uint64_t size) {
+  std::error_code error;
+  const std::uint64_t found = fs::file_size(file, error);
+  return !error && found == size;
+}
+
+void rename_checked(const fs::path& from, const fs::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    fail_errno(fmt::format("pack: rename {} to {}", from.string(), to.string()));
+  }
+}
+
+}  // namespace
+
+WorkFolder::WorkFolder(fs::path out, PackSettings settings, Shares shares)
+    : out_(std::move(out)), folder_(out_ / ".pack"), settings_(std::move(settings)), shares_(shares) {}
+
+WorkFolder::~WorkFolder() {
+  if (lock_ >= 0) {
+    ::close(lock_);
+  }
+}
+
+fs::path WorkFolder::split_folder(std::size_t split) const { return out_ / kSplitNames[split]; }
+
+bool WorkFolder::has_same_settings(const fs::path& file) const {
+  return fs::exists(file) && read_settings(file, settings_) == settings_;
+}
+
+bool WorkFolder::is_complete(bool overwrite) const {
+  require(!fs::exists(out_) || fs::is_directory(out_), "pack: {} is not a folder", out_.string());
+  bool datasets_exist = true;
+  for (std::size_t s = 0; s < kSplits; ++s) {
+    const bool exists = fs::exists(split_folder(s) / "dataset.json");
+    datasets_exist = datasets_exist && (exists || shares_[s] == 0);
+    require(!exists || overwrite || fs::exists(out_ / kSettingsName) || fs::exists(folder_ / kSettingsName),
+            "pack: {} holds a dataset of unknown origin; use --overwrite or another --out", split_folder(s).string());
+  }
+  if (overwrite) {
+    return false;
+  }
+  if (has_same_settings(out_ / kSettingsName)) {
+    return datasets_exist;
+  }
+  for (const fs::path& file : {out_ / kSettingsName, folder_ / kSettingsName}) {
+    if (!fs::exists(file) || has_same_settings(file)) {
+      continue;
+    }
+    const PackSettings theirs = read_settings(file, settings_);
+    const auto differs = std::mismatch(settings_.begin(), settings_.end(), theirs.begin());
+    fail(ErrorCode::kUsage, "pack: {} holds {} packed with {} {}, asked for is {}; use --overwrite or another --out",
+         out_.string(), file.parent_path() == folder_ ? "an unfinished dataset" : "a dataset", differs.first->first,
+         differs.second->second.empty() ? "unknown" : differs.second->second, differs.first->second);
+  }
+  return false;
+}
+
+void WorkFolder::begin() {
+  for (fs::path path = fs::absolute(out_); !fs::exists(path); path = path.parent_path()) {
+    first_created_ = path;
+  }
+  std::error_code error;
+  fs::create_directories(folder_, error);
+  if (!error && ::access(folder_.c_str(), W_OK) != 0) {
+    error.assign(errno, std::generic_category());
+  }
+  require(!error, "pack: cannot write to {}: {}", out_.string(), error.message());
+  take_lock();
+  if (!has_same_settings(folder_ / kSettingsName)) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder_)) {
+      if (entry.path().filename() != "lock") {
+        fs::remove_all(entry.path());
+      }
+    }
+    // In this order: killed in between, what is left is still known to be ours.
+    remove_datasets();
+    fs::remove(out_ / kSettingsName);
+    write_file_atomic(folder_ / kSettingsName, to_json(settings_));
+  }
+}
+
+// Best effort: some network file systems have no locks.
+void WorkFolder::take_lock() {
+  lock_ = ::open((folder_ / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (lock_ < 0) {
+    fail_errno(fmt::format("pack: create {}", (folder_ / "lock").string()));
+  }
+  require(::flock(lock_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK,
+          "pack: another run is packing into {}; under mpirun, give all ranks one --out and start them as one job",
+          out_.string());
+}
+
+void WorkFolder::remove_datasets() const {
+  for (std::size_t s = 0; s < kSplits; ++s) {
+    const fs::path folder = split_folder(s);
+    if (!fs::is_directory(folder)) {
+      continue;
+    }
+    fs::remove(folder / "dataset.json");
+    std::vector<fs::path> ours = {folder / "tokenizer.json"};
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+      if (is_shard_name(entry.path().filename().string())) {
+        ours.push_back(entry.path());
+      }
+    }
+    for (const fs::path& path : ours) {
+      fs::remove(path);
+    }
+    std::error_code not_empty;
+    fs::remove(folder, not_empty);
+  }
+}
+
+std::vector<UnitRecord> WorkFolder::finished_units(std::size_t units) const {
+  std::vector<UnitRecord> finished;
+  std::array<std::size_t, kSplits> published_index = {};
+  bool all_before_finished = true;  // only then is it known where a published shard would be
+  for (std::size_t unit = 0; unit < units; ++unit) {
+    const fs::path path = folder_ / record_name(unit);
+    if (!fs::exists(path)) {
+      all_before_finished = false;
+      continue;
+    }
+    const UnitRecord record = parse_unit_record(read_file(path), path.string());
+    bool is_there = record.unit == unit;
+    for (std::size_t s = 0; s < kSplits; ++s) {
+      const PackedShard& shard = record.shards[s];
+      if (shard.tokens == 0) {
+        continue;
+      }
+      const fs::path published = split_folder(s) / fmt::format("{:05}.h5", published_index[s]++);
+      is_there = is_there && (has_size(folder_ / unit_shard_name(unit, static_cast<Split>(s)), shard.size_bytes) ||
+                              (all_before_finished && has_size(published, shard.size_bytes)));
+    }
+    if (is_there) {
+      finished.push_back(record);
+    } else {
+      all_before_finished = false;
+    }
+  }
+  return finished;
+}
+
+void WorkFolder::write_record(const UnitRecord& record) const {
+  write_file_atomic(folder_ / record_name(record.unit), lockstep::to_json(record));
+}
+
+DatasetInfo WorkFolder::place_shards(std::size_t split, const std::vector<UnitRecord>& records) const {
+  DatasetInfo info;
+  fs::create_directories(split_folder(split));
+  for (const UnitRecord& record : records) {
+    const PackedShard& shard = record.shards[split];
+    if (shard.tokens == 0) {
+      continue;
+    }
+    const std::string name = fmt::format("{:05}.h5", info.files.size());
+    const fs::path from = folder_ / unit_shard_name(record.unit, static_cast<Split>(split));
+    if (fs::exists(from) || !has_size(split_folder(split) / name, shard.size_bytes)) {
+      rename_checked(from, split_folder(split) / name);
+    }
+    info.files.push_back({name, shard.tokens, shard.documents, shard.size_bytes, shard.xxh3_128});
+    info.tokens += shard.tokens;
+    info.documents += shard.documents;
+  }
+  return info;
+}
+
+void WorkFolder::publish(const std::vector<UnitRecord>& records, const DatasetTokenizer& tokenizer,
+                         const std::string& tokenizer_json) {
+  std::array<DatasetInfo, kSplits> infos;
+  for (std::size_t s = 0; s < kSplits; ++s) {
+    if (shares_[s] > 0) {
+      infos[s] = place_shards(s, records);
+      infos[s].tokenizer = tokenizer;
+      write_file_atomic(split_folder(s) / "tokenizer.json", tokenizer_json);
+    }
+  }
+  for (std::size_t s = 0; s < kSplits; ++s) {
+    if (shares_[s] > 0) {
+      write_file_atomic(split_folder(s) / "dataset.json", to_dataset_json(infos[s]));
+    }
+  }
+  sync_folder(out_);
+  write_file_atomic(out_ / kSettingsName, to_json(settings_));
+  fs::remove_all(folder_);
+}
+
+void WorkFolder::discard() {
+  std::error_code ignored;  // the error that led here is the one to tell
+  fs::remove_all(folder_, ignored);
+  if (first_created_.empty()) {
+    return;
+  }
+  for (fs::path path = fs::absolute(out_);; path = path.parent_path()) {
+    fs::remove(path, ignored);
+    if (path == first_created_) {
+      return;
+    }
+  }
+}
+
+}  // namespace lockstep

@@ -1,0 +1,77 @@
+// The output folder of a pack run, finished or not.
+//
+//   OUT/.pack/pack.json             the settings of the run in progress
+//   OUT/.pack/lock                  locked while a run is alive
+//   OUT/.pack/tokenizer.json        the vocabulary that was trained
+//   OUT/.pack/train-00012.h5        unit 12's shard of the split train
+//   OUT/.pack/unit-00012.json       unit 12 is finished: its record
+//   OUT/train/00000.h5 ...          shards, numbered without gaps
+//   OUT/train/{tokenizer,dataset}.json
+//   OUT/pack.json                   the settings of the finished run
+//
+// Everything is used by rank 0 alone, but for folder() and write_record().
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "data/dataset.h"
+#include "data/pack/split.h"
+#include "data/pack/unit_packer.h"
+
+namespace lockstep {
+
+// What makes two runs the same, as names and values: "seed" -> "1337".
+using PackSettings = std::vector<std::pair<std::string, std::string>>;
+
+class WorkFolder {
+ public:
+  WorkFolder(std::filesystem::path out, PackSettings settings, Shares shares);
+  ~WorkFolder();  // gives up the lock
+  WorkFolder(const WorkFolder&) = delete;
+  WorkFolder& operator=(const WorkFolder&) = delete;
+
+  [[nodiscard]] const std::filesystem::path& out() const { return out_; }
+  // OUT/.pack
+  [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
+
+  // Whether a run of the same settings has finished here and nothing is to be done. Throws Error(kUsage) when OUT holds
+  // something else that packing would touch, saying what differs. With `overwrite` all of that may go: false.
+  [[nodiscard]] bool is_complete(bool overwrite) const;
+
+  // Makes OUT ready for a run: takes the lock, removes what other runs left and keeps what one of the same settings
+  // did. Throws Error(kUsage) when OUT cannot be written to or another run is at work in it.
+  void begin();
+
+  // The records of finished units whose shards are still there.
+  [[nodiscard]] std::vector<UnitRecord> finished_units(std::size_t units) const;
+  void write_record(const UnitRecord& record) const;
+
+  // Moves the shards to their final places, and writes tokenizer.json, dataset.json and OUT/pack.json, in this order: a
+  // run that is killed in between does it again. `records` holds every unit, in order.
+  void publish(const std::vector<UnitRecord>& records, const DatasetTokenizer& tokenizer,
+               const std::string& tokenizer_json);
+
+  // Removes all that this run made, for input that cannot be packed.
+  void discard();
+
+  // OUT/train and so on.
+  [[nodiscard]] std::filesystem::path split_folder(std::size_t split) const;
+
+ private:
+  [[nodiscard]] bool has_same_settings(const std::filesystem::path& file) const;
+  void remove_datasets() const;
+  void take_lock();
+  [[nodiscard]] DatasetInfo place_shards(std::size_t split, const std::vector<UnitRecord>& records) const;
+
+  std::filesystem::path out_;
+  std::filesystem::path folder_;
+  PackSettings settings_;
+  Shares shares_;
+  std::filesystem::path first_created_;  // the topmost folder that begin() made
+  int lock_ = -1;
+};
+
+}  // namespace lockstep
