@@ -9,11 +9,13 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "comm/communicator.h"
 #include "comm/rank_environment.h"
 #include "launcher/command_line.h"
 #include "launcher/commands/command.h"
 #include "launcher/signals.h"
 #include "launcher/terminal.h"
+#include "trainer/agreement.h"
 
 namespace lockstep {
 namespace {
@@ -53,8 +55,8 @@ LogLevel log_level(const EnvironmentLookup& environment) {
 }
 
 // What every rank found wrong, rank 0 says for all: the others wait until the launcher has ended them, and speak up
-// only when it has not, because then the trouble is theirs alone.
-void report(const std::string& line, const RankEnvironment& environment) {
+// only when it has not, because then the trouble is theirs alone. `agreed`: rank 0 is known to say the same.
+void report(const std::string& line, const RankEnvironment& environment, bool agreed = false) {
   std::string prefix;
   if (environment.rank != 0) {
     StopSignal stop;
@@ -62,7 +64,7 @@ void report(const std::string& line, const RankEnvironment& environment) {
     for (int i = 0; i < 20 && !stop.requested(); ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
-    if (stop.requested()) {
+    if (stop.requested() || agreed) {
       return;
     }
     prefix = fmt::format("[rank {}] ", environment.rank);
@@ -79,6 +81,9 @@ int run_command(CLI::App& app, const RankEnvironment& ranks, const std::vector<s
            .columns = terminal_columns(environment, ranks.starter)});
   StopSignal stop;
   CommandContext context{.log = log, .stop = stop};
+  add_train(app, context);
+  add_generate(app, context);
+  add_eval(app, context);
   add_inspect(app, context);
   return read_command_line(app, arguments) ? context.run() : kExitDone;
 }
@@ -96,7 +101,8 @@ int run(const std::vector<std::string>& arguments) {
     ranks = detect_rank_environment(process_environment());
     return run_command(app, ranks, arguments);
   } catch (const Error& error) {
-    report(fmt::format("{}: {}", command_name(app, arguments), error.what()), ranks);
+    const bool agreed = dynamic_cast<const AgreedError*>(&error) != nullptr;
+    report(fmt::format("{}: {}", command_name(app, arguments), error.what()), ranks, agreed);
     return exit_code_of(error.code());
   } catch (const std::exception& error) {
     report(fmt::format("{}: {}", command_name(app, arguments), error.what()), ranks);
@@ -107,4 +113,10 @@ int run(const std::vector<std::string>& arguments) {
 }  // namespace
 }  // namespace lockstep
 
-int main(int argc, char** argv) { return lockstep::run(std::vector<std::string>(argv + 1, argv + argc)); }
+int main(int argc, char** argv) {
+  const int exit_code = lockstep::run(std::vector<std::string>(argv + 1, argv + argc));
+  if (exit_code == lockstep::kExitFailed || exit_code == lockstep::kExitUsage) {
+    lockstep::end_process(exit_code);  // a group of ranks may have ended without close()
+  }
+  return exit_code;
+}

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "base/error.h"
 #include "base/progress.h"
 #include "comm/communicator.h"
 #include "data/dataset.h"

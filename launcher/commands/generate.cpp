@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/error.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/model_options.h"
 #include "trainer/load_model.h"
