@@ -10,6 +10,7 @@
 #include "ops/cpu/gemm.h"
 #include "ops/cpu/norm.h"
 #include "ops/cpu/optimizer.h"
+#include "ops/cpu/reduce.h"
 #include "ops/cpu/rope.h"
 
 namespace lockstep {

@@ -10,6 +10,8 @@ namespace lockstep::cpu {
 
 // Rows whose sum is taken before blocks are added in order.
 inline constexpr std::size_t kRowBlock = 32;
+// Elements whose squares are summed before blocks are added in order.
+inline constexpr std::size_t kSquaresBlock = 4096;
 
 void column_sum(const Tensor& x, const Tensor& sums, bool accumulate, ThreadPool& pool);
 

@@ -54,22 +54,11 @@ HWY_INLINE Float set(float value) { return hn::Set(kFloat, value); }
 
 HWY_INLINE Float load(const float* from, Whole) { return hn::LoadU(kFloat, from); }
 
-HWY_INLINE Float load(const BFloat16* from, Whole) {
-  const auto bits = hn::LoadU(HalfBitsTag(), reinterpret_cast<const std::uint16_t*>(from));
+HWY_INLINE Float widened(hn::Vec<HalfBitsTag> bits) {
   return hn::BitCast(kFloat, hn::ShiftLeft<16>(hn::PromoteTo(BitsTag(), bits)));
 }
 
-// Lanes past the end are 0.
-template <typename T>
-HWY_INLINE Float load(const T* from, Part part) {
-  alignas(64) std::uint8_t buffer[kLanes * sizeof(T)] = {};
-  std::memcpy(buffer, from, part.size * sizeof(T));
-  return load(reinterpret_cast<const T*>(buffer), Whole());
-}
-
-HWY_INLINE void store(Float value, float* to, Whole) { hn::StoreU(value, kFloat, to); }
-
-HWY_INLINE void store(Float value, BFloat16* to, Whole) {
+HWY_INLINE hn::Vec<HalfBitsTag> narrowed(Float value) {
   const BitsTag tag;
   const auto bits = hn::BitCast(tag, value);
   const auto upper = hn::ShiftRight<16>(bits);
@@ -79,15 +68,47 @@ HWY_INLINE void store(Float value, BFloat16* to, Whole) {
   const auto is_nan = hn::RebindMask(tag, hn::Ne(value, value));
   const auto result = hn::IfThenElse(is_nan, quiet_nan, rounded);
   // The values fit 16 bits, so the saturation of DemoteTo does nothing.
-  hn::StoreU(hn::DemoteTo(HalfBitsTag(), hn::BitCast(IntTag(), result)), HalfBitsTag(),
-             reinterpret_cast<std::uint16_t*>(to));
+  return hn::DemoteTo(HalfBitsTag(), hn::BitCast(IntTag(), result));
+}
+
+HWY_INLINE Float load(const BFloat16* from, Whole) {
+  return widened(hn::LoadU(HalfBitsTag(), reinterpret_cast<const std::uint16_t*>(from)));
+}
+
+// Lanes past the end are 0. Masks do it where they keep the processor from touching what lies past the end, a copy
+// elsewhere.
+template <typename T>
+HWY_INLINE Float load(const T* from, Part part) {
+  if constexpr (HWY_MEM_OPS_MIGHT_FAULT) {
+    alignas(64) std::uint8_t buffer[kLanes * sizeof(T)] = {};
+    std::memcpy(buffer, from, part.size * sizeof(T));
+    return load(reinterpret_cast<const T*>(buffer), Whole());
+  } else if constexpr (std::is_same_v<T, float>) {
+    return hn::MaskedLoad(hn::FirstN(kFloat, part.size), kFloat, from);
+  } else {
+    const HalfBitsTag tag;
+    return widened(hn::MaskedLoad(hn::FirstN(tag, part.size), tag, reinterpret_cast<const std::uint16_t*>(from)));
+  }
+}
+
+HWY_INLINE void store(Float value, float* to, Whole) { hn::StoreU(value, kFloat, to); }
+
+HWY_INLINE void store(Float value, BFloat16* to, Whole) {
+  hn::StoreU(narrowed(value), HalfBitsTag(), reinterpret_cast<std::uint16_t*>(to));
 }
 
 template <typename T>
 HWY_INLINE void store(Float value, T* to, Part part) {
-  alignas(64) std::uint8_t buffer[kLanes * sizeof(T)];
-  store(value, reinterpret_cast<T*>(buffer), Whole());
-  std::memcpy(to, buffer, part.size * sizeof(T));
+  if constexpr (HWY_MEM_OPS_MIGHT_FAULT) {
+    alignas(64) std::uint8_t buffer[kLanes * sizeof(T)];
+    store(value, reinterpret_cast<T*>(buffer), Whole());
+    std::memcpy(to, buffer, part.size * sizeof(T));
+  } else if constexpr (std::is_same_v<T, float>) {
+    hn::BlendedStore(value, hn::FirstN(kFloat, part.size), kFloat, to);
+  } else {
+    const HalfBitsTag tag;
+    hn::BlendedStore(narrowed(value), hn::FirstN(tag, part.size), tag, reinterpret_cast<std::uint16_t*>(to));
+  }
 }
 
 // Calls body(i, extent) for consecutive vectors of [0, count).
@@ -165,7 +186,8 @@ HWY_INLINE float fold_lanes(D d, hn::Vec<D> v, const Combine& combine) {
     return a[0];
   } else {
     const hn::Half<D> half;
-    return fold_lanes(half, combine(half, hn::LowerHalf(half, v), hn::UpperHalf(half, v)), combine);
+    // UpperHalf without hn::, since the portable fallback has none.
+    return fold_lanes(half, combine(half, hn::LowerHalf(half, v), UpperHalf(half, v)), combine);
   }
 }
 

@@ -1,0 +1,254 @@
+#include "ops/cpu/elementwise.h"
+
+#include <cstring>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu/elementwise.cpp"
+#include <hwy/foreach_target.h>
+// After foreach_target.
+#include <hwy/highway.h>
+
+#include "ops/cpu/dispatch.h"
+#include "ops/cpu/random-inl.h"
+#include "ops/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lockstep::cpu::HWY_NAMESPACE {
+namespace {
+
+template <typename Function, typename Out, typename... In>
+void map_chunk(const Function& function, std::size_t count, Out* out, const In*... in) {
+  sweep(count,
+        [&](std::size_t i, auto extent) LOCKSTEP_LAMBDA { store(function(load(in + i, extent)...), out + i, extent); });
+}
+
+// out[i] = function(in[i]...)
+template <typename Function, typename Out, typename... In>
+void map(ThreadPool& pool, const Function& function, std::size_t count, Out* out, const In*... in) {
+  const Chunks chunks = chunks_of_elements(count);
+  pool.parallel_for(chunks.count(), [&](std::size_t chunk) {
+    const std::size_t begin = chunks.begin(chunk);
+    map_chunk(function, chunks.size(chunk), out + begin, (in + begin)...);
+  });
+}
+
+template <typename Function, typename... Tensors>
+void map_tensors(ThreadPool& pool, const Function& function, const Tensor& out, const Tensors&... in) {
+  with_working_type(out.dtype(), [&](auto type) {
+    using T = decltype(type);
+    map(pool, function, static_cast<std::size_t>(out.count()), out.data<T>(),
+        static_cast<const T*>(in.template data<T>())...);
+  });
+}
+
+struct Copy {
+  HWY_INLINE Float operator()(Float x) const { return x; }
+};
+
+struct Addition {
+  HWY_INLINE Float operator()(Float a, Float b) const { return hn::Add(a, b); }
+};
+
+// With u = sqrt(2 / pi) (x + 0.044715 x^3): y = x s and s = sigmoid(2 u), because (1 + tanh u) / 2 is sigmoid(2 u).
+// Unlike 1 + tanh u it keeps its relative accuracy where x is far below 0.
+constexpr float kTwoSqrtTwoOverPi = 1.5957691216F;
+constexpr float kCubic = 0.044715F;
+
+struct Gelu {
+  HWY_INLINE Float operator()(Float x) const {
+    const Float slope = hn::MulAdd(hn::Mul(x, x), set(kTwoSqrtTwoOverPi * kCubic), set(kTwoSqrtTwoOverPi));
+    return hn::Mul(x, sigmoid(hn::Mul(x, slope)));
+  }
+};
+
+// dy/dx = s + x s (1 - s) 2 u'
+struct GeluGradient {
+  HWY_INLINE Float operator()(Float x, Float dy) const {
+    // The derivative is exactly 0 or 1 beyond 20, where x^3 could overflow.
+    const Float bound = set(20.0F);
+    x = hn::IfThenElse(hn::Gt(hn::Abs(x), bound), hn::CopySign(bound, x), x);
+    const Float square = hn::Mul(x, x);
+    const Float slope = hn::MulAdd(square, set(kTwoSqrtTwoOverPi * kCubic), set(kTwoSqrtTwoOverPi));
+    const Float derivative = hn::MulAdd(square, set(3 * kTwoSqrtTwoOverPi * kCubic), set(kTwoSqrtTwoOverPi));
+    const Float s = sigmoid(hn::Mul(x, slope));
+    const Float rest = hn::Mul(hn::Mul(x, s), hn::Sub(set(1.0F), s));
+    return hn::Mul(dy, hn::MulAdd(rest, derivative, s));
+  }
+};
+
+template <typename T>
+void swiglu_forward_row(std::size_t width, const T* gate_up, T* y) {
+  sweep(width, [&](std::size_t i, auto extent) LOCKSTEP_LAMBDA {
+    const Float gate = load(gate_up + i, extent);
+    const Float up = load(gate_up + width + i, extent);
+    store(hn::Mul(hn::Mul(gate, sigmoid(gate)), up), y + i, extent);
+  });
+}
+
+// With s = sigmoid(gate): dgate = dy up s (1 + gate (1 - s)), dup = dy gate s.
+template <typename T>
+void swiglu_backward_row(std::size_t width, const T* gate_up, const T* dy, T* dgate_up) {
+  sweep(width, [&](std::size_t i, auto extent) LOCKSTEP_LAMBDA {
+    const Float gate = load(gate_up + i, extent);
+    const Float up = load(gate_up + width + i, extent);
+    const Float gradient = load(dy + i, extent);
+    const Float one = set(1.0F);
+    const Float s = sigmoid(gate);
+    const Float slope = hn::Mul(s, hn::MulAdd(gate, hn::Sub(one, s), one));
+    store(hn::Mul(hn::Mul(gradient, up), slope), dgate_up + i, extent);
+    store(hn::Mul(gradient, hn::Mul(gate, s)), dgate_up + width + i, extent);
+  });
+}
+
+template <typename T>
+void dropout_chunk(const Dropout& dropout, std::size_t begin, std::size_t count, const T* x, T* y) {
+  DropoutFactors factors(dropout);
+  for (std::size_t done = 0; done < count; done += kFactorPiece) {
+    const std::size_t piece = std::min(kFactorPiece, count - done);
+    const float* factor = factors.of(begin + done, piece);
+    sweep(piece, [&](std::size_t i, auto extent) LOCKSTEP_LAMBDA {
+      store(hn::Mul(load(x + done + i, extent), load(factor + i, extent)), y + done + i, extent);
+    });
+  }
+}
+
+void dropout_kernel(const Dropout& dropout, const Tensor& x, const Tensor& y, ThreadPool& pool) {
+  with_working_type(x.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const Chunks chunks = chunks_of_elements(static_cast<std::size_t>(x.count()));
+    pool.parallel_for(chunks.count(), [&](std::size_t chunk) {
+      const std::size_t begin = chunks.begin(chunk);
+      dropout_chunk(dropout, begin, chunks.size(chunk), x.data<T>() + begin, y.data<T>() + begin);
+    });
+  });
+}
+
+void gelu_forward_kernel(const Tensor& x, const Tensor& y, ThreadPool& pool) { map_tensors(pool, Gelu(), y, x); }
+
+void gelu_backward_kernel(const Tensor& x, const Tensor& dy, const Tensor& dx, ThreadPool& pool) {
+  map_tensors(pool, GeluGradient(), dx, x, dy);
+}
+
+void swiglu_forward_kernel(const Tensor& gate_up, const Tensor& y, ThreadPool& pool) {
+  const auto width = static_cast<std::size_t>(y.dim(-1));
+  with_working_type(y.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const Chunks chunks = chunks_of_rows(y.rows(), y.dim(-1));
+    pool.parallel_for(chunks.count(), [&](std::size_t chunk) {
+      const std::size_t begin = chunks.begin(chunk);
+      for (std::size_t row = begin; row < begin + chunks.size(chunk); ++row) {
+        swiglu_forward_row(width, gate_up.data<T>() + row * 2 * width, y.data<T>() + row * width);
+      }
+    });
+  });
+}
+
+void swiglu_backward_kernel(const Tensor& gate_up, const Tensor& dy, const Tensor& dgate_up, ThreadPool& pool) {
+  const auto width = static_cast<std::size_t>(dy.dim(-1));
+  with_working_type(dy.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const Chunks chunks = chunks_of_rows(dy.rows(), dy.dim(-1));
+    pool.parallel_for(chunks.count(), [&](std::size_t chunk) {
+      const std::size_t begin = chunks.begin(chunk);
+      for (std::size_t row = begin; row < begin + chunks.size(chunk); ++row) {
+        swiglu_backward_row(width, gate_up.data<T>() + row * 2 * width, dy.data<T>() + row * width,
+                            dgate_up.data<T>() + row * 2 * width);
+      }
+    });
+  });
+}
+
+void add_kernel(const Tensor& a, const Tensor& b, const Tensor& out, ThreadPool& pool) {
+  map_tensors(pool, Addition(), out, a, b);
+}
+
+void add_f32_kernel(std::span<const float> a, std::span<const float> b, std::span<float> out, ThreadPool& pool) {
+  map(pool, Addition(), out.size(), out.data(), a.data(), b.data());
+}
+
+void widen_kernel(const BFloat16* from, float* to, std::size_t count, ThreadPool& pool) {
+  map(pool, Copy(), count, to, from);
+}
+
+void narrow_kernel(const float* from, BFloat16* to, std::size_t count, ThreadPool& pool) {
+  map(pool, Copy(), count, to, from);
+}
+
+}  // namespace
+}  // namespace lockstep::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lockstep::cpu {
+
+HWY_EXPORT(dropout_kernel);
+HWY_EXPORT(gelu_forward_kernel);
+HWY_EXPORT(gelu_backward_kernel);
+HWY_EXPORT(swiglu_forward_kernel);
+HWY_EXPORT(swiglu_backward_kernel);
+HWY_EXPORT(add_kernel);
+HWY_EXPORT(add_f32_kernel);
+HWY_EXPORT(widen_kernel);
+HWY_EXPORT(narrow_kernel);
+
+void dropout(const Dropout& dropout, const Tensor& x, const Tensor& y, ThreadPool& pool) {
+  HWY_DYNAMIC_DISPATCH(dropout_kernel)(dropout, x, y, pool);
+}
+
+void gelu_forward(const Tensor& x, const Tensor& y, ThreadPool& pool) {
+  HWY_DYNAMIC_DISPATCH(gelu_forward_kernel)(x, y, pool);
+}
+
+void gelu_backward(const Tensor& x, const Tensor& dy, const Tensor& dx, ThreadPool& pool) {
+  HWY_DYNAMIC_DISPATCH(gelu_backward_kernel)(x, dy, dx, pool);
+}
+
+void swiglu_forward(const Tensor& gate_up, const Tensor& y, ThreadPool& pool) {
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_kernel)(gate_up, y, pool);
+}
+
+void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& dgate_up, ThreadPool& pool) {
+  HWY_DYNAMIC_DISPATCH(swiglu_backward_kernel)(gate_up, dy, dgate_up, pool);
+}
+
+void add(const Tensor& a, const Tensor& b, const Tensor& out, ThreadPool& pool) {
+  HWY_DYNAMIC_DISPATCH(add_kernel)(a, b, out, pool);
+}
+
+void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out, ThreadPool& pool) {
+  assert(a.size() == out.size() && b.size() == out.size());
+  HWY_DYNAMIC_DISPATCH(add_f32_kernel)(a, b, out, pool);
+}
+
+namespace {
+
+// Calls body(begin, size) on pieces of [0, size_bytes).
+template <typename Body>
+void each_piece(std::size_t size_bytes, ThreadPool& pool, const Body& body) {
+  const Chunks chunks{size_bytes, kChunkElements * sizeof(float)};
+  pool.parallel_for(chunks.count(), [&](std::size_t chunk) { body(chunks.begin(chunk), chunks.size(chunk)); });
+}
+
+}  // namespace
+
+void convert(const BufferView& from, const BufferView& to, ThreadPool& pool) {
+  assert(from.count == to.count);
+  if (from.dtype == to.dtype) {
+    each_piece(from.size_bytes(), pool, [&](std::size_t begin, std::size_t size) {
+      std::memcpy(static_cast<std::byte*>(to.data) + begin, static_cast<const std::byte*>(from.data) + begin, size);
+    });
+  } else if (to.dtype == DType::kF32) {
+    HWY_DYNAMIC_DISPATCH(widen_kernel)(from.as<BFloat16>().data(), to.as<float>().data(), from.count, pool);
+  } else {
+    HWY_DYNAMIC_DISPATCH(narrow_kernel)(from.as<float>().data(), to.as<BFloat16>().data(), from.count, pool);
+  }
+}
+
+void fill_zero(const Tensor& x, ThreadPool& pool) {
+  each_piece(x.size_bytes(), pool, [&](std::size_t begin, std::size_t size) {
+    std::memset(static_cast<std::byte*>(x.data()) + begin, 0, size);
+  });
+}
+
+}  // namespace lockstep::cpu
+#endif
