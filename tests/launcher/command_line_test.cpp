@@ -1,0 +1,75 @@
+#include "launcher/command_line.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace lockstep {
+namespace {
+
+class CommandLineTest : public testing::Test {
+ protected:
+  CommandLineTest() {
+    app_.require_subcommand(1);
+    CLI::App* pack = app_.add_subcommand("pack", "packs");
+    pack->add_option("--tokenizer", tokenizer_, "how")->required();
+    pack->add_option("--seed,-s", seed_, "number");
+    pack->add_option("INPUT", inputs_, "files");
+    app_.add_subcommand("train", "trains");
+    app_.add_subcommand("inspect", "looks");
+  }
+
+  std::string refusal(const std::vector<std::string>& arguments) {
+    try {
+      (void)read_command_line(app_, arguments);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUsage);
+      return error.what();
+    }
+    return "no error";
+  }
+
+  CLI::App app_{"test", "lockstep"};
+  std::string tokenizer_;
+  int seed_ = 0;
+  std::vector<std::string> inputs_;
+};
+
+TEST_F(CommandLineTest, ReadsASubCommandWithItsOptions) {
+  EXPECT_TRUE(read_command_line(app_, std::vector<std::string>{"pack", "--tokenizer", "bytes", "a", "b", "-s", "7"}));
+  EXPECT_EQ(tokenizer_, "bytes");
+  EXPECT_EQ(seed_, 7);
+  EXPECT_THAT(inputs_, testing::ElementsAre("a", "b"));
+}
+
+TEST_F(CommandLineTest, NamesTheNearestCommand) {
+  EXPECT_EQ(refusal({"trian", "x.yaml"}), "trian is not a command; did you mean train?");
+  EXPECT_EQ(refusal({"frobnicate"}), "frobnicate is not a command");
+}
+
+TEST_F(CommandLineTest, NamesTheNearestOption) {
+  EXPECT_EQ(refusal({"pack", "--tokenizer", "bytes", "--sed", "7"}), "--sed is not an option; did you mean --seed?");
+  EXPECT_EQ(refusal({"pack", "--tokeniser=bytes"}), "--tokeniser is not an option; did you mean --tokenizer?");
+  EXPECT_EQ(refusal({"--verison"}), "--verison is not an option");
+}
+
+TEST_F(CommandLineTest, SaysWhatIsMissingOrMalformed) {
+  EXPECT_EQ(refusal({"pack"}), "--tokenizer is required");
+  EXPECT_THAT(refusal({"pack", "--tokenizer"}), testing::HasSubstr("--tokenizer"));
+  EXPECT_THAT(refusal({"pack", "--tokenizer", "bytes", "--seed", "x"}), testing::HasSubstr("--seed"));
+  EXPECT_EQ(refusal({"train", "a", "b"}), "unexpected argument a");
+}
+
+TEST_F(CommandLineTest, KnowsWhoseMessageItIs) {
+  EXPECT_EQ(command_name(app_, std::vector<std::string>{"pack", "--nonsense"}), "lockstep pack");
+  EXPECT_EQ(command_name(app_, std::vector<std::string>{"nonsense"}), "lockstep");
+  EXPECT_EQ(command_name(app_, {}), "lockstep");
+}
+
+}  // namespace
+}  // namespace lockstep
