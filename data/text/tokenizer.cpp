@@ -1,0 +1,116 @@
+#include "data/text/tokenizer.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "data/text/encoder.h"
+#include "data/text/gguf_vocab.h"
+#include "data/text/tokenizer_json.h"
+#include "data/text/tokenizer_model.h"
+
+namespace lockstep {
+namespace {
+
+bool is_recognized_in_data(const Token& token) { return token.kind == TokenKind::kAdded; }
+
+}  // namespace
+
+Tokenizer Tokenizer::bytes() {
+  TokenizerDefinition definition;
+  definition.name = "bytes";
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    definition.tokens.push_back({std::string(1, static_cast<char>(byte)), TokenKind::kNormal});
+  }
+  definition.tokens.push_back({"<|endoftext|>", TokenKind::kSpecial});
+  definition.end_of_text = 256;
+  return Tokenizer(build_model(std::move(definition), "bytes"));
+}
+
+Tokenizer Tokenizer::load(const std::filesystem::path& path) {
+  const std::filesystem::path file_path = std::filesystem::is_directory(path) ? path / "tokenizer.json" : path;
+  const File file = File::open_to_read(file_path);
+  // Messages have the whole path; the name that data sets keep must not depend on where the file lay.
+  const auto named = [&](TokenizerDefinition definition) {
+    definition.name = file_path.filename().string();
+    return Tokenizer(build_model(std::move(definition), file_path.string()));
+  };
+  std::array<std::byte, 64> head{};
+  const std::size_t found = file.read_some(0, head);
+  const std::string_view start(reinterpret_cast<const char*>(head.data()), found);
+  if (start.substr(0, 4) == "GGUF") {
+    return named(read_gguf_vocabulary(file));
+  }
+  const std::size_t first = start.find_first_not_of(" \t\r\n");
+  if (first == std::string_view::npos || start[first] != '{') {
+    fail(ErrorCode::kCorrupt,
+         "{}: neither a tokenizer.json (which starts with an open brace) nor a GGUF file (which starts with GGUF)",
+         file_path.string());
+  }
+  if (file.size() > kMaxTokenizerJsonBytes) {
+    fail(ErrorCode::kUnsupported, "{}: {} bytes, expected at most {}", file_path.string(), file.size(),
+         kMaxTokenizerJsonBytes);
+  }
+  return named(read_tokenizer_json(read_file(file_path), file_path.string()));
+}
+
+Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name) {
+  return Tokenizer(build_model(read_tokenizer_json(text, name), name));
+}
+
+void Tokenizer::encode(std::string_view text, std::vector<std::uint32_t>& ids, SpecialTokens special_tokens) const {
+  Encoder(*this, {.cache_words = 0}).encode(text, ids, special_tokens);
+}
+
+std::string Tokenizer::decode(std::span<const std::uint32_t> ids) const {
+  std::string text;
+  for (const std::uint32_t id : ids) {
+    text += token_bytes(id);
+  }
+  return text;
+}
+
+std::string_view Tokenizer::token_bytes(std::uint32_t id) const {
+  require(has_token(id), "decode: {} has no token with the id {}; its vocabulary has {}", name(), id, vocab_size());
+  return model_->definition.tokens[id].bytes;
+}
+
+bool Tokenizer::has_token(std::uint32_t id) const {
+  return id < vocab_size() && model_->definition.tokens[id].kind != TokenKind::kHole;
+}
+
+bool Tokenizer::is_special(std::uint32_t id) const {
+  return id < vocab_size() && model_->definition.tokens[id].kind == TokenKind::kSpecial;
+}
+
+std::uint32_t Tokenizer::vocab_size() const { return static_cast<std::uint32_t>(model_->definition.tokens.size()); }
+
+std::optional<std::uint32_t> Tokenizer::end_of_text() const { return model_->definition.end_of_text; }
+
+std::optional<std::uint32_t> Tokenizer::beginning_of_text() const { return model_->definition.beginning_of_text; }
+
+std::optional<std::uint32_t> Tokenizer::added_token(std::string_view text) const {
+  const auto found = model_->added_ids.find(text);
+  return found == model_->added_ids.end() ? std::nullopt : std::optional(found->second);
+}
+
+const std::string& Tokenizer::name() const { return model_->definition.name; }
+
+const std::string& Tokenizer::fingerprint() const { return model_->fingerprint; }
+
+std::string Tokenizer::to_json() const {
+  const TokenizerDefinition& definition = model_->definition;
+  return definition.json.empty() ? write_tokenizer_json(definition) : definition.json;
+}
+
+std::size_t Tokenizer::safe_prefix(std::string_view text) const {
+  const TokenizerDefinition& definition = model_->definition;
+  if (definition.merges.empty() && !definition.ignore_merges && !definition.nfc &&
+      std::none_of(definition.tokens.begin(), definition.tokens.end(), is_recognized_in_data)) {
+    return text.size();
+  }
+  return model_->added_contain_breaks ? 0 : model_->pretokenizer.safe_prefix(text);
+}
+
+}  // namespace lockstep
