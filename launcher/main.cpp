@@ -81,6 +81,7 @@ int run_command(CLI::App& app, const RankEnvironment& ranks, const std::vector<s
            .columns = terminal_columns(environment, ranks.starter)});
   StopSignal stop;
   CommandContext context{.log = log, .stop = stop};
+  add_pack(app, context);
   add_train(app, context);
   add_generate(app, context);
   add_eval(app, context);

@@ -36,7 +36,7 @@ bool looks_binary(const fs::path& path) {
 }
 
 [[noreturn]] void fail_unreadable(const fs::path& path, int error) {
-  fail(ErrorCode::kUsage, "pack: cannot read {}: {}", path.string(), std::generic_category().message(error));
+  fail(ErrorCode::kUsage, "cannot read {}: {}", path.string(), std::generic_category().message(error));
 }
 
 InputFile describe(const fs::path& path, std::string name) {
@@ -62,7 +62,7 @@ class InputFinder {
     if (fs::is_directory(path)) {
       add_folder(path);
     } else {
-      require(fs::is_regular_file(path), "pack: {} is neither a file nor a folder", input.string());
+      require(fs::is_regular_file(path), "{} is neither a file nor a folder", input.string());
       add_file(path, path.filename().string());
     }
   }
@@ -105,13 +105,13 @@ class InputFinder {
 }  // namespace
 
 std::vector<InputFile> find_inputs(const PackOptions& options) {
-  require(!options.inputs.empty(), "pack: no input given");
+  require(!options.inputs.empty(), "no input given");
   InputFinder finder(options);
   for (const fs::path& input : options.inputs) {
     finder.add_input(input);
   }
   std::vector<InputFile> files = finder.take();
-  require(!files.empty(), "pack: the input is empty: no file with content{} under {}",
+  require(!files.empty(), "the input is empty: no file with content{} under {}",
           options.include.empty() ? "" : " that --include matches", options.inputs.front().string());
   return files;
 }

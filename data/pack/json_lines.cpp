@@ -33,7 +33,7 @@ class LineReader {
       }
       searched = rest.size();
       if (searched > max_bytes) {
-        fail(ErrorCode::kUsage, "pack: {} line {}: longer than {} MiB; raise --memory", file_.path().string(),
+        fail(ErrorCode::kUsage, "{} line {}: longer than {} MiB; raise --memory", file_.path().string(),
              number_of_line(line_begin_), max_bytes >> 20);
       }
       if (!fill()) {
@@ -141,14 +141,14 @@ void read_json_lines(const Plan& plan, const Piece& piece, const ReaderOptions& 
     std::string problem;
     const std::string text = document_of(line, options.field, problem);
     if (!problem.empty()) {
-      fail(ErrorCode::kUsage, "pack: {} line {}: {}", input.path.string(), reader.number_of_line(reader.line_begin()),
+      fail(ErrorCode::kUsage, "{} line {}: {}", input.path.string(), reader.number_of_line(reader.line_begin()),
            problem);
     }
     if (text.empty()) {
       continue;
     }
     if (plan.by_position) {
-      hand_on_by_position(plan, text, fmt::format("pack: {}", input.path.string()), sink);
+      hand_on_by_position(plan, text, fmt::format("{}", input.path.string()), sink);
       continue;
     }
     sink.begin(plan.split_of(piece.file, reader.line_begin()), true);

@@ -36,17 +36,17 @@ std::optional<std::uint32_t> bpe_size_of(const std::string& tokenizer) {
   std::uint32_t size = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), size);
   require(error == std::errc() && end == digits.data() + digits.size() && size >= 257 && size <= (1U << 24),
-          "pack: --tokenizer {}: expected bpe:SIZE with a size from 257 to 16777216", tokenizer);
+          "--tokenizer {}: expected bpe:SIZE with a size from 257 to 16777216", tokenizer);
   return size;
 }
 
 void check_options(const PackOptions& options) {
-  require(!options.tokenizer.empty(), "pack: no --tokenizer given: bytes, bpe:SIZE, or a tokenizer.json or GGUF file");
-  require(!options.out.empty(), "pack: no --out given");
-  require(options.memory_mib >= 1, "pack: --memory is {} MiB, expected at least 1", options.memory_mib);
-  require(options.bpe_sample_mib >= 1, "pack: --bpe-sample-mib is {}, expected at least 1", options.bpe_sample_mib);
+  require(!options.tokenizer.empty(), "no --tokenizer given: bytes, bpe:SIZE, or a tokenizer.json or GGUF file");
+  require(!options.out.empty(), "no --out given");
+  require(options.memory_mib >= 1, "--memory is {} MiB, expected at least 1", options.memory_mib);
+  require(options.bpe_sample_mib >= 1, "--bpe-sample-mib is {}, expected at least 1", options.bpe_sample_mib);
   require(options.format != PackFormat::kTokens || !bpe_size_of(options.tokenizer),
-          "pack: --format tokens needs the tokenizer that made the tokens, not {}", options.tokenizer);
+          "--format tokens needs the tokenizer that made the tokens, not {}", options.tokenizer);
   static_cast<void>(checked_shares(options.split));
 }
 
@@ -102,6 +102,11 @@ class PackRun {
   void publish(WorkFolder& work);
   [[nodiscard]] PackResult published(const WorkFolder& work) const;
 
+  void report(std::string_view stage, std::uint64_t done_bytes) const {
+    if (peers_.rank == 0) {
+      hooks_.progress(stage, done_bytes, plan_.bytes);
+    }
+  }
   void set_tokenizer(Tokenizer tokenizer);
   [[nodiscard]] ReaderOptions reader_options() const {
     return {options_.field, options_.memory_mib * kMiB, end_of_text_, tokenizer_ ? tokenizer_->vocab_size() : 0};
@@ -127,14 +132,14 @@ void PackRun::find_files() {
   const auto other = std::find_if(fingerprints.begin(), fingerprints.end(),
                                   [&](const std::string& f) { return f != fingerprints.front(); });
   require(other == fingerprints.end(),
-          "pack: rank {} sees other input files than rank 0; they must lie on a file system that all nodes share",
+          "rank {} sees other input files than rank 0; they must lie on a file system that all nodes share",
           other - fingerprints.begin());
   input_fingerprint_ = fingerprints.front();
 }
 
 void PackRun::set_tokenizer(Tokenizer tokenizer) {
   const auto end_of_text = tokenizer.end_of_text();
-  require(end_of_text.has_value(), "pack: the tokenizer {} has no end-of-text token to put between documents",
+  require(end_of_text.has_value(), "the tokenizer {} has no end-of-text token to put between documents",
           options_.tokenizer);
   end_of_text_ = *end_of_text;
   tokenizer_ = std::move(tokenizer);
@@ -147,7 +152,7 @@ void PackRun::load_tokenizer() {
   } else if (!bpe_size_of(options_.tokenizer)) {
     const std::string json = on_first_rank(peers_, [&] {
       require(fs::exists(options_.tokenizer),
-              "pack: --tokenizer {}: no such file; expected bytes, bpe:SIZE, or a tokenizer.json or GGUF file",
+              "--tokenizer {}: no such file; expected bytes, bpe:SIZE, or a tokenizer.json or GGUF file",
               options_.tokenizer);
       return Tokenizer::load(options_.tokenizer).to_json();
     });
@@ -200,7 +205,7 @@ void PackRun::begin(WorkFolder& work) {
   }
   take_records(lines);
   if (peers_.rank == 0 && !lines.empty()) {
-    hooks_.message(fmt::format("pack: going on in {}: {} of {} parts were finished before", options_.out.string(),
+    hooks_.message(fmt::format("going on in {}: {} of {} parts were finished before", options_.out.string(),
                                lines.size(), plan_.units.size()));
   }
 }
@@ -221,6 +226,7 @@ std::optional<WordCounts> PackRun::count_corpus() {
   const auto world = static_cast<std::size_t>(peers_.world);
   WordCounts all;
   std::uint64_t done_bytes = 0;
+  report("count words", done_bytes);
   for (std::size_t first = 0; first < plan_.units.size(); first += world) {
     const std::size_t mine = first + static_cast<std::size_t>(peers_.rank);
     std::string counts;
@@ -239,13 +245,11 @@ std::optional<WordCounts> PackRun::count_corpus() {
     for (std::size_t unit = first; unit < std::min(first + world, plan_.units.size()); ++unit) {
       const std::string bytes = peers_.broadcast(counts, static_cast<int>(unit - first));
       if (peers_.rank == 0) {
-        all.merge(WordCounts::deserialize(bytes, "pack: word counts of another rank"));
+        all.merge(WordCounts::deserialize(bytes, "word counts of another rank"));
       }
       done_bytes += plan_.units[unit].bytes;
     }
-    if (peers_.rank == 0) {
-      hooks_.progress("count words", done_bytes, plan_.bytes);
-    }
+    report("count words", done_bytes);
   }
   return all;
 }
@@ -263,13 +267,13 @@ bool PackRun::train_tokenizer(const WorkFolder& work) {
       return false;
     }
     json = on_first_rank(peers_, [&] {
-      hooks_.message(fmt::format("pack: training {} on {} different words", options_.tokenizer, counts->distinct()));
+      hooks_.message(fmt::format("training {} on {} different words", options_.tokenizer, counts->distinct()));
       BpeTrainerOptions trainer;
       trainer.vocab_size = *bpe_size_of(options_.tokenizer);
       const Tokenizer trained = train_bpe(*counts, trainer);
       if (trained.vocab_size() < trainer.vocab_size) {
         hooks_.message(
-            fmt::format("pack: the corpus gives only {} tokens, not {}", trained.vocab_size(), trainer.vocab_size));
+            fmt::format("the corpus gives only {} tokens, not {}", trained.vocab_size(), trainer.vocab_size));
       }
       write_file_atomic(path, trained.to_json());
       return trained.to_json();
@@ -290,6 +294,10 @@ bool PackRun::pack_units(const WorkFolder& work) {
       left.push_back(unit);
     }
   }
+  if (left.empty()) {
+    return true;
+  }
+  report("pack", done_bytes);
   Encoder encoder(*tokenizer_);
   const ReaderOptions reader = reader_options();
   const auto world = static_cast<std::size_t>(peers_.world);
@@ -313,9 +321,7 @@ bool PackRun::pack_units(const WorkFolder& work) {
     for (std::size_t i = first; i < std::min(first + world, left.size()); ++i) {
       done_bytes += plan_.units[left[i]].bytes;
     }
-    if (peers_.rank == 0) {
-      hooks_.progress("pack", done_bytes, plan_.bytes);
-    }
+    report("pack", done_bytes);
   }
   return true;
 }
@@ -330,7 +336,7 @@ void PackRun::publish(WorkFolder& work) {
     }
   }
   for (std::size_t s = 0; s < kSplits; ++s) {
-    require(shares_[s] == 0 || tokens[s] > 0, "pack: no document fell to {} (share {}); use another --seed or --split",
+    require(shares_[s] == 0 || tokens[s] > 0, "no document fell to {} (share {}); use another --seed or --split",
             kSplitNames[s], shares_[s]);
   }
   on_first_rank(peers_, [&] {
@@ -364,7 +370,7 @@ PackFormat parse_pack_format(std::string_view name) {
       return format;
     }
   }
-  fail(ErrorCode::kUsage, "pack: --format is {}, expected text, jsonl or tokens", name);
+  fail(ErrorCode::kUsage, "--format is {}, expected text, jsonl or tokens", name);
 }
 
 std::string_view name_of(PackFormat format) {

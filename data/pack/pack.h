@@ -55,8 +55,8 @@ struct PackPeers {
 
 // How pack() talks to whoever started it.
 struct PackHooks {
-  // A stage ("count words", "pack") has worked through `done_bytes` of `total_bytes` of input; done == total ends it.
-  // Called on rank 0 alone, as message() is.
+  // A stage ("count words", "pack") has worked through `done_bytes` of `total_bytes` of input: called when it begins,
+  // with what earlier runs did, and then as it goes on until done == total. On rank 0 alone, as message().
   std::function<void(std::string_view stage, std::uint64_t done_bytes, std::uint64_t total_bytes)> progress =
       [](std::string_view, std::uint64_t, std::uint64_t) {};
   std::function<void(const std::string& line)> message = [](const std::string&) {};

@@ -53,7 +53,7 @@ void add_pieces(const InputFile& input, const Piece& part, std::uint64_t unit_by
 }
 
 void require_length(std::uint64_t size, std::size_t parts, const InputFile& file) {
-  require(size >= parts, "pack: {} holds a document of {} bytes, too short to be split into {} parts; see --split",
+  require(size >= parts, "{} holds a document of {} bytes, too short to be split into {} parts; see --split",
           file.path.string(), size, parts);
 }
 
@@ -117,7 +117,7 @@ void choose_splits(Plan& plan, std::uint32_t end_of_text) {
       scan_tokens(plan.files[f], end_of_text, visit_of_file);
     }
   }
-  require(!documents.empty(), "pack: the input is empty: {} holds no document", plan.files.front().path.string());
+  require(!documents.empty(), "the input is empty: {} holds no document", plan.files.front().path.string());
   if (documents.size() > kFewDocuments) {
     return;
   }
@@ -171,7 +171,7 @@ Split Plan::split_of(std::size_t file, std::uint64_t begin) const {
 }
 
 Plan make_plan(const PackOptions& options, std::vector<InputFile> files, std::uint32_t end_of_text) {
-  require(options.shard_mib >= 1, "pack: --shard-mib is {}, expected at least 1", options.shard_mib);
+  require(options.shard_mib >= 1, "--shard-mib is {}, expected at least 1", options.shard_mib);
   Plan plan;
   plan.format = options.format;
   plan.files = std::move(files);

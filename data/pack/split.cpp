@@ -49,16 +49,16 @@ void fill_empty_split(std::size_t empty, const std::vector<SizedDocument>& docum
 }  // namespace
 
 Shares checked_shares(const std::vector<double>& split) {
-  require(!split.empty() && split.size() <= kSplits, "pack: --split has {} shares, expected 1 to {} (train,valid,test)",
+  require(!split.empty() && split.size() <= kSplits, "--split has {} shares, expected 1 to {} (train,valid,test)",
           split.size(), kSplits);
   Shares shares = {};
   for (std::size_t s = 0; s < split.size(); ++s) {
-    require(split[s] >= 0 && split[s] <= 1, "pack: --split gives {} a share of {}, expected 0 to 1", kSplitNames[s],
+    require(split[s] >= 0 && split[s] <= 1, "--split gives {} a share of {}, expected 0 to 1", kSplitNames[s],
             split[s]);
     shares[s] = split[s];
   }
   const double sum = std::accumulate(shares.begin(), shares.end(), 0.0);
-  require(std::abs(sum - 1) < 1e-6, "pack: the shares of --split add up to {}, expected 1", sum);
+  require(std::abs(sum - 1) < 1e-6, "the shares of --split add up to {}, expected 1", sum);
   return shares;
 }
 

@@ -83,7 +83,7 @@ class IdChecker {
     const auto bad = std::find_if(wide_.begin(), wide_.end(), [&](std::uint32_t id) { return id >= size_; });
     if (bad != wide_.end()) {
       const auto after = static_cast<std::uint64_t>(wide_.end() - bad);
-      fail(ErrorCode::kUsage, "pack: {} token {} is {}, the tokenizer's vocabulary has {} ids", input_.path.string(),
+      fail(ErrorCode::kUsage, "{} token {} is {}, the tokenizer's vocabulary has {} ids", input_.path.string(),
            (end_byte - kTokensHeaderBytes) / sizeof(std::uint16_t) - after, *bad, size_);
     }
     return wide_;
@@ -99,7 +99,7 @@ class IdChecker {
 void read_by_position(const Plan& plan, const InputFile& input, std::uint64_t ids_in_document, RunReader& runs,
                       IdChecker& checker, DocumentSink& sink) {
   require(ids_in_document >= active_splits(plan.shares),
-          "pack: {}: a document of {} tokens is too short to be split into {} parts; see --split", input.path.string(),
+          "{}: a document of {} tokens is too short to be split into {} parts; see --split", input.path.string(),
           ids_in_document, active_splits(plan.shares));
   const auto cuts = cuts_by_position(ids_in_document, plan.shares);
   std::size_t split = kSplits;  // none begun
@@ -131,13 +131,12 @@ void check_tokens_header(const InputFile& input) {
   const File file = File::open_to_read(input.path);
   const std::size_t size = file.read_some(0, std::as_writable_bytes(std::span(header)));
   require(size == kTokensHeaderBytes && header[0] == kMagic,
-          "pack: {} is not a file of tokens: it does not begin with a header of {} bytes and the number {}",
+          "{} is not a file of tokens: it does not begin with a header of {} bytes and the number {}",
           input.path.string(), kTokensHeaderBytes, kMagic);
-  require(header[1] == kVersion, "pack: {} has version {}, expected {}", input.path.string(), header[1], kVersion);
+  require(header[1] == kVersion, "{} has version {}, expected {}", input.path.string(), header[1], kVersion);
   const std::uint64_t found = input.size - kTokensHeaderBytes;
   require(header[2] >= 0 && found == static_cast<std::uint64_t>(header[2]) * sizeof(std::uint16_t),
-          "pack: {} says it has {} tokens, but {} bytes of them follow the header", input.path.string(), header[2],
-          found);
+          "{} says it has {} tokens, but {} bytes of them follow the header", input.path.string(), header[2], found);
 }
 
 void scan_tokens(const InputFile& input, std::uint32_t end_of_text, const std::function<bool(DocumentExtent)>& visit) {

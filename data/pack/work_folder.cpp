@@ -55,7 +55,7 @@ bool has_size(const fs::path& file, std::uint64_t size) {
 
 void rename_checked(const fs::path& from, const fs::path& to) {
   if (::rename(from.c_str(), to.c_str()) != 0) {
-    fail_errno(fmt::format("pack: rename {} to {}", from.string(), to.string()));
+    fail_errno(fmt::format("rename {} to {}", from.string(), to.string()));
   }
 }
 
@@ -77,13 +77,13 @@ bool WorkFolder::has_same_settings(const fs::path& file) const {
 }
 
 bool WorkFolder::is_complete(bool overwrite) const {
-  require(!fs::exists(out_) || fs::is_directory(out_), "pack: {} is not a folder", out_.string());
+  require(!fs::exists(out_) || fs::is_directory(out_), "{} is not a folder", out_.string());
   bool datasets_exist = true;
   for (std::size_t s = 0; s < kSplits; ++s) {
     const bool exists = fs::exists(split_folder(s) / "dataset.json");
     datasets_exist = datasets_exist && (exists || shares_[s] == 0);
     require(!exists || overwrite || fs::exists(out_ / kSettingsName) || fs::exists(folder_ / kSettingsName),
-            "pack: {} holds a dataset of unknown origin; use --overwrite or another --out", split_folder(s).string());
+            "{} holds a dataset of unknown origin; use --overwrite or another --out", split_folder(s).string());
   }
   if (overwrite) {
     return false;
@@ -97,7 +97,7 @@ bool WorkFolder::is_complete(bool overwrite) const {
     }
     const PackSettings theirs = read_settings(file, settings_);
     const auto differs = std::mismatch(settings_.begin(), settings_.end(), theirs.begin());
-    fail(ErrorCode::kUsage, "pack: {} holds {} packed with {} {}, asked for is {}; use --overwrite or another --out",
+    fail(ErrorCode::kUsage, "{} holds {} packed with {} {}, asked for is {}; use --overwrite or another --out",
          out_.string(), file.parent_path() == folder_ ? "an unfinished dataset" : "a dataset", differs.first->first,
          differs.second->second.empty() ? "unknown" : differs.second->second, differs.first->second);
   }
@@ -113,7 +113,7 @@ void WorkFolder::begin() {
   if (!error && ::access(folder_.c_str(), W_OK) != 0) {
     error.assign(errno, std::generic_category());
   }
-  require(!error, "pack: cannot write to {}: {}", out_.string(), error.message());
+  require(!error, "cannot write to {}: {}", out_.string(), error.message());
   take_lock();
   if (!has_same_settings(folder_ / kSettingsName)) {
     for (const fs::directory_entry& entry : fs::directory_iterator(folder_)) {
@@ -132,10 +132,10 @@ void WorkFolder::begin() {
 void WorkFolder::take_lock() {
   lock_ = ::open((folder_ / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (lock_ < 0) {
-    fail_errno(fmt::format("pack: create {}", (folder_ / "lock").string()));
+    fail_errno(fmt::format("create {}", (folder_ / "lock").string()));
   }
   require(::flock(lock_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK,
-          "pack: another run is packing into {}; under mpirun, give all ranks one --out and start them as one job",
+          "another run is packing into {}; under mpirun, give all ranks one --out and start them as one job",
           out_.string());
 }
 

@@ -1,0 +1,176 @@
+// lockstep pack: documents to tokenized datasets, alone or on all ranks of an MPI job.
+#include "data/pack/pack.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "comm/communicator.h"
+#include "launcher/commands/command.h"
+#include "trainer/agreement.h"
+
+namespace lockstep {
+namespace {
+
+// A rank waits for the others once per unit, and while rank 0 trains a vocabulary.
+constexpr int kTimeoutMs = 30 * 60 * 1000;
+
+PackPeers peers_of(Communicator& communicator) {
+  PackPeers peers;
+  peers.rank = communicator.rank();
+  peers.world = communicator.world_size();
+  peers.all_gather = [&communicator](const std::string& mine) { return communicator.all_gather_text(mine); };
+  peers.broadcast = [&communicator](const std::string& text, int root) {
+    return communicator.broadcast_text(text, root);
+  };
+  return peers;
+}
+
+// One Progress a stage, from its first call to the one in which everything is done.
+class StageProgress {
+ public:
+  explicit StageProgress(Log& log) : log_(log) {}
+
+  void update(std::string_view stage, std::uint64_t done_bytes, std::uint64_t total_bytes) {
+    const std::uint64_t total = std::max<std::uint64_t>(total_bytes / kMB, 1);
+    if (!progress_) {
+      progress_.emplace(
+          log_, ProgressOptions{.what = std::string(stage), .unit = "MB", .total = total, .start = done_bytes / kMB});
+      started_ = std::chrono::steady_clock::now();
+      started_at_bytes_ = done_bytes;
+      return;
+    }
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started_;
+    const double bytes_per_s = static_cast<double>(done_bytes - started_at_bytes_) / std::max(seconds.count(), 1e-3);
+    const std::array<std::string, 1> fields = {fmt::format("{:.1f} MB/s", bytes_per_s / kMB)};
+    if (done_bytes < total_bytes) {
+      progress_->update(done_bytes / kMB, fields);
+    } else {
+      progress_->finish(total, fields);
+      progress_.reset();
+    }
+  }
+
+ private:
+  static constexpr std::uint64_t kMB = 1'000'000;
+
+  Log& log_;
+  std::optional<Progress> progress_;
+  std::chrono::steady_clock::time_point started_;
+  std::uint64_t started_at_bytes_ = 0;
+};
+
+PackResult pack_with_agreed_errors(const PackOptions& options, const PackPeers& peers, const PackHooks& hooks) {
+  try {
+    return pack(options, peers, hooks);
+  } catch (const Error& error) {
+    // pack() throws the same on every rank, except where the others cannot be reached any more.
+    if (error.code() == ErrorCode::kPeerLost || error.code() == ErrorCode::kTimeout) {
+      throw;
+    }
+    throw AgreedError(error.code(), error.what());
+  }
+}
+
+void print_result(const PackResult& result, const PackOptions& options) {
+  if (result.was_complete) {
+    fmt::print("{} holds this input already, packed in the same way: nothing to do\n", options.out.string());
+  }
+  for (const PackedSplit& split : result.splits) {
+    fmt::print("{:<6} {} tokens in {} documents, {} {}: {}\n", split.name, split.tokens, split.documents, split.files,
+               split.files == 1 ? "file" : "files", split.folder.string());
+  }
+}
+
+int run_pack(const PackOptions& options, CommandContext& context) {
+  context.stop.listen();
+  const auto communicator = make_communicator({.timeout_ms = kTimeoutMs});
+  StageProgress progress(context.log);
+  PackHooks hooks;
+  hooks.progress = [&](std::string_view stage, std::uint64_t done_bytes, std::uint64_t total_bytes) {
+    progress.update(stage, done_bytes, total_bytes);
+  };
+  hooks.message = [&](const std::string& line) { context.log.info("pack: {}", line); };
+  hooks.stop_requested = [&] { return context.stop.requested(); };
+  const PackResult result = pack_with_agreed_errors(options, peers_of(*communicator), hooks);
+  if (communicator->rank() == 0) {
+    print_result(result, options);
+    if (result.was_stopped) {
+      context.log.info("pack: stopped; the same command goes on from here");
+    }
+  }
+  communicator->close();
+  return result.was_stopped ? kExitRequeue : kExitDone;
+}
+
+void add_options(CLI::App& command, PackOptions& options, std::string& format) {
+  command.add_option("INPUT", options.inputs, "Files, and folders that are searched recursively")->required();
+  command.add_option("--format", format, "text: a document a file; jsonl: a line; tokens: llm.c's .bin files")
+      ->type_name("text|jsonl|tokens")
+      ->required();
+  command
+      .add_option("--tokenizer", options.tokenizer,
+                  "bytes; bpe:SIZE, trained on the input; or a tokenizer.json or GGUF file")
+      ->type_name("bytes|bpe:SIZE|FILE")
+      ->required();
+  command.add_option("--out", options.out, "Folder for the datasets train, valid and test")
+      ->type_name("DIR")
+      ->required();
+  command.add_option("--split", options.split, "Shares of train, valid and test")
+      ->delimiter(',')
+      ->type_name("A,B,C")
+      ->default_str("0.9,0.05,0.05");
+  command.add_option("--seed", options.seed, "Decides which documents go where")->capture_default_str();
+  command.add_option("--field", options.field, "jsonl: the field that holds the text")->capture_default_str();
+  command
+      .add_option("--include", options.include,
+                  "Take only files of such names from folders: '*.h'; '!*.*' takes names that '*.*' does not match; "
+                  "repeatable")
+      ->type_name("GLOB")
+      ->allow_extra_args(false);
+  command.add_flag("--skip-binary", options.skip_binary, "Leave out files with a zero byte in their first 8 KiB");
+  command.add_flag("--overwrite", options.overwrite, "Replace a dataset that is in DIR");
+  command.add_option("--memory", options.memory_mib, "Longest line of JSON, and so what a rank holds of the input")
+      ->type_name("MiB")
+      ->capture_default_str();
+  command.add_option("--shard-mib", options.shard_mib, "Input in one shard, at most")
+      ->type_name("MiB")
+      ->capture_default_str();
+  command.add_option("--bpe-sample-mib", options.bpe_sample_mib, "Part of the input that bpe:SIZE is trained on")
+      ->type_name("MiB")
+      ->capture_default_str();
+}
+
+}  // namespace
+
+void add_pack(CLI::App& app, CommandContext& context) {
+  struct State {
+    PackOptions options;
+    std::string format;
+  };
+  const auto state = std::make_shared<State>();
+  CLI::App* command = app.add_subcommand("pack", "Turn documents into tokenized datasets");
+  add_options(*command, state->options, state->format);
+  command->footer(
+      "Runs in parallel under mpirun, with the same files as the result. Interrupted, the same command goes on where "
+      "it\n"
+      "was.\n"
+      "Example: mpirun -np 4 lockstep pack --format text --tokenizer bpe:4096 --include '*.h' --out data/headers "
+      "/usr/include");
+  command->callback([state, &context] {
+    context.run = [state, &context] {
+      state->options.format = parse_pack_format(state->format);
+      return run_pack(state->options, context);
+    };
+  });
+}
+
+}  // namespace lockstep
