@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 #include <vector>
@@ -39,7 +40,8 @@ nlohmann::json parse_strict_json(std::string_view text, const std::string& what)
   try {
     return nlohmann::json::parse(text.begin(), text.end(), check);
   } catch (const nlohmann::json::parse_error& error) {
-    fail(ErrorCode::kCorrupt, "{}: not valid JSON at byte {} of {}", what, error.byte, text.size());
+    fail(ErrorCode::kCorrupt, "{}: not valid JSON at byte {} of {}", what, std::min(error.byte, text.size()),
+         text.size());
   } catch (const nlohmann::json::exception&) {
     fail(ErrorCode::kCorrupt, "{}: holds a number that is out of range", what);
   }
