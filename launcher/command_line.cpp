@@ -37,15 +37,34 @@ const CLI::App& chosen_command(const CLI::App& app) {
   return chosen.empty() ? app : *chosen.front();
 }
 
+[[noreturn]] void fail_unknown_option(const CLI::App& command, const std::string& argument) {
+  const std::string flag = argument.substr(0, argument.find('='));
+  fail(ErrorCode::kUsage, "{} is not an option{}", flag, did_you_mean(flag, option_names(command)));
+}
+
 [[noreturn]] void fail_extra(const CLI::App& app) {
   const CLI::App& command = chosen_command(app);
   const std::vector<std::string> extras = command.remaining();
   const std::string extra = extras.empty() ? "" : extras.front();
   if (extra.starts_with('-')) {
-    const std::string flag = extra.substr(0, extra.find('='));
-    fail(ErrorCode::kUsage, "{} is not an option{}", flag, did_you_mean(flag, option_names(command)));
+    fail_unknown_option(command, extra);
   }
   fail(ErrorCode::kUsage, "unexpected argument {}", extra);
+}
+
+// A required option is often missing because its name is mistyped, and then that is what to say.
+void check_option_names(const CLI::App& app, std::span<const std::string> arguments) {
+  const CLI::App& command = chosen_command(app);
+  const std::vector<std::string> known = option_names(command);
+  for (const std::string& argument : arguments) {
+    const std::string flag = argument.substr(0, argument.find('='));
+    if (flag == "--") {
+      return;
+    }
+    if (flag.starts_with("--") && std::find(known.begin(), known.end(), flag) == known.end()) {
+      fail_unknown_option(command, argument);
+    }
+  }
 }
 
 // CLI11 ends some messages with a full stop or a line break.
@@ -79,6 +98,9 @@ bool read_command_line(CLI::App& app, std::span<const std::string> arguments) {
     return false;
   } catch (const CLI::ExtrasError&) {
     fail_extra(app);
+  } catch (const CLI::RequiredError& error) {
+    check_option_names(app, arguments);
+    fail(ErrorCode::kUsage, "{}", one_line(error.what()));
   } catch (const CLI::ParseError& error) {
     fail(ErrorCode::kUsage, "{}", one_line(error.what()));
   }

@@ -16,6 +16,7 @@ class CommandLineTest : public testing::Test {
  protected:
   CommandLineTest() {
     app_.require_subcommand(1);
+    app_.set_version_flag("--version", "1");
     CLI::App* pack = app_.add_subcommand("pack", "packs");
     pack->add_option("--tokenizer", tokenizer_, "how")->required();
     pack->add_option("--seed,-s", seed_, "number");
@@ -55,7 +56,7 @@ TEST_F(CommandLineTest, NamesTheNearestCommand) {
 TEST_F(CommandLineTest, NamesTheNearestOption) {
   EXPECT_EQ(refusal({"pack", "--tokenizer", "bytes", "--sed", "7"}), "--sed is not an option; did you mean --seed?");
   EXPECT_EQ(refusal({"pack", "--tokeniser=bytes"}), "--tokeniser is not an option; did you mean --tokenizer?");
-  EXPECT_EQ(refusal({"--verison"}), "--verison is not an option");
+  EXPECT_EQ(refusal({"--verison"}), "--verison is not an option; did you mean --version?");
 }
 
 TEST_F(CommandLineTest, SaysWhatIsMissingOrMalformed) {
