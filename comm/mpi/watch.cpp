@@ -22,6 +22,8 @@ using std::chrono::milliseconds;
 
 constexpr int kNoticeTag = 1;
 constexpr auto kProcessCheckEvery = milliseconds(200);
+// A notice that was sent has arrived after this time.
+constexpr auto kNoticeDelay = milliseconds(50);
 // What the last messages are given.
 constexpr auto kFarewell = milliseconds(300);
 // A rank that hears of another's wait says that it waits too, unless its own wait has only just begun.
@@ -98,6 +100,11 @@ void Watch::check_processes(Clock::time_point now) {
   last_process_check_ = now;
   for (int rank = 0; rank < peers_.world_size(); ++rank) {
     if (rank != peers_.rank() && peers_.state_of(rank) == ProcessState::kGone) {
+      // It may have gone because of another rank, of which it then told before.
+      for (const auto until = now + kNoticeDelay; Clock::now() < until;) {
+        receive_notices();
+        std::this_thread::sleep_for(kShortestSleep);
+      }
       send_to_all({NoticeKind::kLost, rank, call_});
       fail(ErrorCode::kPeerLost, "{}: {} is gone: its process ended", call_name_, peers_.name_of(rank));
     }

@@ -1,0 +1,185 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "base/error.h"
+#include "comm/communicator.h"
+#include "comm/sum_tree.h"
+#include "tests/comm/tree_reference.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::size_t kSizes[] = {0, 1, 3, 10, 1000, 65537, 1'000'003};
+
+// The parameter is comm.ranks_per_node: 0 sums in shared memory alone, 1 by messages alone, 2 by both.
+class AllReduceTest : public testing::TestWithParam<int> {
+ protected:
+  void SetUp() override {
+    comm_ = make_communicator({.backend = "mpi", .ranks_per_node = GetParam(), .timeout_ms = 30'000});
+  }
+  void TearDown() override {
+    if (!HasFailure()) {
+      comm_->close();
+    }
+  }
+
+  template <typename T>
+  [[nodiscard]] std::vector<T> my_values(std::size_t count) const {
+    return test::leaf_values<T>(comm_->rank(), count);
+  }
+  template <typename T>
+  [[nodiscard]] std::vector<T> expected(std::size_t count) const {
+    std::vector<std::vector<T>> leaves;
+    for (int rank = 0; rank < comm_->world_size(); ++rank) {
+      leaves.push_back(test::leaf_values<T>(rank, count));
+    }
+    return test::reference_sum(leaves);
+  }
+
+  template <typename T>
+  void sum_in_allocated_memory() {
+    for (const std::size_t count : kSizes) {
+      const Buffer buffer = comm_->allocate(count * sizeof(T));
+      const std::span<T> values = buffer.as<T>(count);
+      EXPECT_TRUE(std::all_of(values.begin(), values.end(), [](T value) { return value == 0; }));
+      const std::vector<T> mine = my_values<T>(count);
+      std::copy(mine.begin(), mine.end(), values.begin());
+      comm_->all_reduce_sum(view_of(values)).wait();
+      EXPECT_TRUE(test::same_bits(values, expected<T>(count))) << count << " elements";
+    }
+  }
+
+  template <typename T>
+  void sum_in_foreign_memory() {
+    for (const std::size_t count : kSizes) {
+      std::vector<T> values = my_values<T>(count);
+      comm_->all_reduce_sum(view_of(std::span(values))).wait();
+      EXPECT_TRUE(test::same_bits(values, expected<T>(count))) << count << " elements";
+    }
+  }
+
+  std::unique_ptr<Communicator> comm_;
+};
+
+TEST_P(AllReduceTest, LeavesTheTreeSumOnEveryRank) {
+  sum_in_allocated_memory<float>();
+  sum_in_allocated_memory<double>();
+}
+
+TEST_P(AllReduceTest, LeavesTheTreeSumInMemoryThatItDidNotAllocate) {
+  sum_in_foreign_memory<float>();
+  sum_in_foreign_memory<double>();
+}
+
+TEST_P(AllReduceTest, SumsRangesOfABufferAndTouchesNothingElse) {
+  constexpr std::size_t kCount = 300'000;
+  const Buffer buffer = comm_->allocate(kCount * sizeof(float));
+  const std::span<float> values = buffer.as<float>(kCount);
+  const std::vector<float> sums = expected<float>(kCount);
+  for (const auto& [begin, length] : std::vector<std::pair<std::size_t, std::size_t>>{
+           {0, 5}, {1, 1}, {7, 1000}, {kCount - 3, 3}, {12'345, 200'001}}) {
+    std::vector<float> after = my_values<float>(kCount);
+    std::copy(after.begin(), after.end(), values.begin());
+    comm_->all_reduce_sum(view_of(values).slice(begin, length)).wait();
+    std::copy_n(sums.begin() + static_cast<std::ptrdiff_t>(begin), length,
+                after.begin() + static_cast<std::ptrdiff_t>(begin));
+    EXPECT_TRUE(test::same_bits(values, after)) << "[" << begin << ", " << begin + length << ")";
+    comm_->barrier();
+  }
+}
+
+TEST_P(AllReduceTest, SumsWhereOnlySomeRanksUseAllocatedMemory) {
+  constexpr std::size_t kCount = 400'003;
+  const Buffer buffer = comm_->allocate(kCount * sizeof(float));
+  std::vector<float> elsewhere(kCount);
+  for (const int allocated_of_three : {1, 2}) {
+    const bool allocated = comm_->rank() % 3 < allocated_of_three;
+    const std::span<float> values = allocated ? buffer.as<float>(kCount) : std::span(elsewhere);
+    const std::vector<float> mine = my_values<float>(kCount);
+    std::copy(mine.begin(), mine.end(), values.begin());
+    comm_->all_reduce_sum(view_of(values)).wait();
+    EXPECT_TRUE(test::same_bits(values, expected<float>(kCount)));
+  }
+}
+
+TEST_P(AllReduceTest, RunsSeveralAtATime) {
+  constexpr std::size_t kBuckets = 20;
+  constexpr std::size_t kBucket = 30'000;
+  const Buffer buffer = comm_->allocate(kBuckets * kBucket * sizeof(float));
+  const std::span<float> values = buffer.as<float>(kBuckets * kBucket);
+  const std::vector<float> mine = my_values<float>(values.size());
+  const std::vector<float> sums = expected<float>(values.size());
+  for (int round = 0; round < 3; ++round) {
+    std::copy(mine.begin(), mine.end(), values.begin());
+    comm_->barrier();
+    std::vector<Work> works;
+    for (std::size_t b = kBuckets; b-- > 0;) {
+      works.push_back(comm_->all_reduce_sum(view_of(values).slice(b * kBucket, kBucket)));
+    }
+    for (Work& work : works) {
+      work.wait();
+      EXPECT_TRUE(work.is_done());
+    }
+    EXPECT_TRUE(test::same_bits(values, sums));
+  }
+}
+
+TEST_P(AllReduceTest, IsFinishedWhenItsHandleIsGone) {
+  std::vector<float> values = my_values<float>(100'000);
+  { const Work work = comm_->all_reduce_sum(view_of(std::span(values))); }
+  EXPECT_TRUE(test::same_bits(values, expected<float>(values.size())));
+}
+
+TEST_P(AllReduceTest, ReusesMemoryAsBuffersComeAndGo) {
+  std::vector<Buffer> kept;
+  for (int i = 0; i < 12; ++i) {
+    constexpr std::size_t kCount = 10'000;
+    Buffer buffer = comm_->allocate(kCount * sizeof(float));
+    const std::vector<float> mine = my_values<float>(kCount);
+    std::copy(mine.begin(), mine.end(), buffer.as<float>(kCount).begin());
+    comm_->all_reduce_sum(view_of(buffer.as<float>(kCount))).wait();
+    EXPECT_TRUE(test::same_bits(buffer.as<float>(kCount), expected<float>(kCount)));
+    // Ranks let go of their buffers at different times.
+    if (i % 3 == comm_->rank() % 3) {
+      kept.push_back(std::move(buffer));
+    }
+  }
+  kept.clear();
+}
+
+// 8 micro-batches in order at the leaves, each rank adding its own by the same tree: the promise of determinism:
+// elastic.
+TEST_P(AllReduceTest, GivesTheSameBitsOnAnyNumberOfRanks) {
+  constexpr int kLeaves = 8;
+  constexpr std::size_t kCount = 5'000;
+  if (kLeaves % comm_->world_size() != 0) {
+    return;
+  }
+  std::vector<std::vector<float>> leaves;
+  for (int leaf = 0; leaf < kLeaves; ++leaf) {
+    leaves.push_back(test::leaf_values<float>(leaf, kCount));
+  }
+  const int own_leaves = kLeaves / comm_->world_size();
+  const auto first = leaves.begin() + comm_->rank() * own_leaves;
+  std::vector<float> values = test::reference_sum(std::vector(first, first + own_leaves));
+  comm_->all_reduce_sum(view_of(std::span(values))).wait();
+  EXPECT_TRUE(test::same_bits(values, test::reference_sum(leaves)));
+}
+
+TEST_P(AllReduceTest, RefusesASecondCommunicatorAndBadArguments) {
+  EXPECT_THROW(static_cast<void>(make_communicator({.backend = "mpi"})), Error);
+  std::vector<int> integers(3);
+  EXPECT_THROW(static_cast<void>(comm_->all_reduce_sum({integers.data(), 3, DType::kI32, Device{}})), Error);
+  std::vector<float> values = my_values<float>(10);
+  comm_->all_reduce_sum(view_of(std::span(values))).wait();
+  EXPECT_TRUE(test::same_bits(values, expected<float>(10)));
+}
+
+INSTANTIATE_TEST_SUITE_P(RanksPerNode, AllReduceTest, testing::Values(0, 1, 2, 3), testing::PrintToStringParamName());
+
+}  // namespace
+}  // namespace lockstep
