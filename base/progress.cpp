@@ -40,6 +40,12 @@ std::string scaled(double value, double base, const std::array<const char*, N>& 
   return fmt::format("{:.{}f}{}", value, decimals, suffixes[i]);
 }
 
+// "1 step", "2 steps", "2 batches".
+std::string counted(std::uint64_t count, const std::string& unit) {
+  const char* ending = count == 1 ? "" : unit.ends_with("ch") ? "es" : "s";
+  return fmt::format("{} {}{}", count, unit, ending);
+}
+
 }  // namespace
 
 Progress::Progress(Log& log, ProgressOptions options) : log_(log), options_(std::move(options)) {
@@ -84,7 +90,7 @@ void Progress::update(std::uint64_t done, std::span<const std::string> fields) {
 void Progress::finish(std::uint64_t done, std::span<const std::string> fields) {
   log_.clear_status();
   finished_ = true;
-  std::string text = fmt::format("{}: {} {}{}", options_.what, done, options_.unit, done == 1 ? "" : "s");
+  std::string text = fmt::format("{}: {}", options_.what, counted(done, options_.unit));
   for (const std::string& field : fields) {
     text += ", " + field;
   }
@@ -105,7 +111,7 @@ std::string Progress::bar(std::uint64_t done, std::span<const std::string> field
   std::string head = options_.what;
   std::vector<std::string> parts;
   if (options_.total == 0) {
-    parts.push_back(fmt::format("{} {}s", done, options_.unit));
+    parts.push_back(counted(done, options_.unit));
   } else {
     head += fmt::format(" {:3}%", 100 * std::min(done, options_.total) / options_.total);
     parts.push_back(fmt::format("{}/{}", done, options_.total));

@@ -18,7 +18,7 @@ namespace lockstep {
 // terminals drop the last ones.
 struct ProgressOptions {
   std::string what;                // "train", "pack": the first word of the line
-  std::string unit = "step";       // what is counted
+  std::string unit = "step";       // what is counted, in the singular
   std::uint64_t total = 0;         // 0: not known; then no bar, share or time left is shown
   std::uint64_t start = 0;         // what was already done when the clock started (a resumed run)
   double redraw_interval_s = 0.1;  // on a terminal

@@ -110,6 +110,14 @@ TEST(ProgressTest, CountsUpwardsWhenTheEndIsNotKnown) {
   EXPECT_EQ(captured.take(), std::string(kErase) + "pack  12 documents");
 }
 
+TEST(ProgressTest, CountsInTheRightNumber) {
+  Clock clock;
+  CapturedLog captured;
+  Progress(captured.log(), {.what = "eval", .unit = "batch", .now_s = clock.source()}).finish(20);
+  Progress(captured.log(), {.what = "train", .now_s = clock.source()}).finish(1);
+  EXPECT_EQ(captured.take(), "eval: 20 batches, in 0:00\ntrain: 1 step, in 0:00\n");
+}
+
 TEST(ProgressTest, LeavesOneLineAtTheEnd) {
   Clock clock;
   CapturedLog captured({.columns = [] { return 60; }});
