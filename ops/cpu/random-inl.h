@@ -67,8 +67,8 @@ class DropoutFactors {
     for (int round = 0; round < 10; ++round) {
       const auto p0 = hn::MulEven(hn::BitCast(d32, c0), multiplier0);
       const auto p1 = hn::MulEven(hn::BitCast(d32, c2), multiplier1);
-      c0 = hn::Xor(hn::Xor(hn::ShiftRight<32>(p1), c1), set64(key.k0));
-      c2 = hn::Xor(hn::Xor(hn::ShiftRight<32>(p0), c3), set64(key.k1));
+      c0 = hn::Xor3(hn::ShiftRight<32>(p1), c1, set64(key.k0));
+      c2 = hn::Xor3(hn::ShiftRight<32>(p0), c3, set64(key.k1));
       c1 = p1;
       c3 = p0;
       key.k0 += 0x9E3779B9U;

@@ -67,8 +67,7 @@ HWY_INLINE hn::Vec<HalfBitsTag> narrowed(Float value) {
   const auto quiet_nan = hn::Or(upper, hn::Set(tag, 0x40U));
   const auto is_nan = hn::RebindMask(tag, hn::Ne(value, value));
   const auto result = hn::IfThenElse(is_nan, quiet_nan, rounded);
-  // The values fit 16 bits, so the saturation of DemoteTo does nothing.
-  return hn::DemoteTo(HalfBitsTag(), hn::BitCast(IntTag(), result));
+  return hn::TruncateTo(HalfBitsTag(), result);
 }
 
 HWY_INLINE Float load(const BFloat16* from, Whole) {
@@ -223,18 +222,20 @@ HWY_INLINE Float exp(Float x) {
   const Float largest = set(89.0F);  // its exponential is infinite already
   const auto is_tiny = hn::Lt(x, set(-86.6F));
   x = hn::IfThenElse(hn::Gt(x, largest), largest, x);
-  const auto n = hn::NearestInt(hn::Mul(x, set(1.44269504F)));
-  const Float nf = hn::ConvertTo(kFloat, n);
-  Float r = hn::NegMulAdd(nf, set(0.693145752F), x);  // ln 2 in two parts; the product with the first is exact
-  r = hn::NegMulAdd(nf, set(1.42860677e-6F), r);
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the sum, here n + 126.
+  const Float rounder = set(12582912.0F + 126.0F);
+  const Float shifted = hn::MulAdd(x, set(1.44269504F), rounder);
+  const Float n = hn::Sub(shifted, rounder);
+  Float r = hn::NegMulAdd(n, set(0.693145752F), x);  // ln 2 in two parts; the product with the first is exact
+  r = hn::NegMulAdd(n, set(1.42860677e-6F), r);
   Float q = hn::MulAdd(set(0.00139262134663F), r, set(0.00836320297158F));
   q = hn::MulAdd(q, r, set(0.0416665544377F));
   q = hn::MulAdd(q, r, set(0.16666576846F));
   q = hn::MulAdd(q, r, set(0.5F));
   const Float p = hn::Add(set(1.0F), hn::MulAdd(hn::Mul(r, r), q, r));
   // 2 p 2^(n - 1): n = 128 would leave the exponent's range.
-  const auto power = hn::ShiftLeft<23>(hn::Add(n, hn::Set(IntTag(), 126)));
-  return hn::IfThenZeroElse(is_tiny, hn::Mul(hn::Add(p, p), hn::BitCast(kFloat, power)));
+  const Float power = hn::BitCast(kFloat, hn::ShiftLeft<23>(hn::BitCast(BitsTag(), shifted)));
+  return hn::IfThenZeroElse(is_tiny, hn::Mul(hn::Add(p, p), power));
 }
 
 // 1 / (1 + e^-x)
