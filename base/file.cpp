@@ -91,6 +91,12 @@ void File::write(std::uint64_t offset, std::span<const std::byte> bytes) const {
   }
 }
 
+void File::start_writeback(std::uint64_t offset, std::uint64_t size_bytes) const {
+  // File systems that cannot do it say so; sync() is what counts.
+  (void)::sync_file_range(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(size_bytes),
+                          SYNC_FILE_RANGE_WRITE);
+}
+
 void File::sync() const {
   if (::fsync(descriptor_) != 0) {
     fail_errno(fmt::format("sync {}", path_.string()));

@@ -31,6 +31,8 @@ class File {
   // Reads exactly bytes.size() bytes; throws Error(kCorrupt) when the file ends before.
   void read_exactly(std::uint64_t offset, std::span<std::byte> bytes) const;
   void write(std::uint64_t offset, std::span<const std::byte> bytes) const;
+  // Asks the system to start bringing these bytes to the disk now, so that a later sync() has less to wait for. A hint.
+  void start_writeback(std::uint64_t offset, std::uint64_t size_bytes) const;
   // Returns when the contents are on the disk.
   void sync() const;
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }

@@ -30,6 +30,7 @@ struct Cancelled {};
 void check_options(const ParameterLayout& layout, const CheckpointOptions& options) {
   require(options.world >= 1 && options.rank >= 0 && options.rank < options.world, "checkpoint: rank {} of {}",
           options.rank, options.world);
+  require(layout.total() > 0, "checkpoint: the model has no parameters");
   require(options.keep >= 1, "checkpoint: keep is {}, expected at least 1", options.keep);
   require(options.max_mb_per_s >= 0, "checkpoint: max_mb_per_s is {}, expected 0 or more", options.max_mb_per_s);
   require(options.model_dtype == DType::kF32 || options.model_dtype == DType::kBF16,
@@ -68,14 +69,6 @@ void convert(std::span<const float> from, std::span<BFloat16> to) {
   }
 }
 
-// A rank's files, kept out of the trainer's way.
-struct Snapshot {
-  Buffer weights;
-  Buffer state;  // exp_avg, exp_avg_sq, master
-};
-
-std::string text_of(const std::exception& error) { return error.what(); }
-
 }  // namespace
 
 struct CheckpointWriter::Impl {
@@ -84,7 +77,8 @@ struct CheckpointWriter::Impl {
 
   ParameterLayout layout;
   CheckpointOptions options;
-  Snapshot snapshot;
+  Buffer weights_copy;  // rank 0: what goes into model.safetensors
+  Buffer state_copy;    // exp_avg, exp_avg_sq, master
   CheckpointShare share;
   RunPosition position;
   WrittenShare written;  // by the last share job, for the publish job
@@ -102,6 +96,7 @@ struct CheckpointWriter::Impl {
   [[nodiscard]] fs::path target() const { return options.folder / step_folder_name(position.step); }
   [[nodiscard]] fs::path partial() const { return with_suffix(target(), kPartialSuffix); }
 
+  void allocate();
   void take_snapshot(const CheckpointSource& source);
   void set_report(SaveState state, const std::string& message);
   void write_own_share();
@@ -111,33 +106,50 @@ struct CheckpointWriter::Impl {
   void discard(const std::string& why);
 };
 
-void CheckpointWriter::Impl::take_snapshot(const CheckpointSource& source) {
-  const std::size_t n = options.range.size();
-  const bool has_master = options.model_dtype != DType::kF32;
-  if (options.rank == 0 && snapshot.weights.size_bytes() == 0) {
-    snapshot.weights = Buffer::allocate(layout.total() * size_of(options.model_dtype));
-  }
-  if (snapshot.state.size_bytes() == 0) {
-    snapshot.state = Buffer::allocate(n * (has_master ? 3 : 2) * sizeof(float));
-  }
-  const auto copy = [](std::span<const float> from, std::span<float> to) {
-    std::copy(from.begin(), from.end(), to.begin());
-    return to;
-  };
-  const auto state = snapshot.state.as<float>(n * (has_master ? 3 : 2));
-  share = {position.step, options.rank, options.world, options.range, options.model_dtype, {}, {}, {}, {}};
-  share.exp_avg = copy(source.exp_avg, state.first(n));
-  share.exp_avg_sq = copy(source.exp_avg_sq, state.subspan(n, n));
-  if (has_master) {
-    share.master = copy(source.master, state.subspan(2 * n, n));
-  }
-  if (options.rank == 0) {
-    share.weights = {snapshot.weights.data(), layout.total(), options.model_dtype, Device{}};
-    if (source.weights.dtype == options.model_dtype) {
-      std::memcpy(share.weights.data, source.weights.data, source.weights.size_bytes());
-    } else {
-      convert(source.weights.as<float>(), share.weights.as<BFloat16>());
+// Touched here: pages that the first copy had to wait for would stop the training once.
+void CheckpointWriter::Impl::allocate() {
+  const auto touched = [](std::size_t size_bytes) {
+    Buffer buffer = Buffer::allocate(size_bytes);
+    if (size_bytes > 0) {
+      std::memset(buffer.data(), 0, size_bytes);
     }
+    return buffer;
+  };
+  const std::size_t kinds = options.model_dtype == DType::kF32 ? 2 : 3;
+  if (options.rank == 0 && (options.background || options.model_dtype != DType::kF32)) {
+    weights_copy = touched(layout.total() * size_of(options.model_dtype));
+  }
+  if (options.background) {
+    state_copy = touched(options.range.size() * kinds * sizeof(float));
+  }
+}
+
+void CheckpointWriter::Impl::take_snapshot(const CheckpointSource& source) {
+  share = {position.step,  options.rank,  options.world,  options.range,    options.model_dtype,
+           source.weights, source.master, source.exp_avg, source.exp_avg_sq};
+  if (options.background) {
+    const std::size_t n = options.range.size();
+    const auto copies = state_copy.as<float>(state_copy.size_bytes() / sizeof(float));
+    std::size_t used = 0;
+    for (auto* values : {&share.exp_avg, &share.exp_avg_sq, &share.master}) {
+      if (!values->empty()) {
+        std::copy(values->begin(), values->end(), copies.begin() + static_cast<std::ptrdiff_t>(used));
+        *values = copies.subspan(used, n);
+        used += n;
+      }
+    }
+  }
+  if (options.rank != 0) {
+    share.weights = {};
+    return;
+  }
+  const BufferView copy = {weights_copy.data(), layout.total(), options.model_dtype, Device{}};
+  if (source.weights.dtype != options.model_dtype) {
+    convert(source.weights.as<float>(), copy.as<BFloat16>());
+    share.weights = copy;
+  } else if (options.background) {
+    std::memcpy(copy.data, source.weights.data, source.weights.size_bytes());
+    share.weights = copy;
   }
 }
 
@@ -163,7 +175,7 @@ void CheckpointWriter::Impl::write_own_share() {
   } catch (const Cancelled&) {
     return;
   } catch (const std::exception& error) {
-    set_report(SaveState::kFailed, text_of(error));
+    set_report(SaveState::kFailed, error.what());
   }
 }
 
@@ -217,14 +229,14 @@ void CheckpointWriter::Impl::publish(const std::vector<SaveReport>& reports) {
     sync_folder(partial());
     publish_folder(partial(), target());
   } catch (const std::exception& error) {
-    discard(text_of(error));
+    discard(error.what());
     return;
   }
   std::string trouble;
   try {
     apply_retention(options.folder, {options.keep, options.keep_best});
   } catch (const std::exception& error) {
-    trouble = text_of(error);
+    trouble = error.what();
   }
   set_report(SaveState::kPublished, trouble);
 }
@@ -260,6 +272,7 @@ ElementRange balanced_range(const ParameterLayout& layout, int rank, int world, 
 CheckpointWriter::CheckpointWriter(ParameterLayout layout, CheckpointOptions options) {
   check_options(layout, options);
   impl_ = std::make_unique<Impl>(std::move(layout), std::move(options));
+  impl_->allocate();
 }
 CheckpointWriter::~CheckpointWriter() = default;
 
@@ -279,12 +292,7 @@ void CheckpointWriter::begin(const RunPosition& position, const CheckpointSource
     impl.report.step = position.step;
     impl.report.range = impl.options.range;
   }
-  try {
-    impl.take_snapshot(source);
-  } catch (const std::exception& error) {
-    impl.set_report(SaveState::kFailed, text_of(error));
-    return;
-  }
+  impl.take_snapshot(source);
   impl.set_report(SaveState::kWriting, {});
   impl.thread.post([&impl] { impl.write_own_share(); });
 }

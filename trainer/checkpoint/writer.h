@@ -12,7 +12,7 @@
 //   if (const auto outcome = writer.advance(reports)) { log it }
 //   at the end: while (writer.busy()) { writer.wait(); all_gather; writer.advance(reports); }
 //
-// A save that fails (disk full, folder not writable, no memory) is an outcome with a message, not an exception: the
+// A save that fails (disk full, folder not writable) is an outcome with a message, not an exception: the
 // partial folder is removed and the run goes on. All calls come from one thread.
 #pragma once
 
@@ -93,7 +93,8 @@ struct SaveOutcome {
 
 class CheckpointWriter {
  public:
-  // Throws Error(kUsage) for options that contradict each other.
+  // Allocates what begin() copies to (in background mode), so that no later save runs out of memory or waits for it.
+  // Throws Error(kUsage) for options that contradict each other, Error(kIo) when there is no memory.
   CheckpointWriter(ParameterLayout layout, CheckpointOptions options);
   // Stops writing and waits for the thread. A save under way stays behind as *.partial, which clean_leftovers()
   // removes.
@@ -103,8 +104,8 @@ class CheckpointWriter {
 
   // Between begin() and the outcome.
   [[nodiscard]] bool busy() const;
-  // Every rank, at the same step, while not busy. Buffers are allocated in the first call. Returns when the source was
-  // copied (background) or this rank's files are written.
+  // Every rank, at the same step, while not busy. Returns when the source was copied (background) or this rank's files
+  // are written.
   void begin(const RunPosition& position, const CheckpointSource& source);
   [[nodiscard]] SaveReport report() const;
   // `reports` holds every rank's report() in the order of the ranks. Returns the outcome once a save, on every rank for

@@ -17,6 +17,10 @@ void HashingFileWriter::write(std::span<const std::byte> bytes) {
     hasher_.update(piece);
     file_.write(offset_, piece);
     offset_ += piece.size();
+    if (offset_ - writeback_started_ >= kWritebackBytes) {
+      file_.start_writeback(writeback_started_, offset_ - writeback_started_);
+      writeback_started_ = offset_;
+    }
     bytes = bytes.subspan(piece.size());
   }
 }

@@ -36,7 +36,11 @@ class HashingFileWriter {
   File file_;
   Hasher hasher_;
   BeforeWrite before_write_;
+  // The disk works while the next bytes are hashed, instead of all at once in sync().
+  static constexpr std::uint64_t kWritebackBytes = std::uint64_t{16} << 20;
+
   std::uint64_t offset_ = 0;
+  std::uint64_t writeback_started_ = 0;
 };
 
 }  // namespace lockstep
