@@ -1,5 +1,6 @@
 #include "data/permutation.h"
 
+#include <algorithm>
 #include <bit>
 #include <cassert>
 
@@ -7,7 +8,8 @@ namespace lockstep {
 
 Permutation::Permutation(std::uint64_t size, RandomKey key) : size_(size) {
   assert(size >= 1 && size <= std::uint64_t{1} << 63);
-  const auto bits = static_cast<int>(std::bit_width(size - 1));
+  constexpr int kFewestBits = 10;
+  const int bits = std::max(kFewestBits, static_cast<int>(std::bit_width(size - 1)));
   low_bits_ = bits / 2;
   low_mask_ = (std::uint64_t{1} << low_bits_) - 1;
   high_mask_ = (std::uint64_t{1} << (bits - low_bits_)) - 1;

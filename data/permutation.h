@@ -1,9 +1,10 @@
 // A keyed pseudo-random permutation of [0, n), computed per index: nothing is stored, so nothing has to be skipped.
 //
-// Method: a Feistel network on the k bits that n-1 needs, its round function a 64-bit mixer keyed per round (Luby and
+// Method: a Feistel network on the k bits that n - 1 needs, its round function a 64-bit mixer keyed per round (Luby and
 // Rackoff, "How to construct pseudorandom permutations from pseudorandom functions", 1988); results outside [0, n) are
 // sent through again until they fall inside (cycle walking: Black and Rogaway, "Ciphers with arbitrary finite domains",
-// CT-RSA 2002). 2^k < 2n, so fewer than two passes are expected. Not for secrets.
+// CT-RSA 2002). 2^k < 2n, so fewer than two passes are expected; for n up to 512, where a network that narrow could not
+// reach most permutations, k is 10 and more passes are needed. Not for secrets.
 #pragma once
 
 #include <array>

@@ -43,7 +43,7 @@ class StageProgress {
     const std::uint64_t total = std::max<std::uint64_t>(total_bytes / kMB, 1);
     if (!progress_) {
       progress_.emplace(
-          log_, ProgressOptions{.what = std::string(stage), .unit = "MB", .total = total, .start = done_bytes / kMB});
+          log_, ProgressOptions{.what = std::string(stage), .unit = "megabyte", .total = total, .start = done_bytes / kMB});
       started_ = std::chrono::steady_clock::now();
       started_at_bytes_ = done_bytes;
       return;
