@@ -1,0 +1,61 @@
+# Shell functions that quickstart.sh and test.sh share: numbered steps with times, quiet commands, the build.
+# Sourced by them from the root of the repository, with `set -euo pipefail`.
+
+total_steps=0
+current_step=0
+step_begin=0
+script_begin=$SECONDS
+
+minutes() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
+
+# step TEXT: begins the next step, and says how long the one before took.
+step() {
+  end_step
+  current_step=$((current_step + 1))
+  step_begin=$SECONDS
+  printf '\n[%d/%d] %s\n' "$current_step" "$total_steps" "$1"
+}
+end_step() {
+  if [ "$current_step" -gt 0 ] && [ $((SECONDS - step_begin)) -ge 1 ]; then
+    printf '      took %s\n' "$(minutes $((SECONDS - step_begin)))"
+  fi
+}
+
+# quietly LOG COMMAND...: output goes to LOG; when the command fails, its end is shown.
+quietly() {
+  local log=$1
+  shift
+  mkdir -p "$(dirname "$log")"
+  if ! "$@" >"$log" 2>&1 </dev/null; then
+    tail -n 30 "$log" >&2
+    printf '\nThis failed: %s\nAll of its output is in %s\n' "$*" "$log" >&2
+    return 1
+  fi
+}
+
+# build PRESET CMAKE_OPTION... -- TARGET...: configures and builds. On a terminal Ninja's line shows how far it is.
+build() {
+  local preset=$1 options=() targets=()
+  shift
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    options+=("$1")
+    shift
+  done
+  shift
+  for target in "$@"; do targets+=(--target "$target"); done
+  quietly "build/$preset/configure.log" cmake --preset "$preset" "${options[@]}"
+  local command=(cmake --build --preset "$preset" --parallel "$(nproc)" "${targets[@]}")
+  if [ -t 1 ]; then "${command[@]}"; else quietly "build/$preset/build.log" "${command[@]}"; fi
+}
+
+# Ranks on this machine alone, also in a container that runs everything as root, also on a single core. Variables instead
+# of options, because the command lines of Open MPI 4.1 (OMPI_) and 5.0 (PRTE_) differ.
+allow_local_ranks() {
+  if [ "$(id -u)" -eq 0 ]; then
+    echo "      (as root: Open MPI is told that this is meant, by OMPI_ALLOW_RUN_AS_ROOT=1)"
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  fi
+  export OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
+  export OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_hwloc_default_binding_policy=none
+}
