@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 . cluster/steps.sh
 
 config=examples/cpp-headers/cpp-headers.yaml
-data=data-packed/cpp-headers
+data="data-packed/cpp-headers"
 run=runs/cpp-headers
 lockstep=build/release/lockstep
 overrides=()

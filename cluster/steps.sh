@@ -1,9 +1,11 @@
+# shellcheck shell=bash
 # Shell functions that quickstart.sh and test.sh share: numbered steps with times, quiet commands, the build.
 # Sourced by them from the root of the repository, with `set -euo pipefail`.
 
 total_steps=0
 current_step=0
 step_begin=0
+# shellcheck disable=SC2034  # for the script that sources this
 script_begin=$SECONDS
 
 minutes() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }

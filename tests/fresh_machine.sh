@@ -52,6 +52,7 @@ clean_up() {
 trap clean_up EXIT
 
 # Where this machine gets its packages from, proxies and certificates included, the new one gets them from too.
+# shellcheck disable=SC2016  # apt's own variable
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 2>/dev/null | grep -m 1 '/debian/\{0,1\}$' || true)
 eval "$(apt-config shell http_proxy Acquire::http::Proxy https_proxy Acquire::https::Proxy)"
 if [ -n "${http_proxy:-}" ]; then export http_proxy; fi
