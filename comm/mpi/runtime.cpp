@@ -55,7 +55,7 @@ Runtime::Runtime() {
     process_state = State::kIdle;
     fail(ErrorCode::kUnsupported,
          "comm: this MPI offers thread level {}, expected MPI_THREAD_SERIALIZED ({}): use an MPI built with threads",
-         level, MPI_THREAD_SERIALIZED);
+         level, int{MPI_THREAD_SERIALIZED});
   }
   check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
 }
