@@ -30,7 +30,6 @@ void initialize() {
   // message. Large sums within a node do not go through messages at all.
   prefer("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
   prefer("OMPI_MCA_btl_sm_use_cma", "0");
-  // One line from us says more than MPI's help texts about what a lost rank does to a connection.
   int provided = MPI_THREAD_SINGLE;
   check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
   std::atexit(finalize_at_exit);
@@ -49,9 +48,10 @@ Runtime::Runtime() {
   if (initialized == 0) {
     initialize();
   }
+  constexpr int kNeeded = MPI_THREAD_SERIALIZED;
   int level = MPI_THREAD_SINGLE;
   check(MPI_Query_thread(&level), "MPI_Query_thread");
-  if (level < MPI_THREAD_SERIALIZED) {
+  if (level < kNeeded) {
     process_state = State::kIdle;
     fail(ErrorCode::kUnsupported,
          "comm: this MPI offers thread level {}, expected MPI_THREAD_SERIALIZED ({}): use an MPI built with threads",

@@ -26,7 +26,7 @@ expected='0 1 3'
 for _ in {1..150}; do
   missing=
   for rank in $expected; do [ -e "$folder/$rank" ] || missing="$missing $rank"; done
-  [ -n "$missing" ] || break
+  [ -n "$missing" ] && kill -0 "$job" 2>/dev/null || break
   sleep 0.1
 done
 touch "$folder/finished"
