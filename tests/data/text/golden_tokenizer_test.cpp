@@ -3,6 +3,7 @@
 
 #include "data/text/encoder.h"
 #include "data/text/tokenizer_model.h"
+#include "data/text/unicode.h"
 #include "tests/data/text/golden_text.h"
 
 namespace lockstep {
