@@ -1,0 +1,178 @@
+// The promise of docs/determinism.md, held against the program as people run it: the same bits on any number of ranks,
+// over each path between them, with any way of saving, stopped and resumed.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <chrono>
+#include <fstream>
+#include <map>
+#include <set>
+#include <thread>
+
+#include "tests/support/training_job.h"
+
+namespace lockstep {
+namespace {
+
+using Settings = std::vector<std::string>;
+
+class PromiseTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { job_ = new TrainingJob({LOCKSTEP_PROGRAM, LOCKSTEP_MPIRUN}); }
+  static void TearDownTestSuite() {
+    delete job_;
+    job_ = nullptr;
+  }
+
+  // Trains run `name` to its end and returns where it got.
+  static TrainingJob::Result train(const std::string& name, int ranks, const Settings& settings) {
+    const ProcessResult result = job_->train({name, ranks, settings});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return job_->result(name);
+  }
+
+  static TrainingJob* job_;
+};
+TrainingJob* PromiseTest::job_ = nullptr;
+
+const Settings kLlama = {"model.family=llama", "model.heads=4", "model.kv_heads=2", "model.tied=false"};
+
+Settings operator+(Settings a, const Settings& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+struct Case {
+  const char* name;
+  Settings settings;
+};
+
+class PromiseOfModelsTest : public PromiseTest, public testing::WithParamInterface<Case> {};
+
+TEST_P(PromiseOfModelsTest, HoldsOnOneTwoFourAndEightRanks) {
+  const Case& model = GetParam();
+  const TrainingJob::Result one = train(std::string(model.name) + "-1", 1, model.settings);
+  EXPECT_EQ(one.step, 24);
+  for (const int ranks : {2, 4, 8}) {
+    EXPECT_EQ(train(std::string(model.name) + "-" + std::to_string(ranks), ranks, model.settings), one) << ranks;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, PromiseOfModelsTest,
+                         testing::Values(Case{"gpt2_fp32", {}}, Case{"gpt2_bf16", {"train.precision=bf16"}},
+                                         Case{"llama_fp32", kLlama},
+                                         Case{"llama_bf16", kLlama + Settings{"train.precision=bf16"}}),
+                         [](const auto& instance) { return instance.param.name; });
+
+TEST_F(PromiseTest, HoldsOverEveryPathBetweenRanks) {
+  const TrainingJob::Result one = train("path-1", 1, {});
+  EXPECT_EQ(train("path-self", 1, {"comm.backend=self"}), one);
+  EXPECT_EQ(train("path-mpi", 1, {"comm.backend=mpi"}), one);
+  EXPECT_EQ(train("path-nodes-of-1", 4, {"comm.ranks_per_node=1"}), one);
+  EXPECT_EQ(train("path-nodes-of-2", 4, {"comm.ranks_per_node=2"}), one);
+}
+
+TEST_F(PromiseTest, HoldsOnAnyNumberOfThreads) {
+  EXPECT_EQ(train("threads-3", 1, {"train.threads=3"}), train("threads-1", 1, {"train.threads=1"}));
+}
+
+TEST_F(PromiseTest, HoldsWithSavesInTheForegroundAndWithout) {
+  const TrainingJob::Result background = train("background", 2, {"checkpoint.every_steps=2"});
+  EXPECT_EQ(train("foreground", 2, {"checkpoint.every_steps=2", "checkpoint.background=false"}), background);
+  EXPECT_EQ(train("only-at-the-end", 2, {"checkpoint.every_steps=0"}), background);
+}
+
+TEST_F(PromiseTest, HoldsWhenStoppedBySignalsAndResumedOnOtherRankCounts) {
+  const TrainingJob::Result whole = train("whole", 2, {"train.steps=400"});
+  int stops = 0;
+  for (int attempt = 0;; ++attempt) {
+    ASSERT_LT(attempt, 20);
+    Process process(job_->command({"stopped", 1 << (attempt % 4), {"train.steps=400"}}));
+    std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    process.send(SIGTERM);
+    const ProcessResult result = process.wait();
+    if (result.exit_code == 0) {
+      break;
+    }
+    // mpirun itself ends with an exit code of its own when it was told to stop its ranks.
+    stops += job_->result("stopped").step > 0 ? 1 : 0;
+  }
+  EXPECT_EQ(job_->result("stopped"), whole);
+  EXPECT_GE(stops, 1);
+}
+
+struct Reading {
+  std::uint64_t sample;
+  std::string hash;
+};
+
+// What the ranks read last for each place in the run: lines of "step micro_batch sample hash", rows in order.
+std::map<std::pair<int, int>, std::vector<Reading>> readings_of(const std::filesystem::path& folder,
+                                                                const std::string& prefix) {
+  std::map<std::pair<int, int>, std::vector<Reading>> readings;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (!entry.path().filename().string().starts_with(prefix)) {
+      continue;
+    }
+    std::ifstream file(entry.path());
+    std::map<std::pair<int, int>, std::vector<Reading>> of_file;
+    std::pair<int, int> place;
+    std::pair<int, int> previous{-1, -1};
+    Reading reading;
+    while (file >> place.first >> place.second >> reading.sample >> reading.hash) {
+      if (place != previous) {
+        of_file[place].clear();  // read again after a resume
+      }
+      of_file[place].push_back(reading);
+      previous = place;
+    }
+    for (auto& [at, rows] : of_file) {
+      readings[at] = rows;
+    }
+  }
+  return readings;
+}
+
+TEST_F(PromiseTest, ReadsEverySampleOfAnEpochExactlyOnceOnChangingRankCounts) {
+  // 16 samples a step; the text has between 3 and 4 thousand samples, so this is an epoch and a half.
+  const std::string trace = job_->folder() / "trace";
+  std::uint64_t samples = 0;
+  {
+    std::ifstream info(job_->folder() / "data" / "train" / "dataset.json");
+    const std::string text((std::istreambuf_iterator<char>(info)), {});
+    const std::size_t at = text.find("\"tokens\":");
+    ASSERT_NE(at, std::string::npos);
+    samples = (std::stoull(text.substr(at + 9)) - 1) / 32;
+  }
+  const int steps = static_cast<int>(samples * 3 / 2 / 16);
+  for (const auto& [ranks, until] : std::vector<std::pair<int, int>>{{2, steps / 3}, {4, steps / 2}, {1, steps}}) {
+    const ProcessResult result =
+        job_->train({"trace",
+                     ranks,
+                     {"data.trace=" + trace, "train.steps=" + std::to_string(until), "schedule.name=constant",
+                      "data.valid=", "evaluate.every_steps=0", "model.layers=1"}});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+  }
+
+  std::vector<std::uint64_t> order;
+  std::map<std::uint64_t, std::string> hashes;
+  const auto readings = readings_of(job_->folder(), "trace");
+  ASSERT_EQ(readings.size(), static_cast<std::size_t>(steps) * 8);
+  for (const auto& [place, rows] : readings) {
+    ASSERT_EQ(rows.size(), 2U) << place.first << " " << place.second;
+    for (const Reading& row : rows) {
+      order.push_back(row.sample);
+      const auto [known, fresh] = hashes.emplace(row.sample, row.hash);
+      EXPECT_EQ(known->second, row.hash) << "sample " << row.sample << " was read with other contents";
+    }
+  }
+  const std::set<std::uint64_t> epoch(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(samples));
+  EXPECT_EQ(epoch.size(), samples);
+  EXPECT_EQ(*epoch.rbegin(), samples - 1);
+  const std::set<std::uint64_t> next(order.begin() + static_cast<std::ptrdiff_t>(samples), order.end());
+  EXPECT_EQ(next.size(), order.size() - samples);
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,87 @@
+#include "tests/support/training_job.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "base/random.h"
+
+namespace lockstep {
+namespace {
+
+// Words that follow one another by a rule with some chance in it, so that there is something to learn.
+std::string make_text(int words) {
+  std::string text;
+  std::uint32_t word = 1;
+  for (int i = 0; i < words; ++i) {
+    word = (word * 7 + philox({5, 6}, static_cast<std::uint64_t>(i))[0] % 3) % 101;
+    text += "w" + std::to_string(word) + (i % 11 == 10 ? "\n" : " ");
+  }
+  return text;
+}
+
+constexpr const char* kConfig = R"(
+run: {dir: RUNS}
+model: {family: gpt2, layers: 2, heads: 2, width: 32, context: 32, dropout: 0.1}
+data: {train: DATA/train, valid: DATA/valid}
+train: {steps: 24, micro_batches: 8, micro_batch_size: 2, precision: fp32}
+optimizer: {lr: 1.0e-3}
+schedule: {warmup_steps: 5}
+comm: {bucket_mib: 1, timeout_s: 60}
+checkpoint: {every_steps: 6}
+evaluate: {every_steps: 8, batches: 3}
+)";
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
+    text.replace(at, from.size(), to);
+  }
+  return text;
+}
+
+}  // namespace
+
+TrainingJob::TrainingJob(Programs programs) : programs_(std::move(programs)) {
+  std::ofstream(folder_ / "text.txt") << make_text(12000);
+  const ProcessResult packed = run_process({programs_.lockstep, "pack", "--format", "text", "--tokenizer", "bytes",
+                                            "--split", "0.9,0.1,0", "--out", folder_ / "data", folder_ / "text.txt"});
+  if (packed.exit_code != 0) {
+    throw std::runtime_error(packed.err);
+  }
+  std::ofstream(folder_ / "job.yaml") << replaced(replaced(kConfig, "RUNS", folder_ / "runs"), "DATA",
+                                                  folder_ / "data");
+}
+
+std::filesystem::path TrainingJob::checkpoints(const std::string& run) const {
+  return folder() / "runs" / run / "checkpoints";
+}
+
+std::vector<std::string> TrainingJob::command(const Run& run) const {
+  std::vector<std::string> words = {
+      programs_.mpirun, std::to_string(run.ranks), programs_.lockstep, "train", folder_ / "job.yaml",
+      "--set",          "run.name=" + run.name};
+  for (const std::string& setting : run.settings) {
+    words.insert(words.end(), {"--set", setting});
+  }
+  words.insert(words.end(), run.options.begin(), run.options.end());
+  return words;
+}
+
+ProcessResult TrainingJob::train(const Run& run) const { return run_process(command(run)); }
+
+TrainingJob::Result TrainingJob::result(const std::string& run) const {
+  std::filesystem::path newest;
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoints(run))) {
+    if (entry.path().extension().empty() && entry.path() > newest) {
+      newest = entry.path();
+    }
+  }
+  const ProcessResult inspected = run_process({programs_.lockstep, "inspect", "--json", "--verify", newest});
+  const auto json = nlohmann::json::parse(inspected.out, nullptr, false);
+  if (inspected.exit_code != 0 || !json.is_object() || !json.value("intact", false)) {
+    throw std::runtime_error("inspect " + newest.string() + ": " + inspected.err + inspected.out);
+  }
+  return {json.at("digest").get<std::string>(), json.at("step").get<int>()};
+}
+
+}  // namespace lockstep

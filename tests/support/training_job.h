@@ -1,0 +1,53 @@
+// A small training job as people run it: a packed dataset, a configuration, mpirun, and what it leaves.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/support/process.h"
+#include "tests/support/temporary_folder.h"
+
+namespace lockstep {
+
+// Names of the programs under test.
+struct Programs {
+  std::string lockstep;
+  std::string mpirun;  // tests/support/mpirun.sh
+};
+
+class TrainingJob {
+ public:
+  // Writes a text, packs it with the tokenizer "bytes", and writes a configuration of a model that trains in a second
+  // or two. Throws std::runtime_error with what the program said when packing fails.
+  explicit TrainingJob(Programs programs);
+
+  [[nodiscard]] std::filesystem::path folder() const { return folder_.path(); }
+  [[nodiscard]] std::filesystem::path checkpoints(const std::string& run) const;
+
+  // The command that trains run `run` on so many ranks; `settings` are KEY=VALUE, `options` further flags.
+  struct Run {
+    std::string name;
+    int ranks = 1;
+    std::vector<std::string> settings = {};
+    std::vector<std::string> options = {};
+  };
+  [[nodiscard]] std::vector<std::string> command(const Run& run) const;
+  [[nodiscard]] ProcessResult train(const Run& run) const;
+
+  // The digest of the run's newest checkpoint as `lockstep inspect --verify` prints it, and its step. Throws
+  // std::runtime_error when there is none or it does not verify.
+  struct Result {
+    std::string digest;
+    int step = 0;
+    friend bool operator==(const Result&, const Result&) = default;
+  };
+  [[nodiscard]] Result result(const std::string& run) const;
+
+ private:
+  Programs programs_;
+  TemporaryFolder folder_;
+};
+
+}  // namespace lockstep
