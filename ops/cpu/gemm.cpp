@@ -52,6 +52,12 @@ memory::desc description_of(std::int64_t rows, std::int64_t columns, std::int64_
   return {{rows, columns}, data_type_of(dtype), transposed ? memory::dims{1, stride} : memory::dims{stride, 1}};
 }
 
+// One for the process, since each thread keeps a stream and a stream belongs to its engine.
+const dnnl::engine& cpu_engine() {
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
 struct Plan {
   memory::desc a, b, bias, d, scratch;
   dnnl::matmul matmul;
@@ -116,7 +122,7 @@ Gemm columns_of(const Gemm& gemm, Range range) {
 }  // namespace
 
 struct GemmCache::State {
-  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  const dnnl::engine& engine = cpu_engine();
   std::shared_mutex mutex;
   std::unordered_map<Key, std::unique_ptr<Plan>, KeyHash> plans;
 

@@ -1,0 +1,230 @@
+// Gradients of every op against central differences of its definition in double precision, at odd sizes.
+#include <gtest/gtest.h>
+
+#include "op_harness.h"
+#include "reference.h"
+
+namespace lockstep::test {
+namespace {
+
+// Rows and columns that fill no vector, one vector, and several with a rest.
+constexpr std::int64_t kSizes[] = {1, 3, 17, 127, 129};
+
+class GradientTest : public OpTest {
+ protected:
+  RandomValues random_{17};
+};
+
+TEST_P(GradientTest, LinearHasTheGradientsOfItsDefinition) {
+  for (const WeightLayout layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {
+    for (const bool has_bias : {true, false}) {
+      const std::int64_t in = 5;
+      const std::int64_t out = 3;
+      const std::vector<Values> inputs = {random_(7 * in), random_(in * out), random_(has_bias ? out : 0)};
+      Graph graph(GetParam());
+      const Tensor x = graph.input({7, in}, inputs[0]);
+      const Shape shape = layout == WeightLayout::kInOut ? Shape{in, out} : Shape{out, in};
+      const Linear layer{graph.parameter(shape, inputs[1]), has_bias ? graph.parameter({out}, inputs[2]) : Tensor(),
+                         layout};
+      const Tensor y = linear(graph.tape(), x, layer);
+      const auto function = [&](const std::vector<Values>& v) {
+        return reference::linear(v[0], v[1], v[2], in, out, layout);
+      };
+      EXPECT_TRUE(near(to_values(y), function(inputs), tolerance()));
+
+      const Values dy = random_(7 * out);
+      const std::vector<Values> expected = reference::gradients(function, inputs, dy);
+      graph.backward({{y, dy}});
+      EXPECT_TRUE(near(graph.input_gradient(0), expected[0], tolerance()));
+      EXPECT_TRUE(near(graph.gradient_of(layer.weight), expected[1], tolerance()));
+      if (has_bias) {
+        EXPECT_TRUE(near(graph.gradient_of(layer.bias), expected[2], tolerance()));
+      }
+    }
+  }
+}
+
+TEST_P(GradientTest, NormsHaveTheGradientsOfTheirDefinitionAtOddSizes) {
+  for (const std::int64_t columns : kSizes) {
+    for (const NormKind kind : {NormKind::kLayer, NormKind::kRms}) {
+      SCOPED_TRACE(fmt::format("{} columns", columns));
+      const bool has_bias = kind == NormKind::kLayer;
+      const std::vector<Values> inputs = {random_(2 * columns), random_(columns), random_(has_bias ? columns : 0)};
+      Graph graph(GetParam());
+      const Tensor x = graph.input({2, columns}, inputs[0]);
+      const Norm layer{kind, 1e-5F, graph.parameter({columns}, inputs[1]),
+                       has_bias ? graph.parameter({columns}, inputs[2]) : Tensor()};
+      const Tensor y = norm(graph.tape(), x, layer);
+      const auto function = [&](const std::vector<Values>& v) { return reference::norm(kind, v[0], v[1], v[2]); };
+      EXPECT_TRUE(near(to_values(y), function(inputs), tolerance()));
+
+      const Values dy = random_(2 * columns);
+      const std::vector<Values> expected = reference::gradients(function, inputs, dy);
+      graph.backward({{y, dy}});
+      if (columns > 1) {  // one column: the gradient is nearly 0, a difference of equal numbers
+        EXPECT_TRUE(near(graph.input_gradient(0), expected[0], tolerance(3)));
+      }
+      EXPECT_TRUE(near(graph.gradient_of(layer.gain), expected[1], tolerance(3)));
+      if (has_bias) {
+        EXPECT_TRUE(near(graph.gradient_of(layer.bias), expected[2], tolerance()));
+      }
+    }
+  }
+}
+
+TEST_P(GradientTest, SumAndNormWithDropoutHasTheGradientsOfItsDefinition) {
+  const Dropout dropout{0.25F, {11, 12}};
+  const std::vector<Values> inputs = {random_(5 * 33), random_(5 * 33), random_(33), random_(33)};
+  Graph graph(GetParam());
+  const Tensor x = graph.input({5, 33}, inputs[0]);
+  const Tensor branch = graph.input({5, 33}, inputs[1]);
+  const Norm layer{NormKind::kLayer, 1e-5F, graph.parameter({33}, inputs[2]), graph.parameter({33}, inputs[3])};
+  const SumAndNorm result = add_norm(graph.tape(), x, branch, dropout, layer);
+  const auto sum = [&](const std::vector<Values>& v) { return reference::add(v[0], reference::drop(dropout, v[1])); };
+  // Both outputs, one after the other.
+  const auto function = [&](const std::vector<Values>& v) {
+    Values y = sum(v);
+    const Values normal = reference::norm(NormKind::kLayer, y, v[2], v[3]);
+    y.insert(y.end(), normal.begin(), normal.end());
+    return y;
+  };
+  EXPECT_TRUE(near(to_values(result.sum), sum(inputs), tolerance()));
+
+  const Values dsum = random_(5 * 33);
+  const Values dy = random_(5 * 33);
+  Values weights = dsum;
+  weights.insert(weights.end(), dy.begin(), dy.end());
+  const std::vector<Values> expected = reference::gradients(function, inputs, weights);
+  graph.backward({{result.sum, dsum}, {result.y, dy}});
+  EXPECT_TRUE(near(graph.input_gradient(0), expected[0], tolerance(2)));
+  EXPECT_TRUE(near(graph.input_gradient(1), expected[1], tolerance(2)));
+  EXPECT_TRUE(near(graph.gradient_of(layer.gain), expected[2], tolerance(2)));
+  EXPECT_TRUE(near(graph.gradient_of(layer.bias), expected[3], tolerance(2)));
+}
+
+TEST_P(GradientTest, GeluSwigluDropoutAndAddHaveTheGradientsOfTheirDefinitionsAtOddSizes) {
+  const Dropout dropped{0.5F, {3, 4}};
+  for (const std::int64_t size : kSizes) {
+    SCOPED_TRACE(fmt::format("{} elements", size));
+    struct Op {
+      Shape shape;
+      std::function<Tensor(Tape&, const Tensor&)> op;
+      std::function<Values(const std::vector<Values>&)> definition;
+    };
+    const Op ops[] = {
+        {{size}, gelu, [](const std::vector<Values>& v) { return reference::gelu(v[0]); }},
+        {{1, 2 * size},
+         swiglu,
+         [&](const std::vector<Values>& v) { return reference::swiglu(v[0], static_cast<std::size_t>(size)); }},
+        {{size},
+         [&](Tape& tape, const Tensor& x) { return dropout(tape, x, dropped); },
+         [&](const std::vector<Values>& v) { return reference::drop(dropped, v[0]); }},
+        {{size},
+         [](Tape& tape, const Tensor& x) { return add(tape, x, x); },
+         [](const std::vector<Values>& v) { return reference::add(v[0], v[0]); }},
+    };
+    for (const Op& op : ops) {
+      Values input = random_(op.shape.count());
+      for (double& value : input) {
+        value *= 4;
+      }
+      Graph graph(GetParam());
+      const Tensor y = op.op(graph.tape(), graph.input(op.shape, input));
+      EXPECT_TRUE(near(to_values(y), op.definition({input}), tolerance()));
+      const Values dy = random_(y.count());
+      graph.backward({{y, dy}});
+      EXPECT_TRUE(near(graph.input_gradient(0), reference::gradients(op.definition, {input}, dy)[0], tolerance()));
+    }
+  }
+}
+
+TEST_P(GradientTest, SelfAttentionHasTheGradientsOfItsDefinition) {
+  const reference::AttentionSizes cases[] = {{1, 1, 1, 1, 1}, {2, 3, 2, 2, 4}, {1, 5, 4, 2, 3}, {1, 9, 3, 1, 2}};
+  for (const reference::AttentionSizes& sizes : cases) {
+    for (const float probability : {0.0F, 0.3F}) {
+      const Dropout dropout{probability, {5, 6}};
+      const std::int64_t rows = sizes.batch * sizes.tokens;
+      const std::int64_t width = (sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim;
+      const Values qkv = random_(rows * width);
+      Graph graph(GetParam());
+      const Tensor y = self_attention(graph.tape(), graph.input({rows, width}, qkv),
+                                      {sizes.batch, sizes.heads, sizes.kv_heads, dropout});
+      const auto function = [&](const std::vector<Values>& v) { return reference::attention(v[0], sizes, dropout); };
+      EXPECT_TRUE(near(to_values(y), function({qkv}), tolerance(2)));
+      const Values dy = random_(y.count());
+      graph.backward({{y, dy}});
+      EXPECT_TRUE(near(graph.input_gradient(0), reference::gradients(function, {qkv}, dy)[0], tolerance(4)));
+    }
+  }
+}
+
+TEST_P(GradientTest, RotaryEmbeddingHasTheGradientsOfItsDefinitionAlsoFarFromTheStart) {
+  for (const std::int64_t head_dim : {2, 6, 34, 66}) {
+    for (const std::int64_t first_position : {0, 5, 100000}) {
+      const reference::RopeSizes sizes{2 * head_dim + 3, 2, head_dim, 4, first_position};
+      Values frequency;
+      for (std::int64_t i = 0; i < head_dim / 2; ++i) {
+        frequency.push_back(static_cast<double>(
+            static_cast<float>(std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)))));
+      }
+      const Values x = random_(8 * sizes.width);
+      Graph graph(GetParam());
+      const Tensor frequencies = graph.constant({head_dim / 2}, frequency, DType::kF32);
+      const Tensor y = rotary_embedding(graph.tape(), graph.input({8, sizes.width}, x),
+                                        {sizes.heads, head_dim, sizes.sequence, first_position, frequencies});
+      EXPECT_TRUE(near(to_values(y), reference::rope(x, sizes, frequency), tolerance()));
+      const Values dy = random_(8 * sizes.width);
+      graph.backward({{y, dy}});
+      // A rotation's gradient is the rotation back.
+      EXPECT_TRUE(near(reference::rope(graph.input_gradient(0), sizes, frequency), dy, tolerance(2)));
+    }
+  }
+}
+
+TEST_P(GradientTest, EmbeddingAddsTheGradientsOfRepeatedTokensAndPositions) {
+  const std::vector<std::int32_t> tokens = {2, 2, 0, 1, 2, 0};
+  const std::int64_t columns = 17;
+  const std::vector<Values> inputs = {random_(3 * columns), random_(5 * columns)};
+  Graph graph(GetParam());
+  const EmbeddingTables tables{graph.parameter({3, columns}, inputs[0]), graph.parameter({5, columns}, inputs[1])};
+  const Tensor x = embedding(graph.tape(), {tokens, 3, 1}, tables);
+  const auto function = [&](const std::vector<Values>& v) {
+    return reference::embedding(tokens, v[0], v[1], columns, 3, 1);
+  };
+  EXPECT_TRUE(near(to_values(x), function(inputs), tolerance()));
+  const Values dx = random_(6 * columns);
+  const std::vector<Values> expected = reference::gradients(function, inputs, dx);
+  graph.backward({{x, dx}});
+  EXPECT_TRUE(near(graph.gradient_of(tables.tokens), expected[0], 1e-6));  // sums in f32 in both dtypes
+  EXPECT_TRUE(near(graph.gradient_of(tables.positions), expected[1], 1e-6));
+}
+
+TEST_P(GradientTest, TheLossHasTheGradientsOfItsDefinition) {
+  const std::int64_t in = 5;
+  for (const std::int64_t vocabulary : kSizes) {
+    const std::vector<std::int32_t> targets = {0, -1, static_cast<std::int32_t>(vocabulary - 1), 0};
+    const std::vector<Values> inputs = {random_(4 * in), random_(in * vocabulary)};
+    Graph graph(GetParam());
+    const Tensor x = graph.input({4, in}, inputs[0]);
+    const Linear head{graph.parameter({vocabulary, in}, inputs[1]), Tensor(), WeightLayout::kOutIn};
+    const Loss loss = linear_cross_entropy(graph.tape(), x, head, {targets, 0.25F});
+    const auto function = [&](const std::vector<Values>& v) {
+      return reference::cross_entropy(reference::linear(v[0], v[1], {}, in, vocabulary, WeightLayout::kOutIn), targets);
+    };
+    double sum = 0;
+    for (const double value : function(inputs)) {
+      sum += value;
+    }
+    EXPECT_NEAR(loss.sum, sum, 1e-5);
+    EXPECT_EQ(loss.count, 3);
+    const std::vector<Values> expected = reference::gradients(function, inputs, {0.25, 0.25, 0.25, 0.25});
+    graph.tape().backward(loss.value);
+    EXPECT_TRUE(near(graph.input_gradient(0), expected[0], tolerance(2)));
+    EXPECT_TRUE(near(graph.gradient_of(head.weight), expected[1], tolerance(2)));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ops, GradientTest, testing::ValuesIn(all_setups()), name_of_setup);
+
+}  // namespace
+}  // namespace lockstep::test

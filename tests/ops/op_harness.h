@@ -1,0 +1,179 @@
+// What the tests of ops share: a tape with inputs and parameters whose gradients can be looked at, and comparison of
+// numbers.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <ostream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "ops/backend.h"
+#include "ops/functions.h"
+
+namespace lockstep::test {
+
+using Values = std::vector<double>;
+
+// What every test of an op runs on.
+struct Setup {
+  DeviceKind device = DeviceKind::kCpu;
+  DType dtype = DType::kF32;
+};
+inline std::ostream& operator<<(std::ostream& stream, const Setup& setup) {
+  return stream << (setup.device == DeviceKind::kCpu ? "cpu_" : "cuda_") << name_of(setup.dtype);
+}
+inline std::vector<Setup> all_setups() { return {{DeviceKind::kCpu, DType::kF32}, {DeviceKind::kCpu, DType::kBF16}}; }
+inline std::string name_of_setup(const testing::TestParamInfo<Setup>& info) {
+  return testing::PrintToString(info.param);
+}
+
+inline Values to_values(const Tensor& tensor) {
+  Values values(static_cast<std::size_t>(tensor.count()));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = tensor.dtype() == DType::kF32 ? static_cast<double>(tensor.data<float>()[i])
+                                              : static_cast<double>(static_cast<float>(tensor.data<BFloat16>()[i]));
+  }
+  return values;
+}
+
+inline void fill(const Tensor& tensor, const Values& values) {
+  ASSERT_EQ(static_cast<std::size_t>(tensor.count()), values.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const auto value = static_cast<float>(values[i]);
+    if (tensor.dtype() == DType::kF32) {
+      tensor.data<float>()[i] = value;
+    } else {
+      tensor.data<BFloat16>()[i] = BFloat16(value);
+    }
+  }
+}
+
+// The same numbers each time: multiples of 1/64 in [-1, 1], which bf16 holds exactly.
+class RandomValues {
+ public:
+  explicit RandomValues(std::uint32_t seed) : engine_(seed) {}
+  [[nodiscard]] Values operator()(std::int64_t count) {
+    Values values(static_cast<std::size_t>(count));
+    for (double& value : values) {
+      value = (static_cast<double>(engine_() % 129) - 64.0) / 64.0;
+    }
+    return values;
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+// Whether each number is within `tolerance` times the largest expected magnitude of what was expected.
+inline testing::AssertionResult near(const Values& actual, const Values& expected, double tolerance) {
+  if (actual.size() != expected.size()) {
+    return testing::AssertionFailure() << actual.size() << " values, expected " << expected.size();
+  }
+  double largest = 0;
+  for (const double value : expected) {
+    largest = std::max(largest, std::abs(value));
+  }
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    const double error = std::abs(actual[i] - expected[i]);
+    if (!(error <= tolerance * largest + 1e-30)) {
+      return testing::AssertionFailure() << "element " << i << " is " << actual[i] << ", expected " << expected[i]
+                                         << "; the error is " << error / largest << " of the largest element, allowed "
+                                         << tolerance;
+    }
+  }
+  return testing::AssertionSuccess();
+}
+
+// A device, an arena and a recording tape.
+class Graph : private GradientSink {
+ public:
+  explicit Graph(const Setup& setup, int threads = 2)
+      : setup_(setup), backend_(make_cpu_backend(threads)), tape_(*backend_, arena_, this) {}
+
+  [[nodiscard]] Tape& tape() { return tape_; }
+  [[nodiscard]] Backend& backend() { return *backend_; }
+  [[nodiscard]] Arena& arena() { return arena_; }
+
+  // A tensor without a gradient.
+  [[nodiscard]] Tensor constant(const Shape& shape, const Values& values, DType dtype) {
+    Tensor tensor = tape_.make(shape, dtype);
+    fill(tensor, values);
+    return tensor;
+  }
+  // A parameter in the working dtype; its gradient is gradient_of(parameter).
+  [[nodiscard]] Tensor parameter(const Shape& shape, const Values& values) {
+    Tensor tensor = constant(shape, values, setup_.dtype);
+    tensor.parameter = static_cast<int>(parameters_.size());
+    parameters_.push_back(constant(shape, Values(values.size(), std::nan("")), DType::kF32));
+    return tensor;
+  }
+  // An activation in the working dtype; its gradient is input_gradient(i) for the i-th input after backward().
+  [[nodiscard]] Tensor input(const Shape& shape, const Values& values) {
+    const Tensor tensor = tape_.make_variable(shape, setup_.dtype);
+    fill(tensor, values);
+    Values* gradient = &input_gradients_.emplace_back();
+    tape_.record({}, [tensor, gradient](Gradients& gradients) {
+      const Tensor dx = gradients.take(tensor);
+      if (dx.is_defined()) {
+        *gradient = to_values(dx);
+      }
+    });
+    return tensor;
+  }
+
+  struct Output {
+    Tensor y;
+    Values dy;
+  };
+  // Gradients of the sum over the outputs of y * dy.
+  void backward(const std::vector<Output>& outputs) {
+    const Tensor loss = tape_.make_variable({1}, DType::kF32);
+    tape_.record({}, [this, loss, outputs](Gradients& gradients) {
+      ASSERT_TRUE(gradients.take(loss).is_defined());
+      for (const Output& output : outputs) {
+        gradients.add(output.y, constant(output.y.shape(), output.dy, output.y.dtype()));
+      }
+    });
+    tape_.backward(loss);
+  }
+
+  [[nodiscard]] const Values& input_gradient(std::size_t i) const { return input_gradients_.at(i); }
+  [[nodiscard]] Values gradient_of(const Tensor& parameter) const {
+    return to_values(parameters_.at(static_cast<std::size_t>(parameter.parameter)));
+  }
+  // The parameters whose gradients were announced as final, in that order.
+  [[nodiscard]] const std::vector<int>& ready() const { return ready_; }
+
+ private:
+  [[nodiscard]] Tensor gradient_of(int parameter) override { return parameters_[static_cast<std::size_t>(parameter)]; }
+  void gradient_ready(int parameter) override { ready_.push_back(parameter); }
+
+  Setup setup_;
+  std::unique_ptr<Backend> backend_;
+  Arena arena_;
+  std::vector<Tensor> parameters_;      // their gradients
+  std::deque<Values> input_gradients_;  // never moves
+  std::vector<int> ready_;
+  Tape tape_;
+};
+
+// What an op's result and gradients may be off by, relative to the largest element: the rounding of f32 sums, or of
+// bf16 operands and results. Gradients that are sums over many bf16 roundings need `steps` of them.
+inline double tolerance_of(DType dtype, double steps = 1) {
+  return dtype == DType::kF32 ? 3e-6 * steps : 0x1p-8 * steps;
+}
+
+class OpTest : public testing::TestWithParam<Setup> {
+ protected:
+  [[nodiscard]] static DType dtype() { return GetParam().dtype; }
+  [[nodiscard]] static double tolerance(double steps = 1) { return tolerance_of(dtype(), steps); }
+};
+
+}  // namespace lockstep::test
