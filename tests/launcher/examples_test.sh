@@ -24,9 +24,9 @@ for config in "$root"/examples/*/*.yaml; do
   name=$(basename "$config" .yaml)
   small=(--set data.train=data/train --set data.valid=data/valid --set run.dir=runs --set run.name="$name"
     --set model.context=64 --set data.sequence=64 --set model.width=48 --set model.layers=2
-    --set train.micro_batches=2 --set train.micro_batch_size=2 --set schedule.warmup_steps=1
+    --set train.micro_batches=2 --set train.micro_batch_size=2
     --set evaluate.batches=1 --set evaluate.every_steps=2 --set checkpoint.every_steps=2 --set train.threads=1)
-  if grep -q decay_steps "$config"; then small+=(--set schedule.decay_steps=1); fi
+  if grep -q decay_steps "$config"; then small+=(--set schedule.warmup_steps=1 --set schedule.decay_steps=1); fi
   {
     "$lockstep" train "$config" "${small[@]}" --set train.steps=2
     "$lockstep" train "$config" "${small[@]}" --set train.steps=3

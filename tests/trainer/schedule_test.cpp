@@ -77,6 +77,14 @@ TEST(ScheduleShapeTest, WsdDecaysOverATenthOfTheStepsByDefault) {
   EXPECT_EQ(learning_rate(config, 19), 0.5);
 }
 
+TEST(ScheduleShapeTest, RisesThroughARunShorterThanTheWarmup) {
+  Config config = with_schedule(ScheduleName::kCosine);
+  config.train.steps = 2;
+  EXPECT_EQ(learning_rate(config, 0), 0.25);
+  EXPECT_EQ(learning_rate(config, 1), 0.5);
+  EXPECT_EQ(learning_rate(config, 9), 0.5);
+}
+
 TEST(ScheduleShapeTest, StartsAtTheHighestRateWithoutAWarmup) {
   Config config = with_schedule(ScheduleName::kWsd);
   config.schedule.warmup_steps = 0;
