@@ -206,7 +206,7 @@ void read_added_tokens(const JsonField& added, const TokenIds& vocabulary, Token
     return;
   }
   for (const JsonField& entry : added.elements()) {
-    const std::string& text = entry.at("content").text();
+    const std::string text = entry.at("content").text();
     const std::uint32_t id = entry.at("id").index_below(kMaxVocabSize);
     for (const std::string_view option : {"single_word", "lstrip", "rstrip"}) {
       if (entry.at(option).flag(false)) {
@@ -232,7 +232,7 @@ void read_post_processor(const JsonField& processor, TokenizerDefinition& defini
   }
   const bool sequence = processor.at("type").text() == "Sequence";
   for (const JsonField& part : sequence ? processor.at("processors").elements() : std::vector<JsonField>{processor}) {
-    const std::string& type = part.at("type").text();
+    const std::string type = part.at("type").text();
     constexpr std::array<std::string_view, 4> kKnown = {"ByteLevel", "TemplateProcessing", "RobertaProcessing",
                                                         "BertProcessing"};
     if (std::find(kKnown.begin(), kKnown.end(), type) == kKnown.end()) {
