@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Makes the small models of this folder and what PyTorch computes with them.
+
+    python3 -m venv venv && venv/bin/pip install torch transformers safetensors
+    venv/bin/python tests/golden/model/make_models.py
+
+Made with torch 2.6.0 and transformers 5.23.0 on the CPU, in fp32. Each folder NAME holds
+
+    config.json, model.safetensors   as transformers saves a model
+    expected.safetensors             inputs and targets [rows, sequence] (targets of -1 are not trained on),
+                                     logits [rows, sequence, vocab], loss (mean over the targets), gradient_norm, and
+                                     gradient.P, weight.P, exp_avg.P, exp_avg_sq.P for each parameter P: its gradient,
+                                     and its state after three steps of AdamW on the same batch. To keep the files
+                                     small, of these four only every STRIDEth element is there; STRIDE shares no factor
+                                     with the widths, so all rows and all columns are met.
+"""
+
+import pathlib
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+FOLDER = pathlib.Path(__file__).parent
+VOCAB, WIDTH, CONTEXT, ROWS, SEQUENCE, STRIDE = 61, 32, 32, 2, 24, 5
+
+# tests/trainer/model/golden_test.cpp says the same. Epsilon is far above the rounding of gradients that are zero in
+# exact arithmetic (of GPT-2's key biases): AdamW would blow it up to steps of full size.
+LEARNING_RATES = (1e-3, 2e-3, 5e-4)
+BETAS, EPSILON, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.95), 1e-5, 0.1, 0.5
+
+
+def gpt2():
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=VOCAB, n_positions=CONTEXT, n_embd=WIDTH, n_layer=2, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, bos_token_id=None, eos_token_id=None, attn_implementation="eager"))
+
+
+def llama(tied):
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=CONTEXT, rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, tie_word_embeddings=tied, bos_token_id=None,
+        eos_token_id=None, pad_token_id=None, attn_implementation="eager"))
+
+
+def randomize(model, generator):
+    """Far from the usual start, so that every part of the model matters in the result."""
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        with torch.no_grad():
+            if parameter.dim() > 1:
+                parameter.copy_(0.15 * noise)
+            else:
+                parameter.copy_(parameter.mean() + 0.1 * noise)
+
+
+def mean_loss(model, inputs, targets):
+    logits = model(input_ids=inputs, use_cache=False).logits
+    return logits, F.cross_entropy(logits.reshape(-1, VOCAB), targets.reshape(-1), ignore_index=-1)
+
+
+def thinned(tensor):
+    return tensor.detach().reshape(-1)[::STRIDE].clone()
+
+
+def clip(parameters):
+    norm = torch.sqrt(sum((p.grad.double() ** 2).sum() for p in parameters)).item()
+    for p in parameters:
+        p.grad.mul_(min(1.0, CLIP_NORM / norm))
+
+
+def make(name, model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    randomize(model, generator)
+    model.eval()
+    folder = FOLDER / name
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+
+    inputs = torch.randint(VOCAB, (ROWS, SEQUENCE), generator=generator)
+    targets = torch.randint(VOCAB, (ROWS, SEQUENCE), generator=generator)
+    targets[0, :5] = -1
+    targets[1, -1] = -1
+    logits, loss = mean_loss(model, inputs, targets)
+    expected = {
+        "inputs": inputs.int(), "targets": targets.int(), "logits": logits.detach(), "loss": loss.detach().reshape(1)}
+
+    parameters = dict(model.named_parameters())
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for p in parameters.values() if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
+         {"params": [p for p in parameters.values() if p.dim() == 1], "weight_decay": 0.0}],
+        lr=0.0, betas=BETAS, eps=EPSILON)
+    for step, learning_rate in enumerate(LEARNING_RATES):
+        optimizer.zero_grad()
+        _, loss = mean_loss(model, inputs, targets)
+        loss.backward()
+        if step == 0:
+            squares = sum((p.grad.double() ** 2).sum() for p in parameters.values())
+            expected["gradient_norm"] = torch.sqrt(squares).float().reshape(1)
+            expected |= {f"gradient.{n}": thinned(p.grad) for n, p in parameters.items()}
+        clip(parameters.values())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+    for n, p in parameters.items():
+        expected[f"weight.{n}"] = thinned(p)
+        for kind in ("exp_avg", "exp_avg_sq"):
+            expected[f"{kind}.{n}"] = thinned(optimizer.state[p][kind])
+    save_file(expected, folder / "expected.safetensors")
+    print(f"{name}: loss {expected['loss'].item():.4f}, gradient norm {expected['gradient_norm'].item():.4f}")
+
+
+make("gpt2", gpt2(), seed=1)
+make("llama", llama(tied=False), seed=2)
+make("llama-tied", llama(tied=True), seed=3)

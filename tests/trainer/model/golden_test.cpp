@@ -1,0 +1,209 @@
+// The models of both families against PyTorch: tests/golden/model/make_models.py made the files.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "comm/self_communicator.h"
+#include "trainer/checkpoint/reader.h"
+#include "trainer/formats/safetensors.h"
+#include "trainer/grad_reducer.h"
+#include "trainer/optimizer.h"
+#include "trainer/replica.h"
+
+namespace lockstep {
+namespace {
+
+// As in make_models.py.
+constexpr std::size_t kStride = 5;
+constexpr double kLearningRates[] = {1e-3, 2e-3, 5e-4};
+OptimizerConfig adamw() {
+  OptimizerConfig config;
+  config.betas = {0.9, 0.95};
+  config.eps = 1e-5;
+  config.weight_decay = 0.1;
+  config.clip_norm = 0.5;
+  return config;
+}
+
+Architecture read_architecture(const std::filesystem::path& folder) {
+  return from_hf_config(read_file(folder / "config.json"), (folder / "config.json").string());
+}
+
+// The largest difference, in units of the largest expected value; for gradients and weights of one tensor.
+double relative_difference(std::span<const float> actual, std::span<const float> expected) {
+  EXPECT_EQ(actual.size(), expected.size());
+  double largest = 0;
+  double difference = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
+    difference = std::max(difference, std::abs(static_cast<double>(actual[i]) - static_cast<double>(expected[i])));
+  }
+  return difference / largest;
+}
+
+// A golden model loaded through the same functions as a user's folder.
+class Golden {
+ public:
+  Golden(const std::string& name, Precision precision)
+      : folder_(std::filesystem::path(LOCKSTEP_GOLDEN_MODELS) / name),
+        expected_(folder_ / "expected.safetensors"),
+        backend(make_cpu_backend(2)),
+        replica(read_architecture(folder_), precision, *backend),
+        reducer(replica.layout(), self, *backend, {}),
+        optimizer(replica.layout(), *backend, adamw()) {
+    load_weights(folder_, replica.layout(), replica.master());
+    replica.refresh();
+    const SafetensorsTensor& tensor = expected_.get("inputs");
+    rows = tensor.shape[0];
+    sequence = tensor.shape[1];
+    inputs = integers("inputs");
+    targets = integers("targets");
+  }
+
+  [[nodiscard]] std::vector<float> expected(const std::string& name) const {
+    const SafetensorsTensor& tensor = expected_.get(name);
+    std::vector<float> values(tensor.count());
+    expected_.read_f32(tensor, 0, values);
+    return values;
+  }
+
+  // Forward and backward pass over the batch; leaves the gradient in the reducer.
+  Loss compute_gradient() {
+    Tape tape(*backend, arena, &reducer);
+    const auto count = std::ranges::count_if(targets, [](std::int32_t target) { return target >= 0; });
+    const Loss loss = replica.model().loss(tape, replica.weights(), {inputs, targets, rows, sequence}, {},
+                                           1.0F / static_cast<float>(count));
+    tape.backward(loss.value);
+    reducer.end_micro_batch();
+    reducer.finish();
+    return loss;
+  }
+
+  // Compares every parameter's part of `flat` with what the file holds as KIND.NAME.
+  void expect_flat(const std::string& kind, std::span<const float> flat, double tolerance) const {
+    const ParameterLayout& layout = replica.layout();
+    for (std::size_t p = 0; p < layout.size(); ++p) {
+      const ParameterSpec& spec = layout.specs()[p];
+      std::vector<ParameterExport> parts = spec.exports;
+      if (parts.empty()) {
+        parts.push_back({spec.name, spec.shape, 0});
+      }
+      for (const ParameterExport& part : parts) {
+        const std::size_t begin = layout.offset(p) + static_cast<std::size_t>(part.offset_elements);
+        std::vector<float> thinned;
+        for (std::size_t i = 0; i < *count_of(part.shape); i += kStride) {
+          thinned.push_back(flat[begin + i]);
+        }
+        EXPECT_LT(relative_difference(thinned, expected(kind + "." + part.hf_name)), tolerance)
+            << kind << " of " << part.hf_name;
+      }
+    }
+  }
+
+ private:
+  [[nodiscard]] std::vector<std::int32_t> integers(const std::string& name) const {
+    const SafetensorsTensor& tensor = expected_.get(name);
+    std::vector<std::int32_t> values(tensor.count());
+    expected_.read(tensor, 0, std::as_writable_bytes(std::span(values)));
+    return values;
+  }
+
+  std::filesystem::path folder_;
+  SafetensorsFile expected_;
+
+ public:
+  std::unique_ptr<Backend> backend;
+  Arena arena;
+  SelfCommunicator self;
+  Replica replica;
+  GradReducer reducer;
+  Optimizer optimizer;
+  std::vector<std::int32_t> inputs, targets;
+  std::int64_t rows = 0, sequence = 0;
+};
+
+class GoldenModel : public testing::TestWithParam<const char*> {
+ protected:
+  // The largest error of the logits of any position, in units of the largest logit.
+  static double logits_error(const Golden& golden, Arena& arena) {
+    const std::vector<float> expected = golden.expected("logits");
+    const auto vocab = static_cast<std::size_t>(golden.replica.model().architecture().vocab);
+    Tape tape(*golden.backend, arena, nullptr);
+    std::vector<float> actual;
+    for (std::int64_t row = 0; row < golden.rows; ++row) {
+      const auto tokens =
+          std::span(golden.inputs)
+              .subspan(static_cast<std::size_t>(row * golden.sequence), static_cast<std::size_t>(golden.sequence));
+      for (std::size_t length = 1; length <= tokens.size(); ++length) {
+        KvCache cache(golden.replica.model().architecture(), golden.replica.working_dtype());
+        const Tensor logits =
+            golden.replica.model().next_logits(tape, golden.replica.weights(), tokens.first(length), cache);
+        EXPECT_EQ(logits.as<float>().size(), vocab);
+        actual.insert(actual.end(), logits.as<float>().begin(), logits.as<float>().end());
+      }
+    }
+    return relative_difference(actual, expected);
+  }
+};
+
+TEST_P(GoldenModel, GivesPyTorchsLogits) {
+  Golden golden(GetParam(), Precision::kFp32);
+  EXPECT_LT(logits_error(golden, golden.arena), 1e-5);
+}
+
+TEST_P(GoldenModel, GivesPyTorchsLoss) {
+  Golden golden(GetParam(), Precision::kFp32);
+  const Loss loss = golden.compute_gradient();
+  const double expected = static_cast<double>(golden.expected("loss")[0]);
+  EXPECT_EQ(loss.count, golden.rows * golden.sequence - 6);
+  EXPECT_NEAR(loss.sum / static_cast<double>(loss.count), expected, 1e-6 * expected);
+  EXPECT_NEAR(static_cast<double>(loss.value.as<float>()[0]), expected, 1e-6 * expected);
+}
+
+TEST_P(GoldenModel, GivesPyTorchsGradients) {
+  Golden golden(GetParam(), Precision::kFp32);
+  static_cast<void>(golden.compute_gradient());
+  golden.expect_flat("gradient", golden.reducer.gradient(), 1e-5);
+  const double norm = std::sqrt(golden.backend->sum_of_squares(golden.reducer.gradient()));
+  EXPECT_NEAR(norm, static_cast<double>(golden.expected("gradient_norm")[0]), 1e-5 * norm);
+}
+
+TEST_P(GoldenModel, IsInPyTorchsStateAfterThreeStepsOfAdamW) {
+  Golden golden(GetParam(), Precision::kFp32);
+  std::int64_t step = 0;
+  for (const double learning_rate : kLearningRates) {
+    static_cast<void>(golden.compute_gradient());
+    static_cast<void>(golden.optimizer.step({.step = ++step,
+                                             .learning_rate = learning_rate,
+                                             .gradient = golden.reducer.gradient(),
+                                             .master = golden.replica.master()}));
+    golden.replica.refresh();
+  }
+  golden.expect_flat("weight", golden.replica.master(), 1e-5);
+  golden.expect_flat("exp_avg", golden.optimizer.exp_avg(), 1e-4);
+  golden.expect_flat("exp_avg_sq", golden.optimizer.exp_avg_sq(), 1e-4);
+}
+
+// bf16 keeps 8 bits: a value is off by up to 2^-9, and a few tens of such roundings lie one behind the other.
+TEST_P(GoldenModel, StaysNearPyTorchsFp32InBf16) {
+  Golden golden(GetParam(), Precision::kBf16);
+  EXPECT_LT(logits_error(golden, golden.arena), 0.03);
+  const Loss loss = golden.compute_gradient();
+  EXPECT_NEAR(loss.sum / static_cast<double>(loss.count), static_cast<double>(golden.expected("loss")[0]), 0.02);
+  golden.expect_flat("gradient", golden.reducer.gradient(), 0.06);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, GoldenModel, testing::Values("gpt2", "llama", "llama-tied"), [](const auto& model) {
+  std::string name = model.param;
+  std::ranges::replace(name, '-', '_');
+  return name;
+});
+
+}  // namespace
+}  // namespace lockstep
