@@ -14,11 +14,10 @@ using nlohmann::json;
 // Throws unless the two configurations agree on one key.
 template <typename T>
 void require_same(const std::string& checkpoint, const char* key, const T& saved, const T& now) {
-  require(
-      saved == now,
-      "train: {} was made with {} = {}, the configuration says {}; give this run another run.name, or start over with "
-      "--resume none",
-      checkpoint, key, saved, now);
+  require(saved == now,
+          "{} was made with {} = {}, the configuration says {}; give this run another run.name, or start over with "
+          "--resume none",
+          checkpoint, key, saved, now);
 }
 
 }  // namespace
@@ -58,29 +57,26 @@ std::string data_fingerprint(const DatasetInfo& info) {
 }
 
 std::filesystem::path choose_checkpoint(const std::filesystem::path& checkpoints, const std::string& resume, Log& log) {
-  clean_leftovers(checkpoints);
   if (resume == "none") {
-    if (const int aside = supersede_newer(checkpoints, 0); aside > 0) {
-      log.info("--resume none: {} earlier checkpoint{} of this run will be removed when the first new one is there",
-               aside, aside == 1 ? "" : "s");
-    }
     return {};
   }
   if (resume == "auto") {
     const auto latest = find_latest_checkpoint(checkpoints, [&](const DamagedCheckpoint& damaged) {
       log.warning("checkpoint {} is damaged and not used: {}", damaged.path.string(), damaged.reason);
     });
-    if (!latest) {
-      return {};
-    }
-    supersede_newer(checkpoints, latest->manifest().position.step);
-    return latest->path();
+    return latest ? latest->path() : std::filesystem::path();
   }
   require(std::filesystem::is_directory(resume), "--resume {}: no such folder; expected auto, none or a checkpoint",
           resume);
-  const CheckpointReader chosen{resume};
-  supersede_newer(checkpoints, chosen.manifest().position.step);
-  return chosen.path();
+  return CheckpointReader(resume).path();
+}
+
+void clear_the_way(const std::filesystem::path& checkpoints, std::uint64_t step, Log& log) {
+  clean_leftovers(checkpoints);
+  if (const int aside = supersede_newer(checkpoints, step); aside > 0) {
+    log.info("{} checkpoint{} of this run after step {} will be removed when the first new one is there", aside,
+             aside == 1 ? "" : "s", step);
+  }
 }
 
 Config continue_config(Config config, const Manifest& manifest, const std::string& checkpoint) {
@@ -105,11 +101,10 @@ Config continue_config(Config config, const Manifest& manifest, const std::strin
 }
 
 void check_same_data(const RunProgress& progress, const DatasetInfo& info, const std::string& dataset) {
-  require(
-      progress.data_fingerprint == data_fingerprint(info),
-      "train: {} does not hold the data that this run was trained on so far; give the run another run.name, or start "
-      "over with --resume none",
-      dataset);
+  require(progress.data_fingerprint == data_fingerprint(info),
+          "{} does not hold the data that this run was trained on so far; give the run another run.name, or start "
+          "over with --resume none",
+          dataset);
 }
 
 }  // namespace lockstep

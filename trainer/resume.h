@@ -31,11 +31,14 @@ struct RunProgress {
 // Tokens, tokenizer and file checksums of a dataset in 32 hexadecimal digits.
 [[nodiscard]] std::string data_fingerprint(const DatasetInfo& info);
 
-// Rank 0: the folder of the checkpoint to start from, empty for a fresh start. Removes leftovers of killed processes,
-// reports damaged checkpoints. Throws Error(kUsage) when `resume` names no checkpoint, and what
-// find_latest_checkpoint() throws.
+// Rank 0: the folder of the checkpoint to start from, empty for a fresh start. Reports damaged checkpoints; changes
+// nothing. Throws Error(kUsage) when `resume` names no checkpoint, and what find_latest_checkpoint() throws.
 [[nodiscard]] std::filesystem::path choose_checkpoint(const std::filesystem::path& checkpoints,
                                                       const std::string& resume, Log& log);
+
+// Rank 0, when it is certain that the run starts at `step`: removes leftovers of killed processes and sets checkpoints
+// of later steps aside, which are not this run's future.
+void clear_the_way(const std::filesystem::path& checkpoints, std::uint64_t step, Log& log);
 
 // Takes over what the configuration left to be derived (micro_batches: auto) from the checkpoint's, and throws
 // Error(kUsage) when a key differs that decides what is trained or in which order: the run would silently become

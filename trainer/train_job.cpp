@@ -35,17 +35,17 @@ struct Data {
 
 // Reads what both datasets say of themselves and checks that they go together.
 Data inspect_data(const Config& config) {
-  require(!config.data.train.empty(), "train: data.train names no dataset");
+  require(!config.data.train.empty(), "data.train names no dataset");
   Dataset train = Dataset::open(config.data.train);
   Data data{train.info(), read_file(train.tokenizer_path())};
   const Tokenizer tokenizer = Tokenizer::from_json(data.tokenizer_json, train.tokenizer_path().string());
   require(tokenizer.fingerprint() == data.info.tokenizer.fingerprint,
-          "train: {} is not the tokenizer that {} was packed with (fingerprint {}, expected {})",
+          "{} is not the tokenizer that {} was packed with (fingerprint {}, expected {})",
           train.tokenizer_path().string(), config.data.train, tokenizer.fingerprint(), data.info.tokenizer.fingerprint);
   if (!config.data.valid.empty()) {
     const Dataset valid = Dataset::open(config.data.valid);
     require(valid.info().tokenizer.fingerprint == data.info.tokenizer.fingerprint,
-            "train: {} was packed with the tokenizer {} and {} with {}; pack both with the same", config.data.valid,
+            "{} was packed with the tokenizer {} and {} with {}; pack both with the same", config.data.valid,
             valid.info().tokenizer.name, config.data.train, data.info.tokenizer.name);
   }
   return data;
@@ -53,7 +53,7 @@ Data inspect_data(const Config& config) {
 
 void check_lengths(const Config& config, const DatasetInfo& info) {
   require(info.tokens > static_cast<std::uint64_t>(config.data.sequence),
-          "train: {} holds {} tokens; a sample of data.sequence {} needs {}", config.data.train, info.tokens,
+          "{} holds {} tokens; a sample of data.sequence {} needs {}", config.data.train, info.tokens,
           config.data.sequence, config.data.sequence + 1);
 }
 
@@ -64,11 +64,7 @@ std::filesystem::path agree_on_checkpoint(const TrainRequest& request, Communica
     if (communicator.rank() != 0) {
       return;
     }
-    const std::filesystem::path folder = run_folder(request.config);
-    std::error_code error;
-    std::filesystem::create_directories(folder / "checkpoints", error);
-    require(!error, "train: {} cannot be created: {}", (folder / "checkpoints").string(), error.message());
-    chosen = choose_checkpoint(folder / "checkpoints", request.resume, log).string();
+    chosen = choose_checkpoint(run_folder(request.config) / "checkpoints", request.resume, log).string();
   });
   return communicator.broadcast_text(chosen, 0);
 }

@@ -86,6 +86,13 @@ void TrainLoop::start(const CheckpointReader* checkpoint) {
   }
   replica_.refresh();
 
+  if (communicator_.rank() == 0) {
+    const std::filesystem::path folder = run_folder(config_) / "checkpoints";
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    require(!error, "{} cannot be created: {}", folder.string(), error.message());
+    clear_the_way(folder, static_cast<std::uint64_t>(completed_), log_);
+  }
   const double parameters = static_cast<double>(layout.parameters());
   report_ = std::make_unique<TrainReport>(
       config_,
