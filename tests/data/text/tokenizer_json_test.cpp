@@ -184,7 +184,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(TokenizerJson, TakesMergesAsStringsAndAsPairs) {
   json document = small_document();
   const std::string as_strings = Tokenizer::from_json(document.dump(), "t.json").fingerprint();
-  document["model"]["merges"] = {{"a", "b"}, {"ab", "c"}};
+  document["model"]["merges"] = json::parse(R"([["a", "b"], ["ab", "c"]])");
   const Tokenizer tokenizer = Tokenizer::from_json(document.dump(), "t.json");
   EXPECT_EQ(tokenizer.fingerprint(), as_strings);
   EXPECT_EQ(encoded(tokenizer, "abcab"), (std::vector<std::uint32_t>{258, 257}));

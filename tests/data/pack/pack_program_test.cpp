@@ -1,0 +1,105 @@
+// lockstep pack as people run it: alone, under mpirun, killed and started again.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <csignal>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/data/pack/pack_fixture.h"
+#include "tests/support/process.h"
+
+namespace lockstep {
+namespace {
+
+using testing::HasSubstr;
+
+class PackProgramTest : public PackTest {
+ protected:
+  // "OUT" and "IN" in the arguments stand for folders of the test.
+  [[nodiscard]] std::vector<std::string> command(int ranks, const std::string& out,
+                                                 std::vector<std::string> arguments) const {
+    std::vector<std::string> words;
+    if (ranks > 0) {
+      words = {MPIRUN, std::to_string(ranks)};
+    }
+    words.insert(words.end(), {LOCKSTEP_PROGRAM, "pack", "--out", (folder_ / out).string()});
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    words.push_back((folder_ / "in").string());
+    return words;
+  }
+};
+
+TEST_F(PackProgramTest, GivesTheSameFilesAloneAndUnderMpirun) {
+  for (std::uint64_t i = 0; i < 10; ++i) {
+    write_input("f" + std::to_string(i) + ".txt", random_text(700'000, i));
+  }
+  const std::vector<std::string> arguments = {"--format", "text", "--tokenizer", "bpe:512", "--shard-mib", "1"};
+  const ProcessResult alone = run_process(command(0, "alone", arguments));
+  EXPECT_EQ(alone.exit_code, 0) << alone.err;
+  EXPECT_THAT(alone.out, HasSubstr("train  "));
+  for (const int ranks : {1, 2, 4}) {
+    const std::string out = "ranks" + std::to_string(ranks);
+    const ProcessResult result = run_process(command(ranks, out, arguments));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    expect_same_files(folder_ / "alone", folder_ / out);
+  }
+}
+
+TEST_F(PackProgramTest, NamesFileAndLineOnceOnAllRanksAndLeavesNothing) {
+  std::string text;
+  for (int i = 1; i < 30'000; ++i) {
+    text += i == 20'001 ? "{\"txt\": \"?\"}\n" : "{\"text\": \"" + std::string(100, 'x') + "\"}\n";
+  }
+  write_input("corpus.jsonl", text);
+  for (const int ranks : {0, 2}) {
+    const ProcessResult result =
+        run_process(command(ranks, "out", {"--format", "jsonl", "--tokenizer", "bytes", "--shard-mib", "1"}));
+    EXPECT_EQ(result.exit_code, 2);
+    const std::string line =
+        "lockstep pack: " + (folder_ / "in/corpus.jsonl").string() + " line 20001: \"text\" is missing\n";
+    const std::size_t found = result.err.find(line);
+    EXPECT_NE(found, std::string::npos) << result.err;
+    EXPECT_EQ(result.err.find(line, found + 1), std::string::npos) << "said more than once:\n" << result.err;
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "out"));
+  }
+}
+
+TEST_F(PackProgramTest, GoesOnAfterSignalsAndKillsAtAnotherRankCount) {
+  for (std::uint64_t i = 0; i < 24; ++i) {
+    write_input("f" + std::to_string(i) + ".txt", random_text(900'000, i));
+  }
+  const std::vector<std::string> arguments = {"--format", "text", "--tokenizer", "bpe:512", "--shard-mib", "1"};
+  ASSERT_EQ(run_process(command(0, "whole", arguments)).exit_code, 0);
+  int interruptions = 0;
+  for (const int signal : {SIGTERM, SIGKILL, SIGTERM, SIGKILL}) {
+    const std::filesystem::path record = folder_ / fmt::format("out/.pack/unit-{:05}.json", 3 + 4 * interruptions);
+    Process process(command(interruptions % 2 == 0 ? 0 : 2, "out", arguments));
+    while (process.is_running() && !std::filesystem::exists(record)) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    process.send(signal);
+    const ProcessResult result = process.wait();
+    if (result.exit_code == 0) {
+      break;  // faster than the signal
+    }
+    if (signal == SIGTERM && interruptions == 0) {
+      EXPECT_EQ(result.exit_code, 75) << result.err;
+      EXPECT_THAT(result.err, HasSubstr("the same command goes on from here"));
+    }
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "out/train/dataset.json"));
+    ++interruptions;
+    // A killed mpirun takes its ranks with it, though not at the same instant.
+    std::this_thread::sleep_for(std::chrono::milliseconds(signal == SIGKILL ? 500 : 0));
+  }
+  EXPECT_GE(interruptions, 1);
+  const ProcessResult last = run_process(command(2, "out", arguments));
+  EXPECT_EQ(last.exit_code, 0) << last.err;
+  EXPECT_THAT(last.err, HasSubstr("parts were finished before"));
+  expect_same_files(folder_ / "whole", folder_ / "out");
+}
+
+}  // namespace
+}  // namespace lockstep
