@@ -50,13 +50,18 @@ else
 fi
 
 step "Training on 2 ranks (about two minutes on two cores; Ctrl-C saves and stops)"
-allow_local_ranks
+if [ "$(id -u)" -eq 0 ]; then
+  echo "      (as root: cluster/mpirun.sh tells Open MPI that this is meant)"
+fi
 status=0
-mpirun -np 2 "$lockstep" train "$config" "${overrides[@]}" || status=$?
-if [ "$status" -ne 0 ]; then
-  echo
-  echo "Training ended early (exit code $status). What was saved is in $run; ./quickstart.sh goes on from there." >&2
-  exit "$status"
+cluster/mpirun.sh -np 2 "$lockstep" train "$config" "${overrides[@]}" || status=$?
+if [ "$status" -eq 75 ]; then
+  printf '\nStopped and saved in %s. ./quickstart.sh goes on from there.\n' "$run"
+  exit 0
+elif [ "$status" -ne 0 ]; then
+  printf '\nTraining failed (exit code %s). What was saved is in %s; ./quickstart.sh goes on from there.\n' \
+    "$status" "$run" >&2
+  exit 1
 fi
 
 step "Evaluation"
@@ -78,9 +83,6 @@ What to try next:
   $lockstep generate --model $run --prompt "template <typename" --temperature 0.7
   $lockstep train $config --set run.name=alone
       the same run on one rank: inspect shows the same digest
-  mpirun -np 2 $lockstep train $config --set run.name=longer --set train.steps=2000
+  cluster/mpirun.sh -np 2 $lockstep train $config --set run.name=longer --set train.steps=2000
   examples/ has more: Shakespeare, a Llama, GPT-2 124M
 EOF
-if [ "$(id -u)" -eq 0 ]; then
-  echo "As root, first: export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
-fi

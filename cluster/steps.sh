@@ -49,15 +49,3 @@ build() {
   local command=(cmake --build --preset "$preset" --parallel "$(nproc)" "${targets[@]}")
   if [ -t 1 ]; then "${command[@]}"; else quietly "build/$preset/build.log" "${command[@]}"; fi
 }
-
-# Ranks on this machine alone, also in a container that runs everything as root, also on a single core. Variables instead
-# of options, because the command lines of Open MPI 4.1 (OMPI_) and 5.0 (PRTE_) differ.
-allow_local_ranks() {
-  if [ "$(id -u)" -eq 0 ]; then
-    echo "      (as root: Open MPI is told that this is meant, by OMPI_ALLOW_RUN_AS_ROOT=1)"
-    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-    export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  fi
-  export OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
-  export OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_hwloc_default_binding_policy=none
-}
