@@ -3,7 +3,9 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 #include <new>
 
 #include "base/error.h"
@@ -72,6 +74,10 @@ class Translator {
       refuse(c == '\0' ? std::string("a \\ at its end") : fmt::format("\\{}", c));
     }
     copy(2);
+    if ((c == 'p' || c == 'P' || c == 'x') && at_ < in_.size() && in_[at_] == '{') {
+      copy(std::min(in_.find('}', at_), in_.size() - 1) + 1 -
+           at_);  // the name of a property or the number of a character
+    }
   }
 
   void open_class() {
@@ -197,9 +203,15 @@ Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 
 std::optional<Match> Regex::find(std::string_view text, std::size_t from, Scratch& scratch) const {
-  const int found =
-      pcre2_match(state_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
-                  PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, scratch.state_->match.get(), scratch.state_->context.get());
+  const auto match = [&](std::uint32_t options) {
+    return pcre2_match(state_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
+                       PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY | options, scratch.state_->match.get(),
+                       scratch.state_->context.get());
+  };
+  int found = match(0);
+  if (found == PCRE2_ERROR_JIT_STACKLIMIT) {
+    found = match(PCRE2_NO_JIT);  // the interpreter keeps its state on the heap
+  }
   if (found == PCRE2_ERROR_NOMATCH) {
     return std::nullopt;
   }
