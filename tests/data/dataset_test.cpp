@@ -88,6 +88,21 @@ TEST(DatasetJsonTest, RefusesWhatIsNoJsonOrNotThisJson) {
   }
 }
 
+// What fuzzing found, and what it started from: an Error, or something that is written and read back as the same.
+TEST(DatasetJsonTest, SurvivesTheFuzzingCorpus) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(FUZZ_CORPUS)) {
+    ++files;
+    try {
+      const DatasetInfo info = parse_dataset_json(read_file(entry.path()), "x");
+      EXPECT_EQ(parse_dataset_json(to_dataset_json(info), "x"), info) << entry.path();
+    } catch (const Error& error) {
+      EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(ErrorCode::kCorrupt)) << entry.path();
+    }
+  }
+  EXPECT_GE(files, 7);
+}
+
 class DatasetTest : public testing::Test {
  protected:
   DatasetTest() : info_(write_small_dataset(folder_.path(), counting_tokens(1000), {300, 1, 699})) {}
