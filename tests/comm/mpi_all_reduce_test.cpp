@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -133,6 +135,17 @@ TEST_P(AllReduceTest, RunsSeveralAtATime) {
     }
     EXPECT_TRUE(test::same_bits(values, sums));
   }
+}
+
+TEST_P(AllReduceTest, ProceedsWhileTheCallerComputes) {
+  std::vector<float> values = my_values<float>(200'000);
+  const Work work = comm_->all_reduce_sum(view_of(std::span(values)));
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!work.is_done() && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_TRUE(work.is_done());
+  EXPECT_TRUE(test::same_bits(values, expected<float>(values.size())));
 }
 
 TEST_P(AllReduceTest, IsFinishedWhenItsHandleIsGone) {
