@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdint>
 #include <new>
 
 #include "base/error.h"
@@ -149,7 +148,7 @@ std::string text_of(int error) {
 }
 
 constexpr std::size_t kJitStackBytes = std::size_t{32} << 10;
-constexpr std::size_t kMaxJitStackBytes = std::size_t{16} << 20;
+constexpr std::size_t kMaxJitStackBytes = std::size_t{64} << 20;  // address space; memory as it is used
 
 }  // namespace
 
@@ -203,15 +202,9 @@ Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 
 std::optional<Match> Regex::find(std::string_view text, std::size_t from, Scratch& scratch) const {
-  const auto match = [&](std::uint32_t options) {
-    return pcre2_match(state_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
-                       PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY | options, scratch.state_->match.get(),
-                       scratch.state_->context.get());
-  };
-  int found = match(0);
-  if (found == PCRE2_ERROR_JIT_STACKLIMIT) {
-    found = match(PCRE2_NO_JIT);  // the interpreter keeps its state on the heap
-  }
+  const int found =
+      pcre2_match(state_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
+                  PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, scratch.state_->match.get(), scratch.state_->context.get());
   if (found == PCRE2_ERROR_NOMATCH) {
     return std::nullopt;
   }

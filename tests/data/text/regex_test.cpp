@@ -45,7 +45,7 @@ TEST(Regex, IgnoresCaseBeyondAscii) { EXPECT_EQ(matches("(?i:'s)", "'S'\u017F's"
 TEST(Regex, SkipsEmptyMatches) { EXPECT_EQ(matches("x*", "axxb"), (Texts{"xx"})); }
 
 TEST(Regex, MatchesALongTextAsAWhole) {
-  const std::string text(5'000'000, 'a');
+  const std::string text(1'000'000, 'a');
   EXPECT_EQ(matches("(?:a|b)+", text), (Texts{text}));
 }
 
