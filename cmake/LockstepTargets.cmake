@@ -15,15 +15,34 @@ if(LOCKSTEP_SANITIZE)
   target_link_options(lockstep_flags INTERFACE -fsanitize=${LOCKSTEP_SANITIZE})
 endif()
 
+# Test sources are compiled for a fast build: what they test is compiled as it is shipped.
+add_library(lockstep_test_flags INTERFACE)
+target_compile_options(lockstep_test_flags INTERFACE $<$<CONFIG:Release>:-O0>)
+
+# Headers from elsewhere that most sources include, compiled once a module and once for all tests: this halves the time of a clean
+# build. No source relies on it: the sanitizer presets build without.
+set(common_headers <fmt/format.h> <nlohmann/json.hpp> <algorithm> <filesystem> <fstream> <functional> <map> <memory> <optional>
+                   <span> <string> <thread> <vector>)
+if(LOCKSTEP_PRECOMPILE_HEADERS AND LOCKSTEP_WITH_TESTS)
+  file(WRITE ${CMAKE_BINARY_DIR}/test_headers.cpp "")
+  add_library(lockstep_test_headers OBJECT ${CMAKE_BINARY_DIR}/test_headers.cpp)
+  target_link_libraries(lockstep_test_headers PRIVATE lockstep_flags lockstep_test_flags fmt::fmt GTest::gtest GTest::gmock)
+  target_precompile_headers(lockstep_test_headers PRIVATE ${common_headers} <gmock/gmock.h> <gtest/gtest.h>)
+endif()
+function(lockstep_use_test_headers target)
+  if(LOCKSTEP_PRECOMPILE_HEADERS)
+    target_precompile_headers(${target} REUSE_FROM lockstep_test_headers)
+  endif()
+endfunction()
+
 # lockstep_module(NAME SOURCES... DEPENDS...): the static library lockstep_NAME.
 function(lockstep_module name)
   cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
-  if(NOT arg_SOURCES)
-    file(WRITE ${CMAKE_BINARY_DIR}/empty.cpp "")
-    set(arg_SOURCES ${CMAKE_BINARY_DIR}/empty.cpp)
-  endif()
   add_library(lockstep_${name} STATIC ${arg_SOURCES})
   target_link_libraries(lockstep_${name} PUBLIC lockstep_flags ${arg_DEPENDS} PRIVATE ${arg_PRIVATE_DEPENDS})
+  if(LOCKSTEP_PRECOMPILE_HEADERS)
+    target_precompile_headers(lockstep_${name} PRIVATE ${common_headers})
+  endif()
 endfunction()
 
 # lockstep_test(NAME SOURCES... DEPENDS... [TIMEOUT seconds]): a GoogleTest program; each of its tests is one CTest test.
@@ -33,7 +52,8 @@ function(lockstep_test name)
     set(arg_TIMEOUT 120)
   endif()
   add_executable(${name} ${arg_SOURCES})
-  target_link_libraries(${name} PRIVATE ${arg_DEPENDS} GTest::gtest_main GTest::gmock)
+  target_link_libraries(${name} PRIVATE ${arg_DEPENDS} lockstep_test_flags GTest::gtest_main GTest::gmock)
+  lockstep_use_test_headers(${name})
   gtest_discover_tests(${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT ${arg_TIMEOUT})
 endfunction()
 
@@ -45,7 +65,8 @@ function(lockstep_mpi_test name)
     set(arg_TIMEOUT 180)
   endif()
   add_executable(${name} ${arg_SOURCES} ${PROJECT_SOURCE_DIR}/tests/support/mpi_main.cpp)
-  target_link_libraries(${name} PRIVATE ${arg_DEPENDS} GTest::gtest GTest::gmock)
+  target_link_libraries(${name} PRIVATE ${arg_DEPENDS} lockstep_test_flags GTest::gtest GTest::gmock)
+  lockstep_use_test_headers(${name})
   foreach(ranks IN LISTS arg_RANKS)
     add_test(NAME ${name}.ranks_${ranks} COMMAND ${PROJECT_SOURCE_DIR}/tests/support/mpirun.sh ${ranks} $<TARGET_FILE:${name}>)
     set_tests_properties(${name}.ranks_${ranks} PROPERTIES TIMEOUT ${arg_TIMEOUT} PROCESSORS 2)
