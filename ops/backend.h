@@ -165,8 +165,9 @@ class Backend {
   // For work that is cut into chunks outside of kernels: initialisation, copies.
   [[nodiscard]] virtual ThreadPool& pool() = 0;
 
-  // Throws Error(kUnsupported) when this device cannot compute in the working dtype.
-  virtual void require_support(DType working) = 0;
+  // Whether the device multiplies matrices of the working dtype itself. Where it does not, products are computed in f32
+  // and rounded: right, but slower than f32.
+  [[nodiscard]] virtual bool has_native(DType working) const = 0;
 
   virtual void gemm(const Gemm& gemm) = 0;
 

@@ -7,7 +7,6 @@ Replica::Replica(const Architecture& architecture, Precision precision, Backend&
       backend_(backend),
       working_dtype_(precision == Precision::kBf16 ? DType::kBF16 : DType::kF32),
       master_(Buffer::allocate(layout().total() * sizeof(float))) {
-  backend.require_support(working_dtype_);
   if (working_dtype_ != DType::kF32) {
     narrow_ = Buffer::allocate(layout().total() * size_of(working_dtype_));
   }

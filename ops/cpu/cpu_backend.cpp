@@ -1,5 +1,4 @@
 // The CPU's kernel set: each call goes to the file that its kernel lives in.
-#include <array>
 #include <memory>
 
 #include "ops/backend.h"
@@ -23,12 +22,7 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Device device() const override { return {}; }
   [[nodiscard]] ThreadPool& pool() override { return pool_; }
 
-  void require_support(DType working) override {
-    std::array<float, 16> zeros{};  // room for 4 x 4 of either dtype
-    std::array<float, 16> product{};
-    const Matrix operand{zeros.data(), working, 4, 4, 4, false};
-    gemms_.run_here({.a = operand, .b = operand, .d = {product.data(), DType::kF32, 4, 4, 4, false}});
-  }
+  [[nodiscard]] bool has_native(DType working) const override { return gemms_.has_native(working); }
 
   void gemm(const Gemm& gemm) override { gemms_.run(gemm, pool_); }
 

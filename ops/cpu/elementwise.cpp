@@ -174,6 +174,22 @@ void narrow_kernel(const float* from, BFloat16* to, std::size_t count, ThreadPoo
   map(pool, Copy(), count, to, from);
 }
 
+template <typename Out, typename In>
+void convert_rows_of(const Matrix& from, const Matrix& to, std::int64_t first, std::int64_t count) {
+  for (std::int64_t row = first; row < first + count; ++row) {
+    map_chunk(Copy(), static_cast<std::size_t>(from.columns), static_cast<Out*>(to.data) + row * to.stride,
+              static_cast<const In*>(from.data) + row * from.stride);
+  }
+}
+
+void convert_rows_kernel(const Matrix& from, const Matrix& to, std::int64_t first, std::int64_t count) {
+  if (to.dtype == DType::kF32) {
+    convert_rows_of<float, BFloat16>(from, to, first, count);
+  } else {
+    convert_rows_of<BFloat16, float>(from, to, first, count);
+  }
+}
+
 }  // namespace
 }  // namespace lockstep::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -190,6 +206,7 @@ HWY_EXPORT(add_kernel);
 HWY_EXPORT(add_f32_kernel);
 HWY_EXPORT(widen_kernel);
 HWY_EXPORT(narrow_kernel);
+HWY_EXPORT(convert_rows_kernel);
 
 void dropout(const Dropout& dropout, const Tensor& x, const Tensor& y, ThreadPool& pool) {
   HWY_DYNAMIC_DISPATCH(dropout_kernel)(dropout, x, y, pool);
@@ -242,6 +259,11 @@ void convert(const BufferView& from, const BufferView& to, ThreadPool& pool) {
   } else {
     HWY_DYNAMIC_DISPATCH(narrow_kernel)(from.as<float>().data(), to.as<BFloat16>().data(), from.count, pool);
   }
+}
+
+void convert_rows(const Matrix& from, const Matrix& to, std::int64_t first, std::int64_t count) {
+  assert(from.rows == to.rows && from.columns == to.columns && from.dtype != to.dtype);
+  HWY_DYNAMIC_DISPATCH(convert_rows_kernel)(from, to, first, count);
 }
 
 void fill_zero(const Tensor& x, ThreadPool& pool) {

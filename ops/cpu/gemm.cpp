@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "ops/cpu/matmul_primitive.h"
+#include "ops/cpu/wide_gemm.h"
 
 namespace lockstep::cpu {
 namespace {
@@ -122,6 +123,9 @@ Gemm columns_of(const Gemm& gemm, Range range) {
 }  // namespace
 
 struct GemmCache::State {
+  State() { has_native_bf16 = can_describe_bf16(); }
+
+  bool has_native_bf16 = true;
   const dnnl::engine& engine = cpu_engine();
   std::shared_mutex mutex;
   std::unordered_map<Key, std::unique_ptr<Plan>, KeyHash> plans;
@@ -139,6 +143,27 @@ struct GemmCache::State {
       plan = make_plan(key);
     }
     return *plan;
+  }
+
+  [[nodiscard]] bool can_describe_bf16() const {
+    constexpr std::int64_t kSize = 64;
+    try {
+      static_cast<void>(make_plan({.m = kSize,
+                                   .n = kSize,
+                                   .k = kSize,
+                                   .stride_a = kSize,
+                                   .stride_b = kSize,
+                                   .stride_d = kSize,
+                                   .in = DType::kBF16,
+                                   .out = DType::kBF16,
+                                   .transposed_a = false,
+                                   .transposed_b = false,
+                                   .bias = false,
+                                   .accumulate = false}));
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
   }
 
   [[nodiscard]] std::unique_ptr<Plan> make_plan(const Key& key) const {
@@ -169,7 +194,13 @@ struct GemmCache::State {
 GemmCache::GemmCache() : state_(std::make_unique<State>()) {}
 GemmCache::~GemmCache() = default;
 
+bool GemmCache::has_native(DType working) const { return working != DType::kBF16 || state_->has_native_bf16; }
+
 void GemmCache::run(const Gemm& gemm, ThreadPool& pool) {
+  if (!has_native(gemm.a.dtype)) {
+    multiply_widened(gemm, &pool, [&](const Gemm& wide) { run(wide, pool); });
+    return;
+  }
   const std::int64_t m = gemm.d.rows;
   const std::int64_t n = gemm.d.columns;
   const std::int64_t k = gemm.a.transposed ? gemm.a.rows : gemm.a.columns;
@@ -188,6 +219,10 @@ void GemmCache::run(const Gemm& gemm, ThreadPool& pool) {
 }
 
 void GemmCache::run_here(const Gemm& gemm) {
+  if (!has_native(gemm.a.dtype)) {
+    multiply_widened(gemm, nullptr, [&](const Gemm& wide) { run_here(wide); });
+    return;
+  }
   const std::int64_t m = gemm.d.rows;
   const std::int64_t n = gemm.d.columns;
   const std::int64_t k = gemm.a.transposed ? gemm.a.rows : gemm.a.columns;

@@ -20,6 +20,9 @@ class GemmCache {
   GemmCache(const GemmCache&) = delete;
   GemmCache& operator=(const GemmCache&) = delete;
 
+  // Whether oneDNN has products in `working` (f32 or bf16) for this processor. Without, they are computed in f32.
+  [[nodiscard]] bool has_native(DType working) const;
+
   // The whole product, on all threads of the pool.
   void run(const Gemm& gemm, ThreadPool& pool);
   // The whole product, on the calling thread: for use inside a parallel loop, from any number of threads.

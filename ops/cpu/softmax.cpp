@@ -21,10 +21,10 @@ std::size_t visible_of(std::int64_t first_length, std::int64_t row, std::int64_t
   return static_cast<std::size_t>(std::clamp<std::int64_t>(first_length + row, 0, columns));
 }
 
-float max_of_scaled(const float* scores, std::size_t count, float scale) {
+float max_of_first(const float* scores, std::size_t count) {
   Accumulator largest(-std::numeric_limits<float>::infinity());
   sweep_groups(count, [&](std::size_t i, auto group, auto extent) LOCKSTEP_LAMBDA {
-    Float value = hn::Mul(load(scores + i, extent), set(scale));
+    Float value = load(scores + i, extent);
     if constexpr (std::is_same_v<decltype(extent), Part>) {
       value = hn::IfThenElse(hn::FirstN(kFloat, extent.size), value, largest[group]);
     }
@@ -33,11 +33,11 @@ float max_of_scaled(const float* scores, std::size_t count, float scale) {
   return max_of(largest);
 }
 
-// scores = exp(scale * scores - largest); returns their sum.
+// scores = exp(scale * (scores - largest)), exactly 1 for the largest however large it is; returns their sum.
 float exponentiate(float* scores, std::size_t count, float scale, float largest) {
   Accumulator sum(0);
   sweep_groups(count, [&](std::size_t i, auto group, auto extent) LOCKSTEP_LAMBDA {
-    const Float value = exp(hn::MulSub(load(scores + i, extent), set(scale), set(largest)));
+    const Float value = exp(hn::Mul(hn::Sub(load(scores + i, extent), set(largest)), set(scale)));
     store(value, scores + i, extent);
     if constexpr (std::is_same_v<decltype(extent), Part>) {
       sum[group] = hn::Add(sum[group], hn::IfThenElseZero(hn::FirstN(kFloat, extent.size), value));
@@ -76,12 +76,13 @@ void softmax_rows_of(const SoftmaxRows& args) {
     float* scores = args.scores + row * args.score_stride;
     T* probabilities = static_cast<T*>(args.probabilities) + row * args.probability_stride;
     const std::size_t count = visible_of(args.first_length, row, args.columns);
-    const float largest = max_of_scaled(scores, count, args.scale);
+    const float largest = max_of_first(scores, count);
     const float sum = exponentiate(scores, count, args.scale, largest);
     const std::uint64_t first = args.dropout.first + static_cast<std::uint64_t>(row * args.dropout.row_stride);
     scale_into(scores, count, static_cast<std::size_t>(args.columns), 1.0F / sum, used_factors, first, probabilities);
     if (args.log_sum_exp != nullptr) {
-      args.log_sum_exp[row] = static_cast<float>(static_cast<double>(largest) + std::log(static_cast<double>(sum)));
+      args.log_sum_exp[row] = static_cast<float>(static_cast<double>(args.scale) * static_cast<double>(largest) +
+                                                 std::log(static_cast<double>(sum)));
     }
   }
 }

@@ -17,7 +17,7 @@ const GoldenFile& golden_file() {
 // One case of the file: its tensors as inputs and parameters of a graph, and what they should give.
 class Case {
  public:
-  Case(const Setup& setup, std::string name) : graph(setup), name_(std::move(name)), dtype_(setup.dtype) {}
+  Case(const Platform& platform, std::string name) : graph(platform), name_(std::move(name)), dtype_(platform.dtype) {}
 
   [[nodiscard]] const GoldenTensor& operator[](const std::string& tensor) const {
     return golden_file()[name_ + "/" + tensor];
@@ -210,7 +210,7 @@ TEST_P(GoldenTest, AdamWAgreesOverFiveSteps) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ops, GoldenTest, testing::ValuesIn(all_setups()), name_of_setup);
+INSTANTIATE_TEST_SUITE_P(Ops, GoldenTest, testing::ValuesIn(all_platforms()), name_of_platform);
 
 }  // namespace
 }  // namespace lockstep::test

@@ -224,7 +224,7 @@ TEST_P(GradientTest, TheLossHasTheGradientsOfItsDefinition) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ops, GradientTest, testing::ValuesIn(all_setups()), name_of_setup);
+INSTANTIATE_TEST_SUITE_P(Ops, GradientTest, testing::ValuesIn(all_platforms()), name_of_platform);
 
 }  // namespace
 }  // namespace lockstep::test

@@ -22,15 +22,17 @@ namespace lockstep::test {
 using Values = std::vector<double>;
 
 // What every test of an op runs on.
-struct Setup {
+struct Platform {
   DeviceKind device = DeviceKind::kCpu;
   DType dtype = DType::kF32;
 };
-inline std::ostream& operator<<(std::ostream& stream, const Setup& setup) {
-  return stream << (setup.device == DeviceKind::kCpu ? "cpu_" : "cuda_") << name_of(setup.dtype);
+inline std::ostream& operator<<(std::ostream& stream, const Platform& platform) {
+  return stream << (platform.device == DeviceKind::kCpu ? "cpu_" : "cuda_") << name_of(platform.dtype);
 }
-inline std::vector<Setup> all_setups() { return {{DeviceKind::kCpu, DType::kF32}, {DeviceKind::kCpu, DType::kBF16}}; }
-inline std::string name_of_setup(const testing::TestParamInfo<Setup>& info) {
+inline std::vector<Platform> all_platforms() {
+  return {{DeviceKind::kCpu, DType::kF32}, {DeviceKind::kCpu, DType::kBF16}};
+}
+inline std::string name_of_platform(const testing::TestParamInfo<Platform>& info) {
   return testing::PrintToString(info.param);
 }
 
@@ -94,8 +96,8 @@ inline testing::AssertionResult near(const Values& actual, const Values& expecte
 // A device, an arena and a recording tape.
 class Graph : private GradientSink {
  public:
-  explicit Graph(const Setup& setup, int threads = 2)
-      : setup_(setup), backend_(make_cpu_backend(threads)), tape_(*backend_, arena_, this) {}
+  explicit Graph(const Platform& platform, int threads = 2)
+      : platform_(platform), backend_(make_cpu_backend(threads)), tape_(*backend_, arena_, this) {}
 
   [[nodiscard]] Tape& tape() { return tape_; }
   [[nodiscard]] Backend& backend() { return *backend_; }
@@ -109,14 +111,14 @@ class Graph : private GradientSink {
   }
   // A parameter in the working dtype; its gradient is gradient_of(parameter).
   [[nodiscard]] Tensor parameter(const Shape& shape, const Values& values) {
-    Tensor tensor = constant(shape, values, setup_.dtype);
+    Tensor tensor = constant(shape, values, platform_.dtype);
     tensor.parameter = static_cast<int>(parameters_.size());
     parameters_.push_back(constant(shape, Values(values.size(), std::nan("")), DType::kF32));
     return tensor;
   }
   // An activation in the working dtype; its gradient is input_gradient(i) for the i-th input after backward().
   [[nodiscard]] Tensor input(const Shape& shape, const Values& values) {
-    const Tensor tensor = tape_.make_variable(shape, setup_.dtype);
+    const Tensor tensor = tape_.make_variable(shape, platform_.dtype);
     fill(tensor, values);
     Values* gradient = &input_gradients_.emplace_back();
     tape_.record({}, [tensor, gradient](Gradients& gradients) {
@@ -155,7 +157,7 @@ class Graph : private GradientSink {
   [[nodiscard]] Tensor gradient_of(int parameter) override { return parameters_[static_cast<std::size_t>(parameter)]; }
   void gradient_ready(int parameter) override { ready_.push_back(parameter); }
 
-  Setup setup_;
+  Platform platform_;
   std::unique_ptr<Backend> backend_;
   Arena arena_;
   std::vector<Tensor> parameters_;      // their gradients
@@ -170,7 +172,7 @@ inline double tolerance_of(DType dtype, double steps = 1) {
   return dtype == DType::kF32 ? 3e-6 * steps : 0x1p-8 * steps;
 }
 
-class OpTest : public testing::TestWithParam<Setup> {
+class OpTest : public testing::TestWithParam<Platform> {
  protected:
   [[nodiscard]] static DType dtype() { return GetParam().dtype; }
   [[nodiscard]] static double tolerance(double steps = 1) { return tolerance_of(dtype(), steps); }

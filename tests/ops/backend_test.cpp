@@ -1,0 +1,316 @@
+// What a Backend promises that does not show through the ops' gradients: exact masks and roundings, fixed sums, empty
+// input.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <limits>
+
+#include "op_harness.h"
+#include "reference.h"
+
+namespace lockstep::test {
+namespace {
+
+class BackendTest : public OpTest {
+ protected:
+  [[nodiscard]] Tensor tensor(const Shape& shape, const Values& values) {
+    return graph_.constant(shape, values, dtype());
+  }
+  [[nodiscard]] Tensor floats(const Shape& shape, const Values& values) {
+    return graph_.constant(shape, values, DType::kF32);
+  }
+  [[nodiscard]] Tensor floats(const Shape& shape) {
+    return floats(shape, Values(static_cast<std::size_t>(shape.count()), std::nan("")));
+  }
+
+  Graph graph_{GetParam()};
+  Backend& backend_ = graph_.backend();
+  RandomValues random_{5};
+};
+
+TEST_P(BackendTest, DropoutKeepsExactlyTheElementsThatTheScalarRandomNumbersKeep) {
+  for (const std::int64_t count : {0, 1, 3, 17, 127, 129, 1023, 1025, 40000}) {
+    for (const float probability : {0.1F, 0.5F, 0.9F}) {
+      const Dropout dropout{probability, {0x12345678U, static_cast<std::uint32_t>(count)}};
+      const Values ones(static_cast<std::size_t>(count), 1);
+      const Tensor x = tensor({count}, ones);
+      backend_.dropout(dropout, x, x);  // in place
+      Values expected = reference::drop(dropout, ones);
+      for (double& value : expected) {
+        const float factor = value == 0 ? 0 : 1.0F / (1.0F - probability);
+        value = static_cast<double>(dtype() == DType::kF32 ? factor : static_cast<float>(BFloat16(factor)));
+      }
+      EXPECT_EQ(to_values(x), expected) << count << " elements, p = " << probability;
+    }
+  }
+}
+
+TEST_P(BackendTest, DropoutKeepsTheExpectedShareAndScale) {
+  const std::int64_t count = 100000;
+  const Tensor x = tensor({count}, Values(static_cast<std::size_t>(count), 1));
+  const Tensor y = tensor({count}, Values(static_cast<std::size_t>(count), 0));
+  backend_.dropout({0.25F, {7, 8}}, x, y);
+  double sum = 0;
+  std::int64_t kept = 0;
+  for (const double value : to_values(y)) {
+    sum += value;
+    kept += value != 0;
+  }
+  EXPECT_NEAR(static_cast<double>(kept) / count, 0.75, 0.006);  // 4 standard deviations
+  EXPECT_NEAR(sum / count, 1.0, 0.01);
+}
+
+TEST_P(BackendTest, DropoutWithProbabilityZeroKeepsEverything) {
+  const Values values = random_(1000);
+  const Tensor x = tensor({1000}, values);
+  const Tensor y = tensor({1000}, Values(1000, 9));
+  backend_.dropout({0.0F, {7, 8}}, x, y);
+  EXPECT_EQ(to_values(y), values);
+}
+
+TEST_P(BackendTest, RowsOfTheSumAndNormDropElementsByTheirPlaceInTheTensor) {
+  const std::int64_t rows = 3;
+  const std::int64_t columns = 1030;  // longer than a piece of the mask, and no multiple of 4
+  const Dropout dropout{0.5F, {9, 10}};
+  const Values branch(static_cast<std::size_t>(rows * columns), 1);
+  NormForward norm;
+  norm.x = tensor({rows, columns}, Values(branch.size(), 0));
+  norm.branch = tensor({rows, columns}, branch);
+  norm.dropout = dropout;
+  norm.gain = tensor({columns}, Values(static_cast<std::size_t>(columns), 1));
+  norm.sum = tensor({rows, columns}, branch);
+  norm.y = tensor({rows, columns}, branch);
+  norm.mean = floats({rows});
+  norm.rstd = floats({rows});
+  backend_.norm_forward(norm);
+  EXPECT_EQ(to_values(norm.sum), reference::drop(dropout, branch));
+}
+
+TEST_P(BackendTest, SumAndNormGivesTheBitsOfAnAdditionAndANorm) {
+  const std::int64_t columns = 129;
+  NormForward fused;
+  fused.x = tensor({4, columns}, random_(4 * columns));
+  fused.branch = tensor({4, columns}, random_(4 * columns));
+  fused.gain = tensor({columns}, random_(columns));
+  fused.bias = tensor({columns}, random_(columns));
+  fused.sum = tensor({4, columns}, random_(4 * columns));
+  fused.y = tensor({4, columns}, random_(4 * columns));
+  fused.mean = floats({4});
+  fused.rstd = floats({4});
+  backend_.norm_forward(fused);
+
+  NormForward plain = fused;
+  plain.x = tensor({4, columns}, random_(4 * columns));
+  plain.branch = Tensor();
+  plain.sum = Tensor();
+  plain.y = tensor({4, columns}, random_(4 * columns));
+  backend_.add(fused.x, fused.branch, plain.x);
+  backend_.norm_forward(plain);
+  EXPECT_EQ(to_values(fused.sum), to_values(plain.x));
+  EXPECT_EQ(to_values(fused.y), to_values(plain.y));
+}
+
+TEST_P(BackendTest, ColumnSumsAddBlocksOfRowsAndToWhatIsThere) {
+  for (const std::int64_t rows : {0, 1, 3, 31, 32, 33, 129}) {
+    for (const std::int64_t columns : {1, 17, 129}) {
+      const Values x = random_(rows * columns);
+      Values expected(static_cast<std::size_t>(columns), 0);  // sums of multiples of 1/64 are exact
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        expected[i % expected.size()] += x[i];
+      }
+      const Tensor sums = floats({columns});
+      const Tensor input = tensor({rows, columns}, x);
+      backend_.column_sum(input, sums, false);
+      EXPECT_EQ(to_values(sums), expected) << rows << " x " << columns;
+      backend_.column_sum(input, sums, true);
+      EXPECT_EQ(to_values(sums), reference::add(expected, expected)) << rows << " x " << columns;
+    }
+  }
+}
+
+TEST_P(BackendTest, NormGradientsOfParametersAreAddedWhenAsked) {
+  const std::int64_t columns = 17;
+  NormBackward norm;
+  norm.dy = tensor({70, columns}, random_(70 * columns));
+  norm.sum = tensor({70, columns}, random_(70 * columns));
+  norm.gain = tensor({columns}, random_(columns));
+  norm.mean = floats({70}, random_(70));
+  norm.rstd = floats({70}, random_(70));
+  norm.dx = tensor({70, columns}, random_(70 * columns));
+  norm.dgain = floats({columns});
+  norm.dbias = floats({columns});
+  backend_.norm_backward(norm);
+  const Values dgain = to_values(norm.dgain);
+  const Values dbias = to_values(norm.dbias);
+  norm.accumulate_parameters = true;
+  backend_.norm_backward(norm);
+  EXPECT_EQ(to_values(norm.dgain), reference::add(dgain, dgain));
+  EXPECT_EQ(to_values(norm.dbias), reference::add(dbias, dbias));
+}
+
+TEST_P(BackendTest, GemmMultipliesWithTransposedStridedAndAccumulatedOperands) {
+  for (const std::int64_t size : {1, 3, 17, 129}) {
+    for (const int variant : {0, 1, 2, 3}) {
+      const std::int64_t m = size;
+      const std::int64_t n = size + 2;
+      const std::int64_t k = size + 1;
+      const bool transposed_a = (variant & 1) != 0;
+      const bool transposed_b = (variant & 2) != 0;
+      const Values a = random_(m * k);
+      const Values b = random_(k * n);
+      Values product = reference::linear(a, b, {}, k, n, WeightLayout::kInOut);
+      const auto operand = [&](const Values& values, std::int64_t rows, std::int64_t columns, bool transposed) {
+        const std::int64_t stride = (transposed ? rows : columns) + 5;  // longer than a row
+        Values memory(static_cast<std::size_t>((transposed ? columns : rows) * stride), 77);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          for (std::int64_t c = 0; c < columns; ++c) {
+            memory[static_cast<std::size_t>(transposed ? c * stride + r : r * stride + c)] =
+                values[static_cast<std::size_t>(r * columns + c)];
+          }
+        }
+        const Tensor held = tensor({static_cast<std::int64_t>(memory.size())}, memory);
+        return std::pair(held, Matrix{held.data(), dtype(), transposed ? columns : rows, transposed ? rows : columns,
+                                      stride, transposed});
+      };
+      const auto [a_memory, a_matrix] = operand(a, m, k, transposed_a);
+      const auto [b_memory, b_matrix] = operand(b, k, n, transposed_b);
+      const Tensor d = floats({m, n});
+      Gemm gemm{a_matrix, b_matrix, {d.data(), DType::kF32, m, n, n, false}};
+      backend_.gemm(gemm);
+      EXPECT_TRUE(near(to_values(d), product, 3e-6)) << size << " variant " << variant;
+      gemm.accumulate = true;
+      backend_.gemm(gemm);
+      EXPECT_TRUE(near(to_values(d), reference::add(product, product), 3e-6)) << size << " variant " << variant;
+    }
+  }
+}
+
+TEST_P(BackendTest, CrossEntropyOfManyWordsStaysExactForLargeLogits) {
+  const std::int64_t vocabulary = 5003;
+  Values logits = random_(3 * vocabulary);
+  for (double& logit : logits) {
+    logit = logit * 100 + 10000;
+  }
+  const std::vector<std::int32_t> targets = {17, -1, 5002};
+  const Tensor x = floats({3, vocabulary}, logits);
+  const Tensor dx = dtype() == DType::kF32 ? x : tensor({3, vocabulary}, logits);  // f32: in place
+  std::vector<float> losses(3, -1.0F);
+  std::vector<float> losses_alone(3, -1.0F);
+  backend_.cross_entropy({x, targets, 2.0F, Tensor(), losses_alone});
+  backend_.cross_entropy({x, targets, 2.0F, dx, losses});
+  EXPECT_EQ(losses, losses_alone);
+  EXPECT_EQ(losses[1], 0.0F);
+  EXPECT_TRUE(near({losses.begin(), losses.end()}, reference::cross_entropy(logits, targets), 1e-6));
+
+  const Values gradient = to_values(dx);
+  for (std::size_t row = 0; row < 3; ++row) {
+    double sum = 0;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(vocabulary); ++i) {
+      const double value = gradient[row * static_cast<std::size_t>(vocabulary) + i];
+      const bool is_target = static_cast<std::int32_t>(i) == targets[row];
+      EXPECT_TRUE(is_target ? value >= -2 && value < 0 : value >= 0) << row << ", " << i;
+      EXPECT_TRUE(row != 1 || value == 0);
+      sum += value;
+    }
+    EXPECT_NEAR(sum, 0, tolerance() * 2);  // of a softmax and its target
+  }
+}
+
+TEST_P(BackendTest, ConversionRoundsToNearestEvenAsTheScalarTypeDoes) {
+  std::vector<float> values = {0.0F,
+                               -0.0F,
+                               1.0F,
+                               std::numeric_limits<float>::infinity(),
+                               -std::numeric_limits<float>::infinity(),
+                               std::numeric_limits<float>::max(),
+                               std::numeric_limits<float>::denorm_min(),
+                               std::numeric_limits<float>::min() / 3};
+  for (const std::uint32_t bits : {0x3f808000U, 0x3f818000U, 0x3f807fffU, 0x3f808001U, 0x7f800001U, 0xffffffffU}) {
+    values.push_back(std::bit_cast<float>(bits));  // ties, their neighbours, NaNs
+  }
+  std::mt19937 engine(3);
+  while (values.size() < 40001) {
+    values.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(engine())));
+  }
+  std::vector<BFloat16> narrow(values.size());
+  backend_.convert(view_of<float>(values), view_of<BFloat16>(narrow));
+  std::vector<float> wide(values.size());
+  backend_.convert(view_of<BFloat16>(narrow), view_of<float>(wide));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    ASSERT_EQ(narrow[i].bits, BFloat16(values[i]).bits) << values[i];
+    ASSERT_EQ(std::bit_cast<std::uint32_t>(wide[i]), std::uint32_t{narrow[i].bits} << 16) << values[i];
+  }
+}
+
+TEST_P(BackendTest, ConversionToTheSameTypeCopies) {
+  const Values values = random_(30001);
+  const Tensor from = tensor({30001}, values);
+  const Tensor to = tensor({30001}, Values(30001, 0));
+  backend_.convert(from.buffer(), to.buffer());
+  EXPECT_EQ(to_values(to), values);
+  backend_.fill_zero(to);
+  EXPECT_EQ(to_values(to), Values(30001, 0));
+}
+
+TEST_P(BackendTest, SumOfSquaresIsExactWhereDoublePrecisionIs) {
+  for (const std::size_t count : {0UL, 1UL, 15UL, 17UL, 4095UL, 4096UL, 4097UL, 50001UL}) {
+    std::vector<float> values(count);
+    double expected = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      values[i] = static_cast<float>(i % 100) * 4097.0F;  // a square of up to 38 bits: too long for f32
+      expected += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+    }
+    EXPECT_EQ(backend_.sum_of_squares(values), expected) << count;
+  }
+}
+
+TEST_P(BackendTest, FloatsAreAddedInPlaceToo) {
+  std::vector<float> a(40003);
+  std::vector<float> b(a.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    a[i] = static_cast<float>(i) * 0.37F;
+    b[i] = static_cast<float>(i) * -1.91F;
+  }
+  std::vector<float> expected(a.size());
+  std::ranges::transform(a, b, expected.begin(), std::plus<>());
+  std::vector<float> sum(a.size());
+  backend_.add_f32(a, b, sum);
+  EXPECT_EQ(sum, expected);
+  backend_.add_f32(a, b, a);
+  EXPECT_EQ(a, expected);
+}
+
+TEST_P(BackendTest, EmptyInputGivesEmptyOutputAndZeroGradients) {
+  const Tensor x = graph_.input({0, 8}, {});
+  const Linear layer{graph_.parameter({8, 12}, random_(96)), graph_.parameter({12}, random_(12)), WeightLayout::kInOut};
+  const Norm layer_norm{NormKind::kLayer, 1e-5F, graph_.parameter({12}, random_(12)),
+                        graph_.parameter({12}, random_(12))};
+  const EmbeddingTables tables{graph_.parameter({3, 12}, random_(36)), graph_.parameter({4, 12}, random_(48))};
+  const Linear head{graph_.parameter({5, 12}, random_(60)), Tensor(), WeightLayout::kOutIn};
+  const Tensor frequency = floats({2}, {1, 0.5});
+  Tape& tape = graph_.tape();
+
+  const Tensor projected = rotary_embedding(tape, linear(tape, x, layer), {2, 4, 1, 0, frequency});
+  const Tensor attended = self_attention(tape, projected, {1, 1, 1, Dropout()});
+  const SumAndNorm sum =
+      add_norm(tape, embedding(tape, {{}, 4, 0}, tables), linear(tape, x, layer), {0.5F, {1, 2}}, layer_norm);
+  const Tensor activated = dropout(tape, swiglu(tape, gelu(tape, norm(tape, sum.y, layer_norm))), {0.5F, {1, 2}});
+  EXPECT_EQ(attended.shape(), (Shape{0, 4}));
+  EXPECT_EQ(activated.shape(), (Shape{0, 6}));
+  graph_.backward({{attended, {}}, {activated, {}}});
+  for (const Tensor& parameter :
+       {layer.weight, layer.bias, layer_norm.gain, layer_norm.bias, tables.tokens, tables.positions}) {
+    EXPECT_EQ(graph_.gradient_of(parameter), Values(static_cast<std::size_t>(parameter.count()), 0));
+  }
+
+  const Loss loss = linear_cross_entropy(tape, graph_.input({0, 12}, {}), head, {{}, 1});
+  EXPECT_EQ(loss.sum, 0);
+  EXPECT_EQ(loss.count, 0);
+  tape.backward(loss.value);
+  EXPECT_EQ(graph_.gradient_of(head.weight), Values(60, 0));
+}
+
+INSTANTIATE_TEST_SUITE_P(Ops, BackendTest, testing::ValuesIn(all_platforms()), name_of_platform);
+
+}  // namespace
+}  // namespace lockstep::test

@@ -1,0 +1,133 @@
+// Infinities, NaN and numbers at the ends of the range.
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "op_harness.h"
+
+namespace lockstep::test {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+const double kNaN = std::nan("");
+
+class SpecialValuesTest : public OpTest {
+ protected:
+  [[nodiscard]] Tensor tensor(const Values& values) {
+    return graph_.constant({static_cast<std::int64_t>(values.size())}, values, dtype());
+  }
+
+  Graph graph_{GetParam()};
+  Backend& backend_ = graph_.backend();
+};
+
+TEST_P(SpecialValuesTest, GeluIsTheIdentityFarRightAndZeroFarLeft) {
+  const Values x = {-1e30, -1e4, -40, 0, 40, 1e4, 1e30};
+  const Tensor input = tensor(x);
+  const Tensor y = tensor(Values(x.size(), 7));
+  backend_.gelu_forward(input, y);
+  EXPECT_EQ(to_values(y), (Values{0, 0, 0, 0, to_values(input)[4], to_values(input)[5], to_values(input)[6]}));
+
+  const Tensor dx = tensor(Values(x.size(), 7));
+  backend_.gelu_backward(input, tensor(Values(x.size(), 2)), dx);
+  EXPECT_EQ(to_values(dx), (Values{0, 0, 0, 1, 2, 2, 2}));
+}
+
+TEST_P(SpecialValuesTest, GeluKeepsItsRelativeAccuracyInTheLeftTail) {
+  for (const double x : {-2.0, -4.0, -6.0, -8.0, -9.0}) {
+    const Tensor y = tensor({7});
+    backend_.gelu_forward(tensor({x}), y);
+    const double u = 2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+    const double expected = x / (1 + std::exp(-u));
+    EXPECT_NEAR(to_values(y)[0], expected, std::abs(expected) * tolerance(10)) << x;
+  }
+}
+
+TEST_P(SpecialValuesTest, SwigluOfLargeGatesIsLinearOrZero) {
+  const Tensor gate_up = graph_.constant({3, 2}, {-1e4, 3, 1e4, 3, 0, 3}, dtype());
+  const Tensor y = graph_.constant({3, 1}, {7, 7, 7}, dtype());
+  backend_.swiglu_forward(gate_up, y);
+  const double large = to_values(gate_up)[2];
+  EXPECT_TRUE(near(to_values(y), {0, large * 3, 0}, tolerance()));
+  EXPECT_EQ(to_values(y)[0], 0);
+
+  const Tensor dgate_up = graph_.constant({3, 2}, Values(6, 7), dtype());
+  backend_.swiglu_backward(gate_up, graph_.constant({3, 1}, {1, 1, 1}, dtype()), dgate_up);
+  EXPECT_EQ(to_values(dgate_up), (Values{0, 0, 3, large, 1.5, 0}));
+}
+
+TEST_P(SpecialValuesTest, NaNPassesThroughActivationsAndAdditions) {
+  Values x(37, 1);
+  x[5] = kNaN;
+  x[36] = kNaN;
+  const Tensor input = tensor(x);
+  const Tensor ones = tensor(Values(37, 1));
+  const auto expect_two = [&](const char* what, const Tensor& result) {
+    const Values values = to_values(result);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      EXPECT_EQ(std::isnan(values[i]), i == 5 || i == 36) << what << ", " << i;
+    }
+  };
+  const Tensor y = tensor(Values(37, 7));
+  backend_.gelu_forward(input, y);
+  expect_two("gelu", y);
+  backend_.gelu_backward(input, ones, y);
+  expect_two("gelu backward in x", y);
+  backend_.gelu_backward(ones, input, y);
+  expect_two("gelu backward in dy", y);
+  backend_.add(input, ones, y);
+  expect_two("add", y);
+
+  Values gate_up = x;
+  gate_up.insert(gate_up.end(), 37, 1.0);
+  const Tensor row = graph_.constant({1, 37}, Values(37, 7), dtype());
+  backend_.swiglu_forward(graph_.constant({1, 74}, gate_up, dtype()), row);
+  expect_two("swiglu", row);
+}
+
+TEST_P(SpecialValuesTest, NaNAndInfinityMakeTheirRowOfANormNaNAndNoOther) {
+  for (const NormKind kind : {NormKind::kLayer, NormKind::kRms}) {
+    for (const double bad : {kNaN, kInfinity}) {
+      Values x(3 * 33);
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        x[i] = static_cast<double>(i % 7);
+      }
+      x[40] = bad;
+      NormForward norm;
+      norm.kind = kind;
+      norm.x = graph_.constant({3, 33}, x, dtype());
+      norm.gain = tensor(Values(33, 1));
+      norm.y = graph_.constant({3, 33}, x, dtype());
+      norm.mean = graph_.constant({3}, {0, 0, 0}, DType::kF32);
+      norm.rstd = graph_.constant({3}, {0, 0, 0}, DType::kF32);
+      backend_.norm_forward(norm);
+      const Values y = to_values(norm.y);
+      EXPECT_TRUE(std::isnan(y[40]));
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        EXPECT_TRUE(i / 33 == 1 || std::isfinite(y[i])) << i;
+      }
+    }
+  }
+}
+
+TEST_P(SpecialValuesTest, NaNLogitsGiveANaNLossThatNobodyCanOverlook) {
+  Values logits(2 * 50, 0.5);
+  logits[7] = kNaN;
+  const Tensor x = graph_.constant({2, 50}, logits, DType::kF32);
+  const std::vector<std::int32_t> targets = {3, 3};
+  std::vector<float> losses(2);
+  backend_.cross_entropy({x, targets, 1.0F, Tensor(), losses});
+  EXPECT_TRUE(std::isnan(losses[0]));
+  EXPECT_NEAR(losses[1], std::log(50.0), 1e-6);
+}
+
+TEST_P(SpecialValuesTest, SquaresBeyondTheRangeOfFloatAreSummed) {
+  const std::vector<float> values(5000, 1e30F);
+  EXPECT_NEAR(backend_.sum_of_squares(values) / (5000 * 1e60), 1, 1e-6);
+  EXPECT_TRUE(std::isnan(backend_.sum_of_squares(std::vector<float>{1.0F, std::nanf("")})));
+}
+
+INSTANTIATE_TEST_SUITE_P(Ops, SpecialValuesTest, testing::ValuesIn(all_platforms()), name_of_platform);
+
+}  // namespace
+}  // namespace lockstep::test
