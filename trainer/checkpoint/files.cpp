@@ -1,5 +1,6 @@
 #include "trainer/checkpoint/files.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -19,6 +20,11 @@ void rename_checked(const fs::path& from, const fs::path& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0) {
     fail_errno(fmt::format("rename {} to {}", from.string(), to.string()));
   }
+}
+
+// Swaps two folders' names in one step. Returns false where the file system cannot (NFS, for one).
+bool exchange(const fs::path& a, const fs::path& b) {
+  return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
 }
 
 void remove_checked(const fs::path& path) {
@@ -88,6 +94,11 @@ std::string first_problem(const fs::path& folder, const Manifest& manifest, File
 void publish_folder(const fs::path& partial, const fs::path& target) {
   const fs::path replaced = with_suffix(target, kReplacedSuffix);
   const bool replaces = fs::exists(target);
+  if (replaces && exchange(partial, target)) {
+    sync_folder(target.parent_path());
+    remove_checked(partial);
+    return;
+  }
   if (replaces) {
     remove_checked(replaced);
     rename_checked(target, replaced);

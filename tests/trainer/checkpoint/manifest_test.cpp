@@ -6,6 +6,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "base/file.h"
+#include "tests/fuzz/checkpoint_targets.h"
 #include "tests/support/error_matcher.h"
 #include "tests/trainer/checkpoint/training_state.h"
 
@@ -111,6 +113,15 @@ TEST(Manifest, SaysWhichValueIsWrong) {
   EXPECT_THAT(complaint("\"shape\":[37]", "\"shape\":[-37]"), HasSubstr("\"shape\" is not a list of sizes"));
   EXPECT_THAT(complaint("\"shape\":[37]", "\"shape\":[38]"), HasSubstr("cover 37 of 38 elements"));
   EXPECT_THAT(complaint("\"offset\":48", "\"offset\":64"), HasSubstr("is said to begin at element 64, expected 48"));
+}
+
+TEST(Manifest, HandlesWhatTheFuzzerStartsFromAndFound) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(LOCKSTEP_FUZZ_CORPUS "/manifest")) {
+    try_manifest(read_file(entry.path()));  // aborts when something is wrong
+    ++files;
+  }
+  EXPECT_GT(files, 0);
 }
 
 TEST(StepFolderName, GoesBothWays) {

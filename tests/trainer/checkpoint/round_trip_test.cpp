@@ -4,6 +4,7 @@
 #include <chrono>
 #include <map>
 
+#include "base/file.h"
 #include "tests/support/error_matcher.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/trainer/checkpoint/training_state.h"
@@ -132,6 +133,26 @@ TEST(Checkpoint, RemembersWhereTheRunWas) {
   EXPECT_EQ(manifest.position.config_text, "run:\n  name: \"small\"\n");
   EXPECT_EQ(manifest.position.extra_json, R"({"best":{"step":100,"validation_loss":1.25}})");
   EXPECT_EQ(manifest.world, 4);
+}
+
+TEST(Checkpoint, IsWhatTheSpecificationPrintsForItsExample) {
+  const TemporaryFolder folder;
+  const ParameterLayout layout({{"b", {3}, false, {{"bias", {3}, 0}}},
+                                {"w", {4, 5}, true, {{"q.weight", {2, 5}, 0}, {"k.weight", {2, 5}, 10}}}});
+  TrainingState state(layout);
+  for (std::size_t i = 0; i < layout.size(); ++i) {
+    for (std::uint64_t k = 0; k < layout.count(i); ++k) {
+      state.master[layout.offset(i) + k] = static_cast<float>(k) + 1.0F;
+      state.exp_avg[layout.offset(i) + k] = 0.5F * static_cast<float>(k);
+      state.exp_avg_sq[layout.offset(i) + k] = 0.25F;
+    }
+  }
+  RunPosition position = position_at(200);
+  position.config_text = "run: {name: example}\n";
+  position.extra_json = "{}";
+  ASSERT_TRUE(SimulatedJob(folder.path(), layout, {.world = 2}).save(state, position).published);
+  EXPECT_THAT(read_file(LOCKSTEP_SPECIFICATION),
+              HasSubstr("```\n" + read_file(folder.path() / "step-00000200" / "manifest.json") + "```\n"));
 }
 
 // The values of the step at which the save began, not of the step at which a thread got round to writing.

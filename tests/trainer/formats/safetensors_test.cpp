@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 
+#include "tests/fuzz/checkpoint_targets.h"
 #include "tests/support/error_matcher.h"
 #include "tests/support/temporary_folder.h"
 #include "trainer/formats/hashing_file.h"
@@ -229,6 +230,15 @@ TEST(Safetensors, RefusesFilesThatAreTooShortForWhatTheyAnnounce) {
   EXPECT_EQ(message_for_file(std::string("\x03\0\0\0\0\0\0\0{}", 10)),
             "x.safetensors: a header of 3 bytes is announced in a file of 10 (at most 100000000 are allowed)");
   EXPECT_THAT(message_for_file(std::string(8, '\xff') + "{}"), HasSubstr("a header of 18446744073709551615 bytes"));
+}
+
+TEST(Safetensors, HandlesWhatTheFuzzerStartsFromAndFound) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(LOCKSTEP_FUZZ_CORPUS "/safetensors")) {
+    try_safetensors(read_file(entry.path()));  // aborts when something is wrong
+    ++files;
+  }
+  EXPECT_GT(files, 0);
 }
 
 TEST(Safetensors, RefusesAFolder) {
