@@ -24,8 +24,8 @@ struct SamplingOptions {
 
 struct GenerateOptions {
   std::int64_t max_tokens = 256;
-  SamplingOptions sampling;
-  std::optional<std::int32_t> stop_token;  // ends the text, not part of it
+  SamplingOptions sampling{};
+  std::optional<std::int32_t> stop_token{};  // ends the text, not part of it
 };
 
 // Continues `prompt` (at least one token) and calls `on_token` for each new one until it returns false, max_tokens are

@@ -1,5 +1,6 @@
 #include "trainer/metrics.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <system_error>
@@ -30,10 +31,13 @@ std::uintmax_t bytes_to_keep(const std::filesystem::path& path, std::int64_t las
   return kept;
 }
 
+// As many digits as it takes; JSON has no infinity and no NaN.
+std::string number(double value) { return std::isfinite(value) ? fmt::format("{}", value) : "null"; }
+
 }  // namespace
 
 MetricsWriter::MetricsWriter(std::filesystem::path path, std::int64_t last_step) : path_(std::move(path)) {
-  if (std::filesystem::exists(path_)) {
+  if (std::filesystem::is_regular_file(path_)) {
     std::error_code error;
     std::filesystem::resize_file(path_, bytes_to_keep(path_, last_step), error);
     if (error) {
@@ -50,13 +54,14 @@ void MetricsWriter::write(const StepMetrics& m) {
   write_line(fmt::format(
       R"({{"step": {}, "loss": {}, "lr": {}, "grad_norm": {}, "tokens": {}, "tokens_per_s": {}, "step_ms": {}, "data_ms": {}, )"
       R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}}})",
-      m.step, m.loss, m.lr, m.grad_norm, m.tokens, m.tokens_per_s, m.step_ms, m.data_ms, m.comm_ms, m.comm_exposed_ms,
-      m.checkpoint_ms, m.mfu, m.world));
+      m.step, number(m.loss), number(m.lr), number(m.grad_norm), m.tokens, number(m.tokens_per_s), number(m.step_ms),
+      number(m.data_ms), number(m.comm_ms), number(m.comm_exposed_ms), number(m.checkpoint_ms), number(m.mfu),
+      m.world));
 }
 
 void MetricsWriter::write(const EvaluationMetrics& m) {
   write_line(fmt::format(R"({{"step": {}, "valid_loss": {}, "perplexity": {}, "valid_tokens": {}}})", m.step,
-                         m.valid_loss, m.perplexity, m.tokens));
+                         number(m.valid_loss), number(m.perplexity), m.tokens));
 }
 
 void MetricsWriter::write_line(const std::string& line) {

@@ -1,7 +1,8 @@
 // runs/NAME/metrics.jsonl: one JSON object a line, for each step and for each evaluation. Written by rank 0.
 //
-// Numbers are printed with as many digits as it takes to read the same value back. A line reaches the operating system
-// before the next step begins, so only a crash of the machine can lose one, never a crash of the program.
+// Numbers are printed with as many digits as it takes to read the same value back, and as null when not finite. A line
+// reaches the operating system before the next step begins, so only a crash of the machine can lose one, never a crash
+// of the program.
 #pragma once
 
 #include <cstdint>

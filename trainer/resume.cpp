@@ -26,7 +26,6 @@ std::string to_json(const RunProgress& progress) {
   return json{{"best_validation_loss", progress.best_validation_loss},
               {"evaluations", progress.evaluations},
               {"without_improvement", progress.without_improvement},
-              {"stopped_early", progress.stopped_early},
               {"data_fingerprint", progress.data_fingerprint}}
       .dump();
 }
@@ -38,7 +37,6 @@ RunProgress run_progress_from_json(const std::string& text) {
     object.at("best_validation_loss").get_to(progress.best_validation_loss);
     object.at("evaluations").get_to(progress.evaluations);
     object.at("without_improvement").get_to(progress.without_improvement);
-    object.at("stopped_early").get_to(progress.stopped_early);
     object.at("data_fingerprint").get_to(progress.data_fingerprint);
     return progress;
   } catch (const json::exception& error) {

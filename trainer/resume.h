@@ -19,8 +19,7 @@ struct RunProgress {
   double best_validation_loss = 0;       // meaningful once evaluations > 0
   std::int64_t evaluations = 0;          // with a result, so far
   std::int64_t without_improvement = 0;  // evaluations since the best
-  bool stopped_early = false;
-  std::string data_fingerprint;  // of the training data: data_fingerprint()
+  std::string data_fingerprint;          // of the training data: data_fingerprint()
 
   friend bool operator==(const RunProgress&, const RunProgress&) = default;
 };

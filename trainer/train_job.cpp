@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "data/text/tokenizer.h"
 #include "trainer/agreement.h"
+#include "trainer/model/architecture.h"
 #include "trainer/resume.h"
 #include "trainer/train_loop.h"
 
@@ -30,31 +31,63 @@ int cores_on_node(int ranks_on_node) {
 
 struct Data {
   DatasetInfo info;
+  std::uint64_t valid_tokens = 0;
   std::string tokenizer_json;
+  std::string end_of_text;  // as the tokenizer writes it
 };
 
 // Reads what both datasets say of themselves and checks that they go together.
 Data inspect_data(const Config& config) {
   require(!config.data.train.empty(), "data.train names no dataset");
   Dataset train = Dataset::open(config.data.train);
-  Data data{train.info(), read_file(train.tokenizer_path())};
+  Data data{train.info(), 0, read_file(train.tokenizer_path()), {}};
   const Tokenizer tokenizer = Tokenizer::from_json(data.tokenizer_json, train.tokenizer_path().string());
   require(tokenizer.fingerprint() == data.info.tokenizer.fingerprint,
           "{} is not the tokenizer that {} was packed with (fingerprint {}, expected {})",
           train.tokenizer_path().string(), config.data.train, tokenizer.fingerprint(), data.info.tokenizer.fingerprint);
+  if (const auto end_of_text = static_cast<std::uint32_t>(data.info.tokenizer.end_of_text);
+      tokenizer.has_token(end_of_text)) {
+    data.end_of_text = tokenizer.token_bytes(end_of_text);
+  }
   if (!config.data.valid.empty()) {
     const Dataset valid = Dataset::open(config.data.valid);
     require(valid.info().tokenizer.fingerprint == data.info.tokenizer.fingerprint,
             "{} was packed with the tokenizer {} and {} with {}; pack both with the same", config.data.valid,
             valid.info().tokenizer.name, config.data.train, data.info.tokenizer.name);
+    data.valid_tokens = valid.info().tokens;
   }
   return data;
 }
 
-void check_lengths(const Config& config, const DatasetInfo& info) {
-  require(info.tokens > static_cast<std::uint64_t>(config.data.sequence),
-          "{} holds {} tokens; a sample of data.sequence {} needs {}", config.data.train, info.tokens,
-          config.data.sequence, config.data.sequence + 1);
+// Completes model.* from the weights that the run starts from, and checks that they go with the data.
+Config with_source_model(Config config, const Data& data) {
+  if (config.model.from.empty()) {
+    return config;
+  }
+  const std::filesystem::path folder = config.model.from;
+  require(std::filesystem::is_regular_file(folder / "config.json"),
+          "model.from: no config.json in {}; expected a checkpoint or a Hugging Face folder", folder.string());
+  const Architecture source = from_hf_config(read_file(folder / "config.json"), (folder / "config.json").string());
+  if (std::filesystem::exists(folder / "tokenizer.json")) {
+    const Tokenizer tokenizer = Tokenizer::load(folder / "tokenizer.json");
+    require(tokenizer.fingerprint() == data.info.tokenizer.fingerprint,
+            "{} was packed with the tokenizer {}, which is not the one in {} (model.from)", config.data.train,
+            data.info.tokenizer.name, folder.string());
+  }
+  config.model = with_shape_of(config.model, source, folder.string());
+  return config;
+}
+
+void check_lengths(const Config& config, const Data& data) {
+  const auto check = [&](const std::string& dataset, std::uint64_t tokens) {
+    require(tokens > static_cast<std::uint64_t>(config.data.sequence),
+            "{} holds {} tokens; a sample of data.sequence {} needs {}", dataset, tokens, config.data.sequence,
+            config.data.sequence + 1);
+  };
+  check(config.data.train, data.info.tokens);
+  if (!config.data.valid.empty()) {
+    check(config.data.valid, data.valid_tokens);
+  }
 }
 
 // Rank 0 decides, all ranks follow: empty for a fresh start.
@@ -77,20 +110,23 @@ std::filesystem::path run_folder(const Config& config) {
 
 TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log) {
   Data data;
+  Config config;
+  const auto resolved = [&] {
+    return resolve(config, {.world_size = communicator.world_size(),
+                            .ranks_on_node = communicator.node_size(),
+                            .cores_on_node = cores_on_node(communicator.node_size()),
+                            .vocab = static_cast<int>(data.info.tokenizer.vocabulary_size)});
+  };
   run_agreed(communicator, [&] {
     data = inspect_data(request.config);
-    const Config config = resolve(request.config, {.world_size = communicator.world_size(),
-                                                   .ranks_on_node = communicator.node_size(),
-                                                   .cores_on_node = cores_on_node(communicator.node_size()),
-                                                   .vocab = static_cast<int>(data.info.tokenizer.vocabulary_size)});
-    check_lengths(config, data.info);
-    static_cast<void>(architecture_of(config.model));
+    config = with_source_model(request.config, data);
+    check_lengths(resolved(), data);
+    static_cast<void>(architecture_of(resolved().model));
   });
 
   const std::filesystem::path checkpoint = agree_on_checkpoint(request, communicator, log);
   std::unique_ptr<TrainLoop> loop;
   std::optional<CheckpointReader> reader;
-  Config config = request.config;
   run_agreed(communicator, [&] {
     if (!checkpoint.empty()) {
       // Rank 0 has verified every byte when it chose.
@@ -98,13 +134,11 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
       config = continue_config(config, reader->manifest(), checkpoint.string());
       check_same_data(run_progress_from_json(reader->manifest().position.extra_json), data.info, config.data.train);
     }
-    config = resolve(config, {.world_size = communicator.world_size(),
-                              .ranks_on_node = communicator.node_size(),
-                              .cores_on_node = cores_on_node(communicator.node_size()),
-                              .vocab = static_cast<int>(data.info.tokenizer.vocabulary_size)});
+    config = resolved();
   });
-  loop = std::make_unique<TrainLoop>(TrainLoop::Setup{config, data.info, data.tokenizer_json, request.stop_requested},
-                                     communicator, log);
+  loop = std::make_unique<TrainLoop>(
+      TrainLoop::Setup{config, data.info, data.tokenizer_json, data.end_of_text, request.stop_requested}, communicator,
+      log);
   run_agreed(communicator, [&] { loop->start(reader ? &*reader : nullptr); });
   return loop->run();
 }

@@ -17,7 +17,7 @@ struct TrainRequest {
   // Where to start: "auto" takes the newest intact checkpoint of the run when there is one, "none" starts anew and sets
   // the run's checkpoints aside, anything else is the folder of a checkpoint.
   std::string resume = "auto";
-  // Polled between steps; true on one rank stops all of them at the same step, after a save.
+  // Polled between steps; true on one rank stops all of them at the same step, after a save. May be empty.
   std::function<bool()> stop_requested;
 };
 

@@ -40,13 +40,13 @@ TrainLoop::TrainLoop(Setup setup, Communicator& communicator, Log& log)
       reducer_(replica_.layout(), communicator, *backend_, reducer_options(config_, communicator)),
       tape_(*backend_, arena_, &reducer_),
       records_(communicator, static_cast<std::size_t>(reducer_options(config_, communicator).largest_micro_batches)),
-      writer_(replica_.layout(), checkpoint_options(setup.tokenizer_json)) {
+      writer_(replica_.layout(), checkpoint_options(setup)) {
   progress_.data_fingerprint = data_fingerprint(data_);
 }
 
 TrainLoop::~TrainLoop() = default;
 
-CheckpointOptions TrainLoop::checkpoint_options(const std::string& tokenizer_json) const {
+CheckpointOptions TrainLoop::checkpoint_options(const Setup& setup) const {
   const bool narrow = replica_.working_dtype() == DType::kBF16;
   CheckpointOptions options;
   options.folder = run_folder(config_) / "checkpoints";
@@ -62,7 +62,8 @@ CheckpointOptions TrainLoop::checkpoint_options(const std::string& tokenizer_jso
         to_hf_config(replica_.model().architecture(), {.end_of_text = data_.tokenizer.end_of_text,
                                                        .dropout = config_.model.dropout,
                                                        .dtype = narrow ? "bfloat16" : "float32"});
-    options.texts["tokenizer.json"] = tokenizer_json;
+    options.texts["tokenizer.json"] = setup.tokenizer_json;
+    options.texts["tokenizer_config.json"] = to_hf_tokenizer_config(setup.end_of_text, config_.model.context);
   }
   return options;
 }
@@ -118,11 +119,20 @@ void TrainLoop::start(const CheckpointReader* checkpoint) {
             config_.train.threads, config_.train.threads == 1 ? "" : "s", communicator_.description(),
             config_.train.micro_batches, config_.train.micro_batch_size, config_.data.sequence,
             name_of(config_.train.precision));
+  if (!backend_->has_native(replica_.working_dtype())) {
+    log_.info(
+        "train: this processor has no {0} products; they are computed in fp32, and train.precision: fp32 is faster",
+        name_of(config_.train.precision));
+  }
 }
 
 TrainEnd TrainLoop::run() {
   if (finished()) {
-    log_.info("train: all {} steps are done already", completed_);
+    if (completed_ >= config_.train.steps) {
+      log_.info("train: all {} steps are done already", completed_);
+    } else {
+      log_.info("train: stopped early at step {} already; a larger evaluate.patience lets it go on", completed_);
+    }
   }
   while (!finished() && !stop_) {
     const double begin_ms = now_ms();
@@ -203,13 +213,18 @@ void TrainLoop::compute_gradients() {
 }
 
 const GatheredRecords& TrainLoop::exchange(std::span<const double> losses) {
-  const GatheredRecords& gathered = records_.exchange(
-      {.stop_requested = stop_requested_(), .save_report = writer_.report(), .micro_batch_losses = losses});
+  const GatheredRecords& gathered = records_.exchange({.stop_requested = stop_requested_ && stop_requested_(),
+                                                       .save_report = writer_.report(),
+                                                       .micro_batch_losses = losses});
   handle(writer_.advance(gathered.save_reports));
   return gathered;
 }
 
-bool TrainLoop::finished() const { return completed_ >= config_.train.steps || progress_.stopped_early; }
+bool TrainLoop::finished() const { return completed_ >= config_.train.steps || out_of_patience(); }
+
+bool TrainLoop::out_of_patience() const {
+  return config_.evaluate.patience > 0 && progress_.without_improvement >= config_.evaluate.patience;
+}
 
 bool TrainLoop::evaluation_due() const {
   const std::int64_t every = config_.evaluate.every_steps;
@@ -232,8 +247,7 @@ void TrainLoop::evaluate_now() {
   if (better) {
     progress_.best_validation_loss = result.loss;
   }
-  if (config_.evaluate.patience > 0 && progress_.without_improvement >= config_.evaluate.patience && !finished()) {
-    progress_.stopped_early = true;
+  if (out_of_patience() && completed_ < config_.train.steps) {
     log_.info("train: stopping early at step {}: {} evaluations without a better validation loss than {:.4f}",
               completed_, progress_.without_improvement, progress_.best_validation_loss);
   }

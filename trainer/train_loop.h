@@ -30,6 +30,7 @@ class TrainLoop {
     Config config;  // resolved
     DatasetInfo data;
     std::string tokenizer_json;
+    std::string end_of_text;  // the token's text, empty when the tokenizer has none
     std::function<bool()> stop_requested;
   };
   // Collective: allocates everything that a step needs.
@@ -57,10 +58,11 @@ class TrainLoop {
   [[nodiscard]] bool evaluation_due() const;
   [[nodiscard]] bool save_due() const;
   [[nodiscard]] bool finished() const;
+  [[nodiscard]] bool out_of_patience() const;
   void save();
   void finish_save();
   void handle(const std::optional<SaveOutcome>& outcome);
-  [[nodiscard]] CheckpointOptions checkpoint_options(const std::string& tokenizer_json) const;
+  [[nodiscard]] CheckpointOptions checkpoint_options(const Setup& setup) const;
   [[nodiscard]] RunPosition position() const;
   [[nodiscard]] std::int64_t tokens_per_step() const;
 

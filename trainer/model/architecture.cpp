@@ -1,5 +1,6 @@
 #include "trainer/model/architecture.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -9,17 +10,25 @@ namespace {
 
 using nlohmann::json;
 
+// The configuration's limits: far beyond any model, and such that its parameters can be counted in 63 bits.
+constexpr std::int64_t kMostLayers = 10'000;
+constexpr std::int64_t kMostHeads = 65'536;
+constexpr std::int64_t kMostWidth = 1'048'576;
+constexpr std::int64_t kMostHidden = 4'194'304;
+constexpr std::int64_t kMostTokens = 16'777'216;  // of context and vocabulary
+
 void check(const Architecture& a, const std::string& origin) {
-  const auto positive = [&](const char* name, std::int64_t value) {
+  const auto in_range = [&](const char* name, std::int64_t value, std::int64_t most) {
     require(value > 0, "{}: {} is {}, expected a positive number", origin, name, value);
+    require(value <= most, "{}: {} is {}, expected at most {}", origin, name, value, most);
   };
-  positive("layers", a.layers);
-  positive("heads", a.heads);
-  positive("kv_heads", a.kv_heads);
-  positive("width", a.width);
-  positive("hidden", a.hidden);
-  positive("context", a.context);
-  positive("vocab", a.vocab);
+  in_range("layers", a.layers, kMostLayers);
+  in_range("heads", a.heads, kMostHeads);
+  in_range("kv_heads", a.kv_heads, kMostHeads);
+  in_range("width", a.width, kMostWidth);
+  in_range("hidden", a.hidden, kMostHidden);
+  in_range("context", a.context, kMostTokens);
+  in_range("vocab", a.vocab, kMostTokens);
   require(a.width % a.heads == 0, "{}: width {} is not a multiple of {} heads", origin, a.width, a.heads);
   require(a.heads % a.kv_heads == 0, "{}: {} heads are not a multiple of {} kv_heads", origin, a.heads, a.kv_heads);
   require(a.family != ModelFamily::kGpt2 || a.kv_heads == a.heads,
@@ -72,13 +81,15 @@ Architecture read_gpt2(const Reader& config) {
   a.heads = config.get<std::int64_t>("n_head");
   a.kv_heads = a.heads;
   a.width = config.get<std::int64_t>("n_embd");
-  a.hidden = config.get<std::int64_t>("n_inner", 4 * a.width);
+  a.hidden = config.get<std::int64_t>("n_inner", 4 * std::min(a.width, kMostHidden));
   a.context = config.get<std::int64_t>("n_positions");
   a.vocab = config.get<std::int64_t>("vocab_size");
   a.norm_epsilon = config.get<double>("layer_norm_epsilon", 1e-5);
   a.bias = config.get<bool>("lockstep_bias", true);
   config.expect<std::string>("activation_function", "gelu_new");
+  config.expect<bool>("scale_attn_weights", true);
   config.expect<bool>("scale_attn_by_inverse_layer_idx", false);
+  config.expect<bool>("add_cross_attention", false);
   config.expect<bool>("tie_word_embeddings", true);
   return a;
 }
@@ -176,6 +187,38 @@ std::string to_hf_config(const Architecture& a, const HfConfigFacts& facts) {
   config["bos_token_id"] = end_of_text;
   config["eos_token_id"] = end_of_text;
   return config.dump(2) + "\n";
+}
+
+std::string to_hf_tokenizer_config(std::string_view end_of_text, std::int64_t context) {
+  json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                 {"clean_up_tokenization_spaces", false},
+                 {"model_max_length", context}};
+  if (!end_of_text.empty()) {
+    config["bos_token"] = end_of_text;
+    config["eos_token"] = end_of_text;
+  }
+  return config.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+ModelConfig with_shape_of(ModelConfig model, const Architecture& source, const std::string& folder) {
+  const auto adopt = [&](const char* key, int& value, std::int64_t found) {
+    require(value == 0 || value == found, "model.{} is {}, the weights in {} (model.from) have {}", key, value, folder,
+            found);
+    value = static_cast<int>(found);
+  };
+  adopt("layers", model.layers, source.layers);
+  adopt("heads", model.heads, source.heads);
+  adopt("kv_heads", model.kv_heads, source.kv_heads);
+  adopt("width", model.width, source.width);
+  adopt("hidden", model.hidden, source.hidden);
+  adopt("vocab", model.vocab, source.vocab);
+  adopt("context", model.context, source.context);
+  model.family = source.family;
+  model.tied = source.tied;
+  model.bias = source.bias;
+  model.norm_eps = source.norm_epsilon;
+  model.rope_theta = source.rope_theta;
+  return model;
 }
 
 Architecture from_hf_config(std::string_view text, const std::string& origin) {

@@ -43,6 +43,15 @@ struct HfConfigFacts {
 [[nodiscard]] std::string to_hf_config(const Architecture& architecture, const HfConfigFacts& facts);
 [[nodiscard]] Architecture from_hf_config(std::string_view json, const std::string& origin);
 
+// tokenizer_config.json beside a tokenizer.json: transformers then takes that as it is, whatever the model's family.
+// `end_of_text` is the token's text, empty when there is none.
+[[nodiscard]] std::string to_hf_tokenizer_config(std::string_view end_of_text, std::int64_t context);
+
+// For model.from: the sizes of `model` that are 0 and all that decides what the weights mean (family, tied, bias,
+// norm_eps, rope_theta) become those of `source`. Throws Error(kUsage) naming a size that is given and differs;
+// `folder` is what messages call the source.
+[[nodiscard]] ModelConfig with_shape_of(ModelConfig model, const Architecture& source, const std::string& folder);
+
 // Floating-point operations of a training step for one token: 6 x parameters + 12 x layers x width x sequence
 // (Chowdhery et al. 2022, appendix B).
 [[nodiscard]] double training_flop_per_token(const Architecture& architecture, double parameters,

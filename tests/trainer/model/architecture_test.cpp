@@ -1,0 +1,177 @@
+#include "trainer/model/architecture.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "tests/support/error_matcher.h"
+#include "tests/trainer/small_models.h"
+
+namespace lockstep {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+json gpt2_json() { return json::parse(to_hf_config(small_gpt2(), {})); }
+json llama_json() { return json::parse(to_hf_config(small_llama(), {})); }
+Architecture read(const json& config) { return from_hf_config(config.dump(), "config.json"); }
+std::string refusal(const json& config) {
+  return message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(read(config)); });
+}
+json with(json config, const std::string& key, const json& value) {
+  config[key] = value;
+  return config;
+}
+
+TEST(HfConfig, ReadsBackWhatItWrites) {
+  EXPECT_EQ(read(gpt2_json()), small_gpt2());
+  EXPECT_EQ(read(llama_json()), small_llama());
+
+  Architecture gpt2 = small_gpt2();
+  gpt2.bias = false;
+  gpt2.hidden = 100;
+  gpt2.norm_epsilon = 1.0 / 3e5;
+  EXPECT_EQ(from_hf_config(to_hf_config(gpt2, {}), ""), gpt2);
+
+  Architecture llama = small_llama();
+  llama.tied = true;
+  llama.kv_heads = 1;
+  llama.rope_theta = 500000.5;
+  EXPECT_EQ(from_hf_config(to_hf_config(llama, {}), ""), llama);
+}
+
+TEST(HfConfig, SaysWhatTransformersAsksFor) {
+  const json gpt2 = json::parse(to_hf_config(small_gpt2(), {.end_of_text = 60, .dropout = 0.25, .dtype = "bfloat16"}));
+  EXPECT_EQ(gpt2.at("architectures"), json({"GPT2LMHeadModel"}));
+  EXPECT_EQ(gpt2.at("eos_token_id"), 60);
+  EXPECT_EQ(gpt2.at("attn_pdrop"), 0.25);
+  EXPECT_EQ(gpt2.at("torch_dtype"), "bfloat16");
+  EXPECT_EQ(gpt2.at("n_inner"), 128);
+  EXPECT_TRUE(gpt2_json().at("eos_token_id").is_null());
+  EXPECT_EQ(llama_json().at("architectures"), json({"LlamaForCausalLM"}));
+  EXPECT_EQ(llama_json().at("head_dim"), 8);
+}
+
+TEST(HfConfig, FillsInTheDefaultsOfTransformers) {
+  const Architecture gpt2 = from_hf_config(
+      R"({"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 4, "vocab_size": 9, "n_inner": null})",
+      "");
+  EXPECT_EQ(gpt2.hidden, 32);
+  EXPECT_EQ(gpt2.norm_epsilon, 1e-5);
+  EXPECT_TRUE(gpt2.tied && gpt2.bias);
+
+  const Architecture llama = from_hf_config(
+      R"({"model_type": "llama", "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8,
+          "intermediate_size": 12, "max_position_embeddings": 4, "vocab_size": 9, "head_dim": null})",
+      "");
+  EXPECT_EQ(llama.kv_heads, 2);
+  EXPECT_EQ(llama.norm_epsilon, 1e-6);
+  EXPECT_EQ(llama.rope_theta, 10000.0);
+  EXPECT_FALSE(llama.tied);
+}
+
+TEST(HfConfig, ReadsTheRotaryBaseOfOldAndNewFiles) {
+  json config = llama_json();
+  config["rope_theta"] = 7.0;
+  EXPECT_EQ(read(config).rope_theta, 7.0);
+  config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 500000}};
+  EXPECT_EQ(read(config).rope_theta, 500000.0);
+  config["rope_scaling"] = nullptr;
+  EXPECT_EQ(read(config).rope_theta, 500000.0);
+}
+
+TEST(HfConfig, RefusesWhatItCannotCompute) {
+  EXPECT_EQ(refusal(with(gpt2_json(), "model_type", "bert")),
+            "config.json: \"model_type\" is \"bert\", only \"gpt2\" and \"llama\" are supported");
+  EXPECT_EQ(refusal(with(gpt2_json(), "activation_function", "relu")),
+            "config.json: \"activation_function\" is \"relu\", only \"gelu_new\" is supported");
+  EXPECT_EQ(refusal(with(gpt2_json(), "scale_attn_by_inverse_layer_idx", true)),
+            "config.json: \"scale_attn_by_inverse_layer_idx\" is true, only false is supported");
+  EXPECT_EQ(refusal(with(gpt2_json(), "scale_attn_weights", false)),
+            "config.json: \"scale_attn_weights\" is false, only true is supported");
+  EXPECT_EQ(refusal(with(gpt2_json(), "add_cross_attention", true)),
+            "config.json: \"add_cross_attention\" is true, only false is supported");
+  EXPECT_EQ(refusal(with(gpt2_json(), "tie_word_embeddings", false)),
+            "config.json: \"tie_word_embeddings\" is false, only true is supported");
+  EXPECT_EQ(refusal(with(llama_json(), "hidden_act", "gelu")),
+            "config.json: \"hidden_act\" is \"gelu\", only \"silu\" is supported");
+  EXPECT_EQ(refusal(with(llama_json(), "attention_bias", true)),
+            "config.json: \"attention_bias\" is true, only false is supported");
+  EXPECT_EQ(refusal(with(llama_json(), "mlp_bias", true)),
+            "config.json: \"mlp_bias\" is true, only false is supported");
+  EXPECT_EQ(refusal(with(llama_json(), "head_dim", 16)), "config.json: \"head_dim\" is 16, only 8 is supported");
+  EXPECT_THAT(refusal(with(llama_json(), "rope_scaling", {{"rope_type", "llama3"}})),
+              HasSubstr("\"rope_scaling\" is {\"rope_type\":\"llama3\"}, which is not supported"));
+  EXPECT_THAT(refusal(with(llama_json(), "rope_parameters", {{"rope_type", "yarn"}})),
+              HasSubstr("\"rope_type\" is \"yarn\", only \"default\" is supported"));
+}
+
+TEST(HfConfig, NamesWhatIsMissingOrOfAnotherType) {
+  for (const char* key : {"n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "model_type"}) {
+    json config = gpt2_json();
+    config.erase(key);
+    EXPECT_EQ(refusal(config), std::string("config.json: \"") + key + "\" is missing");
+    EXPECT_EQ(refusal(with(gpt2_json(), key, nullptr)), std::string("config.json: \"") + key + "\" is missing");
+    EXPECT_EQ(refusal(with(gpt2_json(), key, json::array())),
+              std::string("config.json: \"") + key + "\" is [], expected another type");
+  }
+  EXPECT_THAT(refusal(with(gpt2_json(), "n_layer", 2.5)), HasSubstr("\"n_layer\" is 2.5, expected another type"));
+  EXPECT_THAT(refusal(with(llama_json(), "tie_word_embeddings", "yes")), HasSubstr("\"yes\", expected another type"));
+}
+
+TEST(HfConfig, RefusesTextThatIsNotAnObject) {
+  for (const char* text : {"", "[]", "3", "{", "null"}) {
+    EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(from_hf_config(text, "config.json")); }),
+              "config.json: not a JSON object");
+  }
+}
+
+TEST(HfConfig, RefusesSizesThatDoNotGoTogether) {
+  EXPECT_EQ(refusal(with(gpt2_json(), "n_head", 5)), "config.json: width 32 is not a multiple of 5 heads");
+  EXPECT_EQ(refusal(with(llama_json(), "num_key_value_heads", 3)),
+            "config.json: 4 heads are not a multiple of 3 kv_heads");
+  EXPECT_THAT(refusal(with(gpt2_json(), "n_layer", 0)), HasSubstr("layers is 0"));
+  EXPECT_THAT(refusal(with(gpt2_json(), "n_embd", -32)), HasSubstr("width is -32"));
+  EXPECT_THAT(refusal(with(llama_json(), "num_attention_heads", 0)), HasSubstr("heads is 0"));
+  json odd = llama_json();
+  odd["hidden_size"] = 12;
+  odd["head_dim"] = 3;
+  EXPECT_EQ(refusal(odd), "config.json: head size 3 is odd, rotary positions need pairs");
+}
+
+// Products of sizes must fit 63 bits, and a file of a few bytes must not ask for all memory there is.
+TEST(HfConfig, RefusesSizesBeyondAnyModel) {
+  for (const char* key : {"n_layer", "n_embd", "n_positions", "vocab_size", "n_inner"}) {
+    for (const std::int64_t size : {std::int64_t{1} << 33, std::int64_t{9'223'372'036'854'775'807}}) {
+      EXPECT_THAT(refusal(with(gpt2_json(), key, size)), HasSubstr("expected at most")) << key;
+    }
+  }
+}
+
+TEST(Architecture, OfAConfigurationWithBadSizesIsRefused) {
+  ModelConfig model;
+  model.layers = 2;
+  model.heads = model.kv_heads = 3;
+  model.width = 32;
+  model.hidden = 64;
+  model.context = 16;
+  model.vocab = 257;
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(architecture_of(model)); }),
+            "model: width 32 is not a multiple of 3 heads");
+  model.heads = model.kv_heads = 4;
+  model.tied = false;
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(architecture_of(model)); }),
+            "model: gpt2's head is always tied to its embedding");
+  model.family = ModelFamily::kLlama;
+  EXPECT_FALSE(architecture_of(model).tied);
+}
+
+TEST(Architecture, CountsFlopAsChowdheryEtAlDo) {
+  EXPECT_EQ(training_flop_per_token(small_gpt2(), 1000, 24), 6.0 * 1000 + 12.0 * 2 * 32 * 24);
+}
+
+}  // namespace
+}  // namespace lockstep
