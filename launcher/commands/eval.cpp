@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "base/error.h"
@@ -28,19 +29,33 @@ struct Options {
   bool json = false;
 };
 
-void check_tokenizer(const LoadedModel& model, const Options& options) {
+std::int64_t sequence_of(const LoadedModel& model, const Options& options) {
+  return options.sequence > 0 ? options.sequence : model.replica.model().architecture().context;
+}
+
+void check_data(const LoadedModel& model, const Options& options) {
   const Dataset dataset = Dataset::open(options.data);
+  const std::int64_t sequence = sequence_of(model, options);
+  require(sequence <= model.replica.model().architecture().context,
+          "--sequence is {}; expected at most the model's context, {}", sequence,
+          model.replica.model().architecture().context);
+  require(dataset.info().tokens > static_cast<std::uint64_t>(sequence),
+          "{} holds {} tokens; a sample of {} needs {}, see --sequence", options.data, dataset.info().tokens, sequence,
+          sequence + 1);
   require(dataset.info().tokenizer.fingerprint == model.tokenizer.fingerprint(),
           "{} was packed with the tokenizer {}, which is not the model's in {}", options.data,
           dataset.info().tokenizer.name, model.folder.string());
 }
 
 void print_result(const Options& options, const LoadedModel& model, const EvaluationResult& result) {
-  const std::string text =
-      options.json ? fmt::format(R"({{"model": "{}", "data": "{}", "loss": {}, "perplexity": {}, "tokens": {}}})",
-                                 model.folder.string(), options.data, result.loss, result.perplexity(), result.tokens)
-                   : fmt::format("loss {:.4f}, perplexity {:.2f}, over {} tokens", result.loss, result.perplexity(),
-                                 result.tokens);
+  const std::string text = options.json ? nlohmann::ordered_json{{"model", model.folder.string()},
+                                                                 {"data", options.data},
+                                                                 {"loss", result.loss},
+                                                                 {"perplexity", result.perplexity()},
+                                                                 {"tokens", result.tokens}}
+                                              .dump()
+                                        : fmt::format("loss {:.4f}, perplexity {:.2f}, over {} tokens", result.loss,
+                                                      result.perplexity(), result.tokens);
   std::puts(text.c_str());
 }
 
@@ -52,11 +67,11 @@ int run_eval(const Options& options, CommandContext& context) {
   std::unique_ptr<LoadedModel> model;
   run_agreed(*communicator, [&] {
     model = std::make_unique<LoadedModel>(load_model(options.model.path, options.model.precision(), *backend));
-    check_tokenizer(*model, options);
+    check_data(*model, options);
   });
   EvaluationOptions evaluation;
   evaluation.dataset = options.data;
-  evaluation.sequence = options.sequence > 0 ? options.sequence : model->replica.model().architecture().context;
+  evaluation.sequence = sequence_of(*model, options);
   evaluation.batch_size = options.batch_size;
   evaluation.max_batches = options.batches;
   Arena arena;

@@ -49,7 +49,8 @@ int run_generate(const Options& options, CommandContext& context) {
   }
   Arena arena;
   generate(model.replica, arena, prompt, generate_options, [&](std::int32_t token) {
-    if (const auto id = static_cast<std::uint32_t>(token); model.tokenizer.has_token(id)) {
+    const auto id = static_cast<std::uint32_t>(token);
+    if (model.tokenizer.has_token(id) && !model.tokenizer.is_special(id)) {
       print(model.tokenizer.token_bytes(id));
     }
     return !context.stop.requested();

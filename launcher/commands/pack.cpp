@@ -40,10 +40,14 @@ class StageProgress {
   explicit StageProgress(Log& log) : log_(log) {}
 
   void update(std::string_view stage, std::uint64_t done_bytes, std::uint64_t total_bytes) {
-    const std::uint64_t total = std::max<std::uint64_t>(total_bytes / kMB, 1);
+    if (total_bytes < kMB) {
+      return;  // Nobody waits for it.
+    }
+    const std::uint64_t total = total_bytes / kMB;
     if (!progress_) {
       progress_.emplace(
-          log_, ProgressOptions{.what = std::string(stage), .unit = "megabyte", .total = total, .start = done_bytes / kMB});
+          log_,
+          ProgressOptions{.what = std::string(stage), .unit = "megabyte", .total = total, .start = done_bytes / kMB});
       started_ = std::chrono::steady_clock::now();
       started_at_bytes_ = done_bytes;
       return;

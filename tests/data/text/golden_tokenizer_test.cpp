@@ -29,7 +29,8 @@ TEST_P(GoldenTokenizerTest, CutsEveryTextIntoTheSamePieces) {
     if (!text.empty()) {
       pretokenizer.split(text, scratch, pieces);
     }
-    EXPECT_EQ(nlohmann::json(pieces.lengths), test_case.at("forms").at(GetParam()).at("pieces")) << test_case.at("text");
+    EXPECT_EQ(nlohmann::json(pieces.lengths), test_case.at("forms").at(GetParam()).at("pieces"))
+        << test_case.at("text");
   }
 }
 
@@ -50,7 +51,8 @@ TEST_P(GoldenTokenizerTest, GivesTheSameIdsWithSpecialTokensRecognized) {
     with_special_tokens += expected.contains("recognized") ? 1 : 0;
     std::vector<std::uint32_t> ids;
     encoder.encode(test_case.at("text").get<std::string>(), ids, SpecialTokens::kRecognized);
-    EXPECT_EQ(nlohmann::json(ids), expected.at(expected.contains("recognized") ? "recognized" : "as_text")) << test_case.at("text");
+    EXPECT_EQ(nlohmann::json(ids), expected.at(expected.contains("recognized") ? "recognized" : "as_text"))
+        << test_case.at("text");
   }
   EXPECT_GE(with_special_tokens, 1U);
 }
