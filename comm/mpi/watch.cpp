@@ -54,12 +54,15 @@ void Watch::begin_call(const std::string& name) {
   ++call_;
   call_name_ = name;
   receive_notices();
+  if (left_ && left_->first.call < call_) {
+    fail_with_notice(left_->first, left_->second);
+  }
 }
 
 void Watch::look(Clock::time_point since, int awaited) {
   const auto now = Clock::now();
   if (settings_.is_abandoned()) {
-    send_to_all({NoticeKind::kLeft, peers_.rank(), call_});
+    send_to_all({NoticeKind::kLeft, peers_.rank(), call_ - 1});
     fail(ErrorCode::kPeerLost, "{}: the communicator was destroyed meanwhile", call_name_);
   }
   receive_notices();
@@ -85,6 +88,10 @@ void Watch::receive_notices() {
     Notice notice;
     check(MPI_Recv(&notice, sizeof(notice), MPI_BYTE, status.MPI_SOURCE, kNoticeTag, notices_, MPI_STATUS_IGNORE),
           "MPI_Recv");
+    if (notice.kind == NoticeKind::kLeft && notice.call >= call_) {
+      left_ = {notice, status.MPI_SOURCE};
+      continue;
+    }
     if (notice.kind != NoticeKind::kWaiting) {
       fail_with_notice(notice, status.MPI_SOURCE);
     }

@@ -4,7 +4,8 @@
 // ranks tell each other, over a communicator of their own, in messages of a few bytes that flow only when something is
 // slow:
 //   waiting     "I am in call number 812 and waiting", once a call, after half the timeout or as soon as another rank
-//   says so timed out   "I gave up on rank 3"; lost: "rank 3 is gone"; left: "I destroyed my communicator"
+//   says so timed out   "I gave up on rank 3"; lost: "rank 3 is gone"; left: "I destroyed my communicator after call
+//   812"
 // At the deadline, the ranks that never said they were waiting are the ones that keep the others waiting. Who receives
 // one of the last three fails with the same culprit, so all ranks of a job name the same one.
 //
@@ -17,7 +18,9 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "comm/mpi/peers.h"
@@ -82,6 +85,8 @@ class Watch {
   std::string call_name_;
   std::uint64_t last_announced_call_ = 0;
   std::vector<std::uint64_t> waiting_call_;  // by rank: the latest call it said it was waiting in
+  // A rank that left after a call in which this one still is: that call will end well, the next one cannot.
+  std::optional<std::pair<Notice, int>> left_;
   Clock::time_point last_process_check_;
   std::deque<Sent> sent_;
 };
