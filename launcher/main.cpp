@@ -2,6 +2,7 @@
 // into one line and an exit code.
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <csignal>
 #include <exception>
 #include <string>
 #include <thread>
@@ -54,23 +55,35 @@ LogLevel log_level(const EnvironmentLookup& environment) {
   fail(ErrorCode::kUsage, "LOCKSTEP_LOG is {}; expected debug, info, warning or error", text);
 }
 
-// What every rank found wrong, rank 0 says for all: the others wait until the launcher has ended them, and speak up
-// only when it has not, because then the trouble is theirs alone. `agreed`: rank 0 is known to say the same.
-void report(const std::string& line, const RankEnvironment& environment, bool agreed = false) {
+// Who else knows what this rank failed of.
+enum class Known {
+  kAgreed,    // all ranks: rank 0 says it
+  kProbably,  // the others meet the same (a bad flag), or it comes from another rank's failure: rank 0 speaks first
+  kHere,      // nobody: it is said at once, because rank 0 ends the job as soon as this rank is missing
+};
+
+// What all ranks found wrong, rank 0 says for all: the others wait until the launcher has ended them, and speak up only
+// when it has not, because then the trouble is theirs alone.
+void report(const std::string& line, const RankEnvironment& environment, Known known) {
   std::string prefix;
   if (environment.rank != 0) {
     StopSignal stop;
     stop.listen();
-    for (int i = 0; i < 20 && !stop.requested(); ++i) {
+    for (int i = 0; known != Known::kHere && i < 20 && !stop.requested(); ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
-    if (stop.requested() || agreed) {
+    if (stop.requested() || known == Known::kAgreed) {
       return;
     }
     prefix = fmt::format("[rank {}] ", environment.rank);
   }
   const std::string text = prefix + line + "\n";
   std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
+Known known_of(ErrorCode code) {
+  const bool shared = code == ErrorCode::kUsage || code == ErrorCode::kPeerLost || code == ErrorCode::kTimeout;
+  return shared ? Known::kProbably : Known::kHere;
 }
 
 int run_command(CLI::App& app, const RankEnvironment& ranks, const std::vector<std::string>& arguments) {
@@ -103,10 +116,11 @@ int run(const std::vector<std::string>& arguments) {
     return run_command(app, ranks, arguments);
   } catch (const Error& error) {
     const bool agreed = dynamic_cast<const AgreedError*>(&error) != nullptr;
-    report(fmt::format("{}: {}", command_name(app, arguments), error.what()), ranks, agreed);
+    report(fmt::format("{}: {}", command_name(app, arguments), error.what()), ranks,
+           agreed ? Known::kAgreed : known_of(error.code()));
     return exit_code_of(error.code());
   } catch (const std::exception& error) {
-    report(fmt::format("{}: {}", command_name(app, arguments), error.what()), ranks);
+    report(fmt::format("{}: {}", command_name(app, arguments), error.what()), ranks, Known::kHere);
     return kExitFailed;
   }
 }
@@ -115,6 +129,7 @@ int run(const std::vector<std::string>& arguments) {
 }  // namespace lockstep
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error of the write that meets it
   const int exit_code = lockstep::run(std::vector<std::string>(argv + 1, argv + argc));
   if (exit_code == lockstep::kExitFailed || exit_code == lockstep::kExitUsage) {
     lockstep::end_process(exit_code);  // a group of ranks may have ended without close()
