@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -96,6 +97,14 @@ void File::start_writeback(std::uint64_t offset, std::uint64_t size_bytes) const
   (void)::sync_file_range(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(size_bytes),
                           SYNC_FILE_RANGE_WRITE);
 }
+
+void File::truncate(std::uint64_t size_bytes) const {
+  if (::ftruncate(descriptor_, static_cast<off_t>(size_bytes)) != 0) {
+    fail_errno(fmt::format("truncate {}", path_.string()));
+  }
+}
+
+bool File::try_lock() const { return ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK; }
 
 void File::sync() const {
   if (::fsync(descriptor_) != 0) {

@@ -33,6 +33,10 @@ class File {
   void write(std::uint64_t offset, std::span<const std::byte> bytes) const;
   // Asks the system to start bringing these bytes to the disk now, so that a later sync() has less to wait for. A hint.
   void start_writeback(std::uint64_t offset, std::uint64_t size_bytes) const;
+  void truncate(std::uint64_t size_bytes) const;
+  // Takes the exclusive advisory lock that goes with the open file and ends with it, at the latest with the process.
+  // Returns false when another process holds it; true as well on file systems that have no locks.
+  [[nodiscard]] bool try_lock() const;
   // Returns when the contents are on the disk.
   void sync() const;
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }

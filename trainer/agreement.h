@@ -14,8 +14,8 @@ class AgreedError : public Error {
   using Error::Error;
 };
 
-// Runs `work` on every rank and returns when all have. When it threw an Error on some, throws that of the lowest such
-// rank as an AgreedError on all. `work` makes no collective calls of its own.
+// Runs `work` on every rank and returns when all have. When it threw on some, throws the error of the lowest such rank
+// as an AgreedError on all. `work` makes no collective calls of its own.
 void run_agreed(Communicator& communicator, const std::function<void()>& work);
 
 }  // namespace lockstep

@@ -110,6 +110,8 @@ Config resolve(Config written, const JobFacts& facts) {
   if (config.train.micro_batches == 0) {
     config.train.micro_batches = std::max(kLeastAutoMicroBatches, world);
   }
+  require(config.train.determinism == Determinism::kFixed || is_power_of_two(config.train.micro_batches),
+          "train.micro_batches is {}; determinism: elastic needs a power of two", config.train.micro_batches);
   require(world <= config.train.micro_batches,
           "the job has {} ranks, but a step has {} micro-batches (train.micro_batches); expected at most as many ranks",
           world, config.train.micro_batches);

@@ -2,14 +2,16 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
-#include <system_error>
 
 #include "base/error.h"
 #include "base/file.h"
 
 namespace lockstep {
 namespace {
+
+constexpr std::size_t kMostWaitingBytes = std::size_t{16} << 20;
 
 // The leading part of the file that belongs to steps up to `last_step`: a line cut short by a crash ends it.
 std::uintmax_t bytes_to_keep(const std::filesystem::path& path, std::int64_t last_step) {
@@ -36,22 +38,15 @@ std::string number(double value) { return std::isfinite(value) ? fmt::format("{}
 
 }  // namespace
 
-MetricsWriter::MetricsWriter(std::filesystem::path path, std::int64_t last_step) : path_(std::move(path)) {
-  if (std::filesystem::is_regular_file(path_)) {
-    std::error_code error;
-    std::filesystem::resize_file(path_, bytes_to_keep(path_, last_step), error);
-    if (error) {
-      fail(ErrorCode::kIo, "truncate {}: {}", path_.string(), error.message());
-    }
-  }
-  file_.open(path_, std::ios::app | std::ios::binary);
-  if (!file_) {
-    fail_errno(fmt::format("open {}", path_.string()));
+MetricsWriter::MetricsWriter(std::filesystem::path path, std::int64_t last_step) : file_(File::open_or_create(path)) {
+  if (std::filesystem::is_regular_file(path)) {
+    size_bytes_ = bytes_to_keep(path, last_step);
+    file_.truncate(size_bytes_);
   }
 }
 
-void MetricsWriter::write(const StepMetrics& m) {
-  write_line(fmt::format(
+std::string MetricsWriter::write(const StepMetrics& m) {
+  return write_line(fmt::format(
       R"({{"step": {}, "loss": {}, "lr": {}, "grad_norm": {}, "tokens": {}, "tokens_per_s": {}, "step_ms": {}, "data_ms": {}, )"
       R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}}})",
       m.step, number(m.loss), number(m.lr), number(m.grad_norm), m.tokens, number(m.tokens_per_s), number(m.step_ms),
@@ -59,16 +54,23 @@ void MetricsWriter::write(const StepMetrics& m) {
       m.world));
 }
 
-void MetricsWriter::write(const EvaluationMetrics& m) {
-  write_line(fmt::format(R"({{"step": {}, "valid_loss": {}, "perplexity": {}, "valid_tokens": {}}})", m.step,
-                         number(m.valid_loss), number(m.perplexity), m.tokens));
+std::string MetricsWriter::write(const EvaluationMetrics& m) {
+  return write_line(fmt::format(R"({{"step": {}, "valid_loss": {}, "perplexity": {}, "valid_tokens": {}}})", m.step,
+                                number(m.valid_loss), number(m.perplexity), m.tokens));
 }
 
-void MetricsWriter::write_line(const std::string& line) {
-  file_ << line << '\n' << std::flush;
-  if (!file_) {
-    fail_errno(fmt::format("write {}", path_.string()));
+std::string MetricsWriter::write_line(const std::string& line) {
+  if (waiting_.size() < kMostWaitingBytes) {
+    waiting_ += line + '\n';
   }
+  try {
+    file_.write(size_bytes_, std::as_bytes(std::span(waiting_)));
+  } catch (const Error& error) {
+    return error.what();  // what was written of it is written again
+  }
+  size_bytes_ += waiting_.size();
+  waiting_.clear();
+  return {};
 }
 
 }  // namespace lockstep

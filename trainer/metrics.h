@@ -2,12 +2,14 @@
 //
 // Numbers are printed with as many digits as it takes to read the same value back, and as null when not finite. A line
 // reaches the operating system before the next step begins, so only a crash of the machine can lose one, never a crash
-// of the program.
+// of the program. Where the disk has no room, lines wait in memory until there is some: metrics do not end a run.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
+#include <string>
+
+#include "base/file.h"
 
 namespace lockstep {
 
@@ -40,14 +42,16 @@ class MetricsWriter {
   // Error(kIo).
   MetricsWriter(std::filesystem::path path, std::int64_t last_step);
 
-  // Throws Error(kIo, kNoSpace).
-  void write(const StepMetrics& metrics);
-  void write(const EvaluationMetrics& metrics);
+  // Writes the line and those that wait. Returns why they could not be written, empty when they were. Up to 16 MiB
+  // wait; what comes then is forgotten.
+  [[nodiscard]] std::string write(const StepMetrics& metrics);
+  [[nodiscard]] std::string write(const EvaluationMetrics& metrics);
 
  private:
-  void write_line(const std::string& line);
-  std::filesystem::path path_;
-  std::ofstream file_;
+  [[nodiscard]] std::string write_line(const std::string& line);
+  File file_;
+  std::uint64_t size_bytes_ = 0;  // of the file's whole lines
+  std::string waiting_;
 };
 
 }  // namespace lockstep

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "trainer/checkpoint/retention.h"
+#include "trainer/model/architecture.h"
 
 namespace lockstep {
 namespace {
@@ -23,9 +24,10 @@ void require_same(const std::string& checkpoint, const char* key, const T& saved
 }  // namespace
 
 std::string to_json(const RunProgress& progress) {
-  return json{{"best_validation_loss", progress.best_validation_loss},
-              {"evaluations", progress.evaluations},
+  const auto& best = progress.best_validation_loss;
+  return json{{"best_validation_loss", best ? json(*best) : json()},
               {"without_improvement", progress.without_improvement},
+              {"validation", progress.validation},
               {"data_fingerprint", progress.data_fingerprint}}
       .dump();
 }
@@ -34,9 +36,11 @@ RunProgress run_progress_from_json(const std::string& text) {
   const json object = json::parse(text, nullptr, false);
   try {
     RunProgress progress;
-    object.at("best_validation_loss").get_to(progress.best_validation_loss);
-    object.at("evaluations").get_to(progress.evaluations);
+    if (const json& best = object.at("best_validation_loss"); !best.is_null()) {
+      progress.best_validation_loss = best.get<double>();
+    }
     object.at("without_improvement").get_to(progress.without_improvement);
+    object.at("validation").get_to(progress.validation);
     object.at("data_fingerprint").get_to(progress.data_fingerprint);
     return progress;
   } catch (const json::exception& error) {
@@ -58,6 +62,7 @@ std::filesystem::path choose_checkpoint(const std::filesystem::path& checkpoints
   if (resume == "none") {
     return {};
   }
+  put_back_replaced(checkpoints);
   if (resume == "auto") {
     const auto latest = find_latest_checkpoint(checkpoints, [&](const DamagedCheckpoint& damaged) {
       log.warning("checkpoint {} is damaged and not used: {}", damaged.path.string(), damaged.reason);
@@ -66,6 +71,12 @@ std::filesystem::path choose_checkpoint(const std::filesystem::path& checkpoints
   }
   require(std::filesystem::is_directory(resume), "--resume {}: no such folder; expected auto, none or a checkpoint",
           resume);
+  std::error_code error;
+  require(std::filesystem::equivalent(std::filesystem::path(resume) / "..", checkpoints, error) ||
+              list_checkpoints(checkpoints).empty(),
+          "--resume {}: {} has checkpoints of its own, from which --resume auto goes on; to start from another run's, "
+          "give this one another run.name",
+          resume, checkpoints.string());
   return CheckpointReader(resume).path();
 }
 
@@ -79,6 +90,10 @@ void clear_the_way(const std::filesystem::path& checkpoints, std::uint64_t step,
 
 Config continue_config(Config config, const Manifest& manifest, const std::string& checkpoint) {
   const Config saved = parse_config(manifest.position.config_text, checkpoint + "/manifest.json");
+  if (!config.model.from.empty()) {
+    // The weights that the run began with are not needed again, and may be gone.
+    config.model = with_shape_of(config.model, architecture_of(saved.model), checkpoint);
+  }
   if (config.train.micro_batches == 0) {
     config.train.micro_batches = saved.train.micro_batches;
   }
@@ -92,6 +107,7 @@ Config continue_config(Config config, const Manifest& manifest, const std::strin
   require_same(checkpoint, "model.norm_eps", saved.model.norm_eps, config.model.norm_eps);
   require_same(checkpoint, "run.seed", saved.run.seed, config.run.seed);
   require_same(checkpoint, "data.sequence", saved.data.sequence, sequence);
+  require_same(checkpoint, "train.determinism", name_of(saved.train.determinism), name_of(config.train.determinism));
   require_same(checkpoint, "train.micro_batches", saved.train.micro_batches, config.train.micro_batches);
   require_same(checkpoint, "train.micro_batch_size", saved.train.micro_batch_size, config.train.micro_batch_size);
   require_same(checkpoint, "train.precision", name_of(saved.train.precision), name_of(config.train.precision));

@@ -16,10 +16,10 @@ namespace lockstep {
 // What a run carries from one process to the next besides weights, moments and its configuration: manifest.json's extra
 // object.
 struct RunProgress {
-  double best_validation_loss = 0;       // meaningful once evaluations > 0
-  std::int64_t evaluations = 0;          // with a result, so far
-  std::int64_t without_improvement = 0;  // evaluations since the best
-  std::string data_fingerprint;          // of the training data: data_fingerprint()
+  std::optional<double> best_validation_loss;  // finite
+  std::int64_t without_improvement = 0;        // evaluations since the best
+  std::string validation;                      // what the two were measured on, in words; another one starts them anew
+  std::string data_fingerprint;                // of the training data: data_fingerprint()
 
   friend bool operator==(const RunProgress&, const RunProgress&) = default;
 };
@@ -31,7 +31,8 @@ struct RunProgress {
 [[nodiscard]] std::string data_fingerprint(const DatasetInfo& info);
 
 // Rank 0: the folder of the checkpoint to start from, empty for a fresh start. Reports damaged checkpoints; changes
-// nothing. Throws Error(kUsage) when `resume` names no checkpoint, and what find_latest_checkpoint() throws.
+// nothing but to put back a checkpoint that a killed process was about to replace. Throws Error(kUsage) when `resume`
+// names no checkpoint, or one of another run while this one has its own, and what find_latest_checkpoint() throws.
 [[nodiscard]] std::filesystem::path choose_checkpoint(const std::filesystem::path& checkpoints,
                                                       const std::string& resume, Log& log);
 

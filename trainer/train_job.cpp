@@ -11,6 +11,7 @@
 #include "trainer/agreement.h"
 #include "trainer/model/architecture.h"
 #include "trainer/resume.h"
+#include "trainer/run_folder.h"
 #include "trainer/train_loop.h"
 
 namespace lockstep {
@@ -32,6 +33,7 @@ int cores_on_node(int ranks_on_node) {
 struct Data {
   DatasetInfo info;
   std::uint64_t valid_tokens = 0;
+  std::string valid_fingerprint;
   std::string tokenizer_json;
   std::string end_of_text;  // as the tokenizer writes it
 };
@@ -40,7 +42,7 @@ struct Data {
 Data inspect_data(const Config& config) {
   require(!config.data.train.empty(), "data.train names no dataset");
   Dataset train = Dataset::open(config.data.train);
-  Data data{train.info(), 0, read_file(train.tokenizer_path()), {}};
+  Data data{train.info(), 0, {}, read_file(train.tokenizer_path()), {}};
   const Tokenizer tokenizer = Tokenizer::from_json(data.tokenizer_json, train.tokenizer_path().string());
   require(tokenizer.fingerprint() == data.info.tokenizer.fingerprint,
           "{} is not the tokenizer that {} was packed with (fingerprint {}, expected {})",
@@ -55,6 +57,7 @@ Data inspect_data(const Config& config) {
             "{} was packed with the tokenizer {} and {} with {}; pack both with the same", config.data.valid,
             valid.info().tokenizer.name, config.data.train, data.info.tokenizer.name);
     data.valid_tokens = valid.info().tokens;
+    data.valid_fingerprint = data_fingerprint(valid.info());
   }
   return data;
 }
@@ -91,22 +94,20 @@ void check_lengths(const Config& config, const Data& data) {
 }
 
 // Rank 0 decides, all ranks follow: empty for a fresh start.
-std::filesystem::path agree_on_checkpoint(const TrainRequest& request, Communicator& communicator, Log& log) {
+std::filesystem::path agree_on_checkpoint(const TrainRequest& request, RunLock& lock, Communicator& communicator,
+                                          Log& log) {
   std::string chosen;
   run_agreed(communicator, [&] {
     if (communicator.rank() != 0) {
       return;
     }
-    chosen = choose_checkpoint(run_folder(request.config) / "checkpoints", request.resume, log).string();
+    lock.take(run_folder(request.config));
+    chosen = choose_checkpoint(checkpoints_folder(request.config), request.resume, log).string();
   });
   return communicator.broadcast_text(chosen, 0);
 }
 
 }  // namespace
-
-std::filesystem::path run_folder(const Config& config) {
-  return std::filesystem::path(config.run.dir) / config.run.name;
-}
 
 TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log) {
   Data data;
@@ -117,14 +118,20 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
                             .cores_on_node = cores_on_node(communicator.node_size()),
                             .vocab = static_cast<int>(data.info.tokenizer.vocabulary_size)});
   };
-  run_agreed(communicator, [&] {
-    data = inspect_data(request.config);
-    config = with_source_model(request.config, data);
+  const auto check = [&] {
     check_lengths(resolved(), data);
     static_cast<void>(architecture_of(resolved().model));
+  };
+  run_agreed(communicator, [&] {
+    data = inspect_data(request.config);
+    config = request.config;
+    if (config.model.from.empty()) {
+      check();
+    }
   });
 
-  const std::filesystem::path checkpoint = agree_on_checkpoint(request, communicator, log);
+  RunLock lock;
+  const std::filesystem::path checkpoint = agree_on_checkpoint(request, lock, communicator, log);
   std::unique_ptr<TrainLoop> loop;
   std::optional<CheckpointReader> reader;
   run_agreed(communicator, [&] {
@@ -133,13 +140,17 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
       reader.emplace(checkpoint, CheckpointReader::Verify::kManifestOnly);
       config = continue_config(config, reader->manifest(), checkpoint.string());
       check_same_data(run_progress_from_json(reader->manifest().position.extra_json), data.info, config.data.train);
+    } else {
+      config = with_source_model(config, data);
     }
+    check();
     config = resolved();
   });
-  loop = std::make_unique<TrainLoop>(
-      TrainLoop::Setup{config, data.info, data.tokenizer_json, data.end_of_text, request.stop_requested}, communicator,
-      log);
-  run_agreed(communicator, [&] { loop->start(reader ? &*reader : nullptr); });
+  loop = std::make_unique<TrainLoop>(TrainLoop::Setup{config, data.info, data.valid_fingerprint, data.tokenizer_json,
+                                                      data.end_of_text, request.stop_requested},
+                                     communicator, log);
+  run_agreed(communicator, [&] { loop->load(reader ? &*reader : nullptr); });
+  run_agreed(communicator, [&] { loop->open(lock); });
   return loop->run();
 }
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -29,8 +28,5 @@ enum class TrainEnd {
 // Collective. Throws AgreedError for what a user got wrong (the same on all ranks, nothing was changed) and Error for
 // what happened on this rank alone or while running.
 [[nodiscard]] TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log);
-
-// runs/NAME of a configuration.
-[[nodiscard]] std::filesystem::path run_folder(const Config& config);
 
 }  // namespace lockstep

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/file.h"
 #include "trainer/agreement.h"
 #include "trainer/evaluate.h"
 #include "trainer/gemm_rate.h"
@@ -25,11 +26,22 @@ GradReducer::Options reducer_options(const Config& config, const Communicator& c
           .bucket_bytes = static_cast<std::uint64_t>(config.comm.bucket_mib) << 20};
 }
 
+// What validation losses of one run must share to be compared.
+std::string validation_of(const Config& config, const std::string& fingerprint) {
+  return fingerprint.empty() ? "none" : fmt::format("{} batches of {}", config.evaluate.batches, fingerprint);
+}
+
+std::uint64_t checkpoint_bytes(const ParameterLayout& layout, DType working) {
+  const std::uint64_t moments_and_master = (working == DType::kF32 ? 2 : 3) * sizeof(float);
+  return layout.total() * (size_of(working) + moments_and_master);
+}
+
 }  // namespace
 
 TrainLoop::TrainLoop(Setup setup, Communicator& communicator, Log& log)
     : config_(std::move(setup.config)),
       data_(std::move(setup.data)),
+      validation_(validation_of(config_, setup.valid_fingerprint)),
       stop_requested_(std::move(setup.stop_requested)),
       communicator_(communicator),
       log_(log),
@@ -42,6 +54,7 @@ TrainLoop::TrainLoop(Setup setup, Communicator& communicator, Log& log)
       records_(communicator, static_cast<std::size_t>(reducer_options(config_, communicator).largest_micro_batches)),
       writer_(replica_.layout(), checkpoint_options(setup)) {
   progress_.data_fingerprint = data_fingerprint(data_);
+  progress_.validation = validation_;
 }
 
 TrainLoop::~TrainLoop() = default;
@@ -49,7 +62,7 @@ TrainLoop::~TrainLoop() = default;
 CheckpointOptions TrainLoop::checkpoint_options(const Setup& setup) const {
   const bool narrow = replica_.working_dtype() == DType::kBF16;
   CheckpointOptions options;
-  options.folder = run_folder(config_) / "checkpoints";
+  options.folder = checkpoints_folder(config_);
   options.rank = communicator_.rank();
   options.world = communicator_.world_size();
   options.model_dtype = replica_.working_dtype();
@@ -68,16 +81,30 @@ CheckpointOptions TrainLoop::checkpoint_options(const Setup& setup) const {
   return options;
 }
 
-void TrainLoop::start(const CheckpointReader* checkpoint) {
+void TrainLoop::adopt(const CheckpointReader& checkpoint) {
+  const ParameterLayout& layout = replica_.layout();
+  const Manifest& manifest = checkpoint.manifest();
+  checkpoint.load(layout, {{0, layout.total()}, replica_.master(), optimizer_.exp_avg(), optimizer_.exp_avg_sq()});
+  completed_ = static_cast<std::int64_t>(manifest.position.step);
+  saved_ = completed_;
+  progress_ = run_progress_from_json(manifest.position.extra_json);
+  if (progress_.validation != validation_) {
+    if (progress_.best_validation_loss && config_.evaluate.patience > 0) {
+      log_.info("train: validation differs from before ({}, was {}); evaluate.patience counts anew", validation_,
+                progress_.validation);
+    }
+    progress_.validation = validation_;
+    progress_.best_validation_loss.reset();
+    progress_.without_improvement = 0;
+  }
+}
+
+void TrainLoop::load(const CheckpointReader* checkpoint) {
   const ParameterLayout& layout = replica_.layout();
   if (checkpoint != nullptr) {
-    const Manifest& manifest = checkpoint->manifest();
-    checkpoint->load(layout, {{0, layout.total()}, replica_.master(), optimizer_.exp_avg(), optimizer_.exp_avg_sq()});
-    completed_ = static_cast<std::int64_t>(manifest.position.step);
-    saved_ = completed_;
-    progress_ = run_progress_from_json(manifest.position.extra_json);
+    adopt(*checkpoint);
     log_.info("train: continuing {} from step {}, digest {}", checkpoint->path().string(), completed_,
-              manifest.digest.hex());
+              checkpoint->manifest().digest.hex());
   } else if (!config_.model.from.empty()) {
     load_weights(config_.model.from, layout, replica_.master());
     log_.info("train: starting from the weights of {}", config_.model.from);
@@ -86,24 +113,6 @@ void TrainLoop::start(const CheckpointReader* checkpoint) {
                replica_.master());
   }
   replica_.refresh();
-
-  if (communicator_.rank() == 0) {
-    const std::filesystem::path folder = run_folder(config_) / "checkpoints";
-    std::error_code error;
-    std::filesystem::create_directories(folder, error);
-    require(!error, "{} cannot be created: {}", folder.string(), error.message());
-    clear_the_way(folder, static_cast<std::uint64_t>(completed_), log_);
-  }
-  const double parameters = static_cast<double>(layout.parameters());
-  report_ = std::make_unique<TrainReport>(
-      config_,
-      TrainReport::Options{
-          .rank = communicator_.rank(),
-          .completed_steps = completed_,
-          .peak_flop_per_s = measure_gemm_rate(*backend_, replica_.working_dtype()) * communicator_.world_size(),
-          .flop_per_token = training_flop_per_token(replica_.model().architecture(), parameters, config_.data.sequence),
-          .tokens_per_step = tokens_per_step()},
-      log_);
   loader_ = std::make_unique<BatchLoader>(BatchLoaderOptions{.dataset = config_.data.train,
                                                              .sequence = config_.data.sequence,
                                                              .micro_batches = config_.train.micro_batches,
@@ -114,6 +123,33 @@ void TrainLoop::start(const CheckpointReader* checkpoint) {
                                                              .first_step = static_cast<std::uint64_t>(completed_),
                                                              .read_ahead_steps = config_.data.read_ahead,
                                                              .trace = config_.data.trace});
+  if (communicator_.rank() == 0) {
+    check_run_folder(run_folder(config_), checkpoint_bytes(layout, replica_.working_dtype()));
+  }
+}
+
+void TrainLoop::open(RunLock& lock) {
+  if (communicator_.rank() == 0) {
+    const std::filesystem::path folder = checkpoints_folder(config_);
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    require(!error, "{} cannot be created: {}", folder.string(), error.message());
+    lock.take(run_folder(config_));
+    sync_folder(run_folder(config_));
+    sync_folder(config_.run.dir);
+    clear_the_way(folder, static_cast<std::uint64_t>(completed_), log_);
+  }
+  const double parameters = static_cast<double>(replica_.layout().parameters());
+  report_ = std::make_unique<TrainReport>(
+      config_,
+      TrainReport::Options{
+          .rank = communicator_.rank(),
+          .completed_steps = completed_,
+          .peak_flop_per_s = measure_gemm_rate(*backend_, replica_.working_dtype()) * communicator_.world_size(),
+          .flop_per_token = training_flop_per_token(replica_.model().architecture(), parameters, config_.data.sequence),
+          .tokens_per_step = tokens_per_step()},
+      log_);
+  log_.info("configuration:\n{}", to_yaml(config_));
   log_.info("train: {} parameters, {} rank{} x {} thread{} ({}), {} micro-batches of {} x {} tokens in {}",
             format_count(parameters), communicator_.world_size(), communicator_.world_size() == 1 ? "" : "s",
             config_.train.threads, config_.train.threads == 1 ? "" : "s", communicator_.description(),
@@ -137,6 +173,7 @@ TrainEnd TrainLoop::run() {
   while (!finished() && !stop_) {
     const double begin_ms = now_ms();
     const StepResult result = step();
+    const double step_ms = now_ms() - begin_ms;
     if (evaluation_due()) {
       evaluate_now();
     }
@@ -147,7 +184,7 @@ TrainEnd TrainLoop::run() {
                    .loss = result.loss,
                    .lr = result.learning_rate,
                    .grad_norm = result.grad_norm,
-                   .step_ms = now_ms() - begin_ms,
+                   .step_ms = step_ms,
                    .data_ms = result.data_ms,
                    .comm_ms = reducer_.comm_ms(),
                    .comm_exposed_ms = reducer_.exposed_ms(),
@@ -178,22 +215,37 @@ TrainLoop::StepResult TrainLoop::step() {
   }
   result.loss /= static_cast<double>(tokens_per_step());
   result.learning_rate = learning_rate(config_, completed_);
+  result.grad_norm = std::nan("");
+  if (!std::isfinite(result.loss)) {
+    end_diverged(result);
+  }
   result.grad_norm = optimizer_.step({.step = completed_ + 1,
                                       .learning_rate = result.learning_rate,
                                       .gradient = reducer_.gradient(),
                                       .master = replica_.master()});
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    throw AgreedError(
-        ErrorCode::kDiverged,
-        fmt::format("step {}: the loss is {} and the gradient's norm {}; weights up to step {} are in {}. "
-                    "A lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm may help",
-                    completed_ + 1, result.loss, result.grad_norm, completed_,
-                    (run_folder(config_) / "checkpoints").string()));
+  if (!std::isfinite(result.grad_norm)) {
+    end_diverged(result);  // the optimizer has changed nothing
   }
   replica_.refresh();
   ++completed_;
   stop_ = gathered.stop_requested;
   return result;
+}
+
+// The weights are those of the last step that went well: they are saved before the run ends.
+void TrainLoop::end_diverged(const StepResult& result) {
+  if (saved_ != completed_ && completed_ > 0) {
+    save();
+  }
+  finish_save();
+  const std::string where =
+      saved_ == completed_ && save_failure_.empty()
+          ? (checkpoints_folder(config_) / step_folder_name(static_cast<std::uint64_t>(completed_))).string()
+          : "no checkpoint";
+  throw AgreedError(ErrorCode::kDiverged,
+                    fmt::format("step {}: the loss is {} and the gradient's norm {}; the weights of step {} are in {}. "
+                                "A lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm may help",
+                                completed_ + 1, result.loss, result.grad_norm, completed_, where));
 }
 
 void TrainLoop::compute_gradients() {
@@ -240,16 +292,15 @@ void TrainLoop::evaluate_now() {
   validation_loss_ = result.loss;
   report_->evaluated(
       {.step = completed_, .valid_loss = result.loss, .perplexity = result.perplexity(), .tokens = result.tokens});
-  const bool better =
-      progress_.evaluations == 0 || result.loss < progress_.best_validation_loss - config_.evaluate.min_delta;
-  ++progress_.evaluations;
+  const auto& best = progress_.best_validation_loss;
+  const bool better = std::isfinite(result.loss) && (!best || result.loss < *best - config_.evaluate.min_delta);
   progress_.without_improvement = better ? 0 : progress_.without_improvement + 1;
   if (better) {
     progress_.best_validation_loss = result.loss;
   }
   if (out_of_patience() && completed_ < config_.train.steps) {
     log_.info("train: stopping early at step {}: {} evaluations without a better validation loss than {:.4f}",
-              completed_, progress_.without_improvement, progress_.best_validation_loss);
+              completed_, progress_.without_improvement, progress_.best_validation_loss.value_or(std::nan("")));
   }
 }
 
@@ -295,7 +346,7 @@ void TrainLoop::handle(const std::optional<SaveOutcome>& outcome) {
     return;
   }
   if (outcome->published) {
-    log_.info("train: saved {}", (run_folder(config_) / "checkpoints" / step_folder_name(outcome->step)).string());
+    log_.info("train: saved {}", (checkpoints_folder(config_) / step_folder_name(outcome->step)).string());
   } else {
     save_failure_ = outcome->message;
   }

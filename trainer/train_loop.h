@@ -18,6 +18,7 @@
 #include "trainer/optimizer.h"
 #include "trainer/replica.h"
 #include "trainer/resume.h"
+#include "trainer/run_folder.h"
 #include "trainer/step_record.h"
 #include "trainer/train_job.h"
 #include "trainer/train_report.h"
@@ -29,6 +30,7 @@ class TrainLoop {
   struct Setup {
     Config config;  // resolved
     DatasetInfo data;
+    std::string valid_fingerprint;  // data_fingerprint() of data.valid, empty without
     std::string tokenizer_json;
     std::string end_of_text;  // the token's text, empty when the tokenizer has none
     std::function<bool()> stop_requested;
@@ -37,9 +39,12 @@ class TrainLoop {
   TrainLoop(Setup setup, Communicator& communicator, Log& log);
   ~TrainLoop();
 
-  // Not collective. Weights and moments from a checkpoint, or from model.from, or random; metrics.jsonl cut to that
-  // step.
-  void start(const CheckpointReader* checkpoint);
+  // Not collective, and changes no file: weights and moments from a checkpoint, or from model.from, or random, and the
+  // loader at that step. Throws Error(kUsage) where the run cannot be written.
+  void load(const CheckpointReader* checkpoint);
+  // Not collective, after every rank has loaded. Rank 0 makes or tidies the run's folder: checkpoints of later steps
+  // are set aside, metrics.jsonl is cut.
+  void open(RunLock& lock);
   // Collective.
   [[nodiscard]] TrainEnd run();
 
@@ -52,6 +57,8 @@ class TrainLoop {
   };
 
   [[nodiscard]] StepResult step();
+  void adopt(const CheckpointReader& checkpoint);
+  [[noreturn]] void end_diverged(const StepResult& result);
   void compute_gradients();
   const GatheredRecords& exchange(std::span<const double> losses);
   void evaluate_now();
@@ -68,6 +75,7 @@ class TrainLoop {
 
   const Config config_;
   const DatasetInfo data_;
+  const std::string validation_;  // RunProgress::validation of this process's evaluations
   const std::function<bool()> stop_requested_;
   Communicator& communicator_;
   Log& log_;

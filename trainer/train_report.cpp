@@ -5,7 +5,7 @@
 #include <array>
 #include <string>
 
-#include "trainer/train_job.h"
+#include "trainer/run_folder.h"
 
 namespace lockstep {
 
@@ -22,6 +22,15 @@ TrainReport::TrainReport(const Config& config, const Options& options, Log& log)
   progress_ = std::make_unique<Progress>(log, progress);
 }
 
+template <typename Metrics>
+void TrainReport::write(const Metrics& metrics) {
+  const std::string problem = metrics_->write(metrics);
+  if (!problem.empty() && !metrics_wait_) {
+    log_.warning("metrics: {}; lines are kept and written once that works again", problem);
+  }
+  metrics_wait_ = !problem.empty();
+}
+
 void TrainReport::step(StepMetrics metrics) {
   if (options_.rank != 0) {
     return;
@@ -29,7 +38,7 @@ void TrainReport::step(StepMetrics metrics) {
   metrics.tokens = static_cast<std::uint64_t>(metrics.step * options_.tokens_per_step);
   metrics.tokens_per_s = static_cast<double>(options_.tokens_per_step) / (metrics.step_ms * 1e-3);
   metrics.mfu = metrics.tokens_per_s * options_.flop_per_token / options_.peak_flop_per_s;
-  metrics_->write(metrics);
+  write(metrics);
 
   // The bar shows a rate that a person can read: averaged over about ten steps.
   smooth_tokens_per_s_ =
@@ -47,7 +56,7 @@ void TrainReport::evaluated(const EvaluationMetrics& metrics) {
   if (options_.rank != 0) {
     return;
   }
-  metrics_->write(metrics);
+  write(metrics);
   log_.info("train: step {}: validation loss {:.4f}, perplexity {:.2f}", metrics.step, metrics.valid_loss,
             metrics.perplexity);
 }

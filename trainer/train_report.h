@@ -30,11 +30,15 @@ class TrainReport {
   void finish(std::int64_t completed_steps);
 
  private:
+  template <typename Metrics>
+  void write(const Metrics& metrics);
+
   Options options_;
   std::unique_ptr<MetricsWriter> metrics_;  // rank 0
   std::unique_ptr<Progress> progress_;      // rank 0
   Log& log_;
   double smooth_tokens_per_s_ = 0;
+  bool metrics_wait_ = false;  // the last line could not be written
 };
 
 }  // namespace lockstep

@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -56,8 +58,8 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
   const EvaluationMetrics evaluation = {
       .step = 7, .valid_loss = std::numbers::e, .perplexity = 15.1, .tokens = 1 << 30};
   MetricsWriter writer(path_, 0);
-  writer.write(step);
-  writer.write(evaluation);
+  EXPECT_EQ(writer.write(step), "");
+  EXPECT_EQ(writer.write(evaluation), "");
   std::istringstream text(read_file(path_));
   std::string line;
   std::getline(text, line);
@@ -87,9 +89,10 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
 // JSON has no infinity: such a line would not be JSON, and a resume would take it for the file's damaged end.
 TEST_F(MetricsTest, WritesNullForWhatIsNotANumber) {
   MetricsWriter writer(path_, 0);
-  writer.write(EvaluationMetrics{.step = 1,
-                                 .valid_loss = std::numeric_limits<double>::quiet_NaN(),
-                                 .perplexity = std::numeric_limits<double>::infinity()});
+  EXPECT_EQ(writer.write(EvaluationMetrics{.step = 1,
+                                           .valid_loss = std::numeric_limits<double>::quiet_NaN(),
+                                           .perplexity = std::numeric_limits<double>::infinity()}),
+            "");
   const auto json = nlohmann::json::parse(read_file(path_));
   EXPECT_TRUE(json.at("valid_loss").is_null());
   EXPECT_TRUE(json.at("perplexity").is_null());
@@ -98,7 +101,7 @@ TEST_F(MetricsTest, WritesNullForWhatIsNotANumber) {
 
 TEST_F(MetricsTest, ALineIsInTheFileWhenWriteReturns) {
   MetricsWriter writer(path_, 0);
-  writer.write(StepMetrics{.step = 1});
+  EXPECT_EQ(writer.write(StepMetrics{.step = 1}), "");
   EXPECT_THAT(steps(), ElementsAre(1));
 }
 
@@ -107,14 +110,14 @@ TEST_F(MetricsTest, KeepsTheLinesUpToTheStepItGoesOnFrom) {
     MetricsWriter writer(path_, 0);
     for (int step = 1; step <= 4; ++step) {
       if (step % 2 == 0) {
-        writer.write(EvaluationMetrics{.step = step});
+        EXPECT_EQ(writer.write(EvaluationMetrics{.step = step}), "");
       }
-      writer.write(StepMetrics{.step = step});
+      EXPECT_EQ(writer.write(StepMetrics{.step = step}), "");
     }
   }
   MetricsWriter writer(path_, 2);
   EXPECT_THAT(steps(), ElementsAre(1, 2, 2));
-  writer.write(StepMetrics{.step = 3});
+  EXPECT_EQ(writer.write(StepMetrics{.step = 3}), "");
   EXPECT_THAT(steps(), ElementsAre(1, 2, 2, 3));
 }
 
@@ -127,14 +130,14 @@ TEST_F(MetricsTest, StartsAnewWhenTheRunDoes) {
 TEST_F(MetricsTest, DropsALineThatACrashCutShort) {
   append("{\"step\": 1}\n{\"step\": 2, \"loss\": 3.");
   MetricsWriter writer(path_, 2);
-  writer.write(StepMetrics{.step = 2});
+  EXPECT_EQ(writer.write(StepMetrics{.step = 2}), "");
   EXPECT_THAT(steps(), ElementsAre(1, 2));
 }
 
 TEST_F(MetricsTest, DropsAWholeLastLineThatLacksItsEnd) {
   append("{\"step\": 1}\n{\"step\": 2}");
   MetricsWriter writer(path_, 2);
-  writer.write(StepMetrics{.step = 3});
+  EXPECT_EQ(writer.write(StepMetrics{.step = 3}), "");
   EXPECT_THAT(steps(), ElementsAre(1, 3));
 }
 
@@ -153,8 +156,24 @@ TEST_F(MetricsTest, SaysWhenItsFolderIsMissing) {
 
 TEST_F(MetricsTest, SaysWhenTheDiskIsFull) {
   MetricsWriter writer("/dev/full", 0);
-  EXPECT_THAT(message_of_error(ErrorCode::kNoSpace, [&] { writer.write(StepMetrics{.step = 1}); }),
-              HasSubstr("write /dev/full"));
+  EXPECT_THAT(writer.write(StepMetrics{.step = 1}), HasSubstr("write /dev/full: No space left on device"));
+}
+
+// A limit on the file's size stands for the full disk, since it can be lifted again.
+TEST_F(MetricsTest, KeepsLinesThatHaveNoRoomAndWritesThemLater) {
+  const auto previous = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit limit = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
+  MetricsWriter writer(path_, 0);
+  EXPECT_EQ(writer.write(StepMetrics{.step = 1}), "");
+  const rlimit small = {std::filesystem::file_size(path_) + 20, limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  EXPECT_THAT(writer.write(StepMetrics{.step = 2}), HasSubstr("File too large"));
+  EXPECT_THAT(writer.write(StepMetrics{.step = 3}), HasSubstr("File too large"));
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  EXPECT_EQ(writer.write(StepMetrics{.step = 4}), "");
+  std::signal(SIGXFSZ, previous);
+  EXPECT_THAT(steps(), ElementsAre(1, 2, 3, 4));
 }
 
 }  // namespace

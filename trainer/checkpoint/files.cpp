@@ -95,8 +95,6 @@ void publish_folder(const fs::path& partial, const fs::path& target) {
   const fs::path replaced = with_suffix(target, kReplacedSuffix);
   const bool replaces = fs::exists(target);
   if (replaces && exchange(partial, target)) {
-    sync_folder(target.parent_path());
-    remove_checked(partial);
     return;
   }
   if (replaces) {
@@ -111,10 +109,12 @@ void publish_folder(const fs::path& partial, const fs::path& target) {
     }
     throw;
   }
+}
+
+void finish_publishing(const fs::path& partial, const fs::path& target) {
   sync_folder(target.parent_path());
-  if (replaces) {
-    remove_checked(replaced);
-  }
+  remove_checked(partial);
+  remove_checked(with_suffix(target, kReplacedSuffix));
 }
 
 void remove_checkpoint(const fs::path& folder) {

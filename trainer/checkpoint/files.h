@@ -20,9 +20,11 @@ enum class FileCheck { kSize, kContents };
 // The first problem among all files that the manifest names; empty when there is none.
 [[nodiscard]] std::string first_problem(const std::filesystem::path& folder, const Manifest& manifest, FileCheck check);
 
-// Makes `partial` visible as `target`, replacing a folder of that name, and syncs the folder above. A crash in between
-// leaves either the old or the new one, or the old one under a name that clean_leftovers() turns back.
+// Makes `partial` visible as `target`, replacing a folder of that name. A crash in between leaves either the old or the
+// new one, or the old one under a name that put_back_replaced() turns back.
 void publish_folder(const std::filesystem::path& partial, const std::filesystem::path& target);
+// What follows, and cannot undo it: syncs the folder above and removes what was replaced.
+void finish_publishing(const std::filesystem::path& partial, const std::filesystem::path& target);
 
 // Renames, then removes: a half-removed folder does not look like a checkpoint.
 void remove_checkpoint(const std::filesystem::path& folder);

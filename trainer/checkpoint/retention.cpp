@@ -107,6 +107,10 @@ void clean_leftovers(const fs::path& folder) {
       }
     }
   }
+  put_back_replaced(folder);
+}
+
+void put_back_replaced(const fs::path& folder) {
   for (const CheckpointFolder& leftover : list_with_suffix(folder, kReplacedSuffix)) {
     const fs::path original = folder / step_folder_name(leftover.step);
     if (fs::exists(original)) {

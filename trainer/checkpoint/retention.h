@@ -31,6 +31,9 @@ void apply_retention(const std::filesystem::path& folder, const Retention& reten
 // Error(kIo).
 void clean_leftovers(const std::filesystem::path& folder);
 
+// The last part of clean_leftovers() alone.
+void put_back_replaced(const std::filesystem::path& folder);
+
 // Sets checkpoints after `step` aside (step-N.superseded) because the run goes on from an earlier one, so that a later
 // resume does not take them for its own future. They are removed once a new checkpoint is published. Returns how many.
 // Throws Error(kIo).

@@ -63,6 +63,16 @@ void check_source(const ParameterLayout& layout, const CheckpointOptions& option
   }
 }
 
+// Without its middle when it is longer than `most`: what failed stands at the beginning, why at the end.
+std::string shortened(const std::string& message, std::size_t most) {
+  if (message.size() <= most) {
+    return message;
+  }
+  constexpr std::string_view kGap = " ... ";
+  const std::size_t tail = most / 2;
+  return message.substr(0, most - kGap.size() - tail) + std::string(kGap) + message.substr(message.size() - tail);
+}
+
 void convert(std::span<const float> from, std::span<BFloat16> to) {
   for (std::size_t i = 0; i < from.size(); ++i) {
     to[i] = BFloat16(from[i]);
@@ -157,7 +167,8 @@ void CheckpointWriter::Impl::set_report(SaveState state, const std::string& mess
   const std::lock_guard lock(report_mutex);
   report.state = state;
   report.message.fill('\0');
-  std::memcpy(report.message.data(), message.data(), std::min(message.size(), report.message.size() - 1));
+  const std::string text = shortened(message, report.message.size() - 1);
+  std::memcpy(report.message.data(), text.data(), text.size());
 }
 
 void CheckpointWriter::Impl::write_own_share() {
@@ -223,6 +234,10 @@ void CheckpointWriter::Impl::publish(const std::vector<SaveReport>& reports) {
         fs::remove_all(entry.path());
       }
     }
+    if (const std::string problem = first_problem(partial(), manifest, FileCheck::kSize); !problem.empty()) {
+      discard(fmt::format("{} on rank 0's side: is run.dir on a file system that all nodes share?", problem));
+      return;
+    }
     HashingFileWriter file(partial() / kManifestName);
     file.write(text);
     file.sync();
@@ -234,6 +249,7 @@ void CheckpointWriter::Impl::publish(const std::vector<SaveReport>& reports) {
   }
   std::string trouble;
   try {
+    finish_publishing(partial(), target());
     apply_retention(options.folder, {options.keep, options.keep_best});
   } catch (const std::exception& error) {
     trouble = error.what();
