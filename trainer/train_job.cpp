@@ -1,11 +1,12 @@
 #include "trainer/train_job.h"
 
-#include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <memory>
-#include <thread>
 
+#include "base/cores.h"
 #include "base/file.h"
 #include "data/text/tokenizer.h"
 #include "trainer/agreement.h"
@@ -17,17 +18,13 @@
 namespace lockstep {
 namespace {
 
-// Cores that this rank's node offers to its ranks together. A launcher that binds ranks to cores has divided them
-// already.
-int cores_on_node(int ranks_on_node) {
-  const int all = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) {
-    return all;
-  }
-  const int mine = std::max(1, CPU_COUNT(&allowed));
-  return mine < all ? mine * ranks_on_node : all;
+// Collective: the cores that this rank's node offers to its ranks together, whether a launcher bound them or not.
+int cores_on_node(Communicator& communicator) {
+  char host[HOST_NAME_MAX + 1] = {};
+  gethostname(host, HOST_NAME_MAX);
+  const int cores = cores_of_host(host, communicator.all_gather_text(describe_cores(host, allowed_cores())));
+  const int quota = core_quota();
+  return quota > 0 ? std::min(cores, quota) : cores;
 }
 
 struct Data {
@@ -110,12 +107,13 @@ std::filesystem::path agree_on_checkpoint(const TrainRequest& request, RunLock& 
 }  // namespace
 
 TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log) {
+  const int cores = cores_on_node(communicator);
   Data data;
   Config config;
   const auto resolved = [&] {
     return resolve(config, {.world_size = communicator.world_size(),
                             .ranks_on_node = communicator.node_size(),
-                            .cores_on_node = cores_on_node(communicator.node_size()),
+                            .cores_on_node = cores,
                             .vocab = static_cast<int>(data.info.tokenizer.vocabulary_size)});
   };
   const auto check = [&] {
