@@ -19,8 +19,8 @@ endif()
 add_library(lockstep_test_flags INTERFACE)
 target_compile_options(lockstep_test_flags INTERFACE $<$<CONFIG:Release>:-O0>)
 
-# Headers from elsewhere that most sources include, compiled once a module and once for all tests: this halves the time of a clean
-# build. No source relies on it: the sanitizer presets build without.
+# Headers from elsewhere that most sources include, compiled once for the modules and once for all tests: this halves the time of a
+# clean build. No source relies on it: the sanitizer presets build without.
 set(common_headers <fmt/format.h> <nlohmann/json.hpp> <algorithm> <filesystem> <fstream> <functional> <map> <memory> <optional>
                    <span> <string> <thread> <vector>)
 if(LOCKSTEP_PRECOMPILE_HEADERS AND LOCKSTEP_WITH_TESTS)
@@ -35,13 +35,17 @@ function(lockstep_use_test_headers target)
   endif()
 endfunction()
 
-# lockstep_module(NAME SOURCES... DEPENDS...): the static library lockstep_NAME.
+# lockstep_module(NAME SOURCES... DEPENDS... [OPENMP]): the static library lockstep_NAME.
 function(lockstep_module name)
-  cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  cmake_parse_arguments(arg "OPENMP" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
   add_library(lockstep_${name} STATIC ${arg_SOURCES})
   target_link_libraries(lockstep_${name} PUBLIC lockstep_flags ${arg_DEPENDS} PRIVATE ${arg_PRIVATE_DEPENDS})
   if(LOCKSTEP_PRECOMPILE_HEADERS)
-    target_precompile_headers(lockstep_${name} PRIVATE ${common_headers})
+    if(name STREQUAL base)
+      target_precompile_headers(lockstep_${name} PRIVATE ${common_headers})
+    elseif(NOT arg_OPENMP)  # whose flag makes other precompiled headers
+      target_precompile_headers(lockstep_${name} REUSE_FROM lockstep_base)
+    endif()
   endif()
 endfunction()
 
