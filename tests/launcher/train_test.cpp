@@ -333,6 +333,19 @@ TEST_F(TrainTest, TwoJobsDoNotWriteToOneRun) {
   EXPECT_EQ(first.wait().exit_code, 75);
 }
 
+// Two nodes whose run.dir is on a disk of their own each, played by ranks that work in different folders.
+TEST_F(TrainTest, ACheckpointWhoseFilesRankZeroDoesNotSeeIsNotPublished) {
+  Words command = job_->command({"apart", 2, {"run.dir=runs"}});
+  const std::string folder = job_->folder();
+  fs::create_directories(folder + "/node-0");
+  fs::create_directories(folder + "/node-1");
+  command.insert(command.begin() + 2, {"sh", "-c", "cd \"$0/node-$OMPI_COMM_WORLD_RANK\" && exec \"$@\"", folder});
+  const ProcessResult result = run_process(command);
+  EXPECT_EQ(result.exit_code, 1) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("is run.dir on a file system that all nodes share?"));
+  EXPECT_TRUE(fs::is_empty(folder + "/node-0/runs/apart/checkpoints"));
+}
+
 // A file system of its own for the run, of a size that suits the test.
 class SmallDiskTest : public TrainTest {
  protected:
