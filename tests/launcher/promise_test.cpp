@@ -54,8 +54,14 @@ TEST_P(PromiseOfModelsTest, HoldsOnOneTwoFourAndEightRanks) {
   const Case& model = GetParam();
   const TrainingJob::Result one = train(std::string(model.name) + "-1", 1, model.settings);
   EXPECT_EQ(one.step, 24);
+  const std::string first = std::string(model.name) + "-1";
+  EXPECT_EQ(job_->curve(first).size(), 24U + 3U);  // steps and evaluations
   for (const int ranks : {2, 4, 8}) {
-    EXPECT_EQ(train(std::string(model.name) + "-" + std::to_string(ranks), ranks, model.settings), one) << ranks;
+    SCOPED_TRACE(ranks);
+    const std::string run = std::string(model.name) + "-" + std::to_string(ranks);
+    EXPECT_EQ(train(run, ranks, model.settings), one);
+    EXPECT_EQ(job_->results(run), job_->results(first));  // of steps 12, 18 and 24
+    EXPECT_EQ(job_->curve(run), job_->curve(first));
   }
 }
 
@@ -99,6 +105,7 @@ TEST_F(PromiseTest, HoldsWhenStoppedBySignalsAndResumedOnOtherRankCounts) {
     stops += job_->result("stopped").step > 0 ? 1 : 0;
   }
   EXPECT_EQ(job_->result("stopped"), whole);
+  EXPECT_EQ(job_->curve("stopped"), job_->curve("whole"));
   EXPECT_GE(stops, 1);
 }
 

@@ -1,5 +1,6 @@
 #include "tests/support/training_job.h"
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -69,19 +70,43 @@ std::vector<std::string> TrainingJob::command(const Run& run) const {
 
 ProcessResult TrainingJob::train(const Run& run) const { return run_process(command(run)); }
 
-TrainingJob::Result TrainingJob::result(const std::string& run) const {
-  std::filesystem::path newest;
+TrainingJob::Result TrainingJob::result(const std::string& run) const { return results(run).back(); }
+
+std::vector<TrainingJob::Result> TrainingJob::results(const std::string& run) const {
+  std::vector<std::filesystem::path> folders;
   for (const auto& entry : std::filesystem::directory_iterator(checkpoints(run))) {
-    if (entry.path().extension().empty() && entry.path() > newest) {
-      newest = entry.path();
+    if (entry.path().extension().empty()) {
+      folders.push_back(entry.path());
     }
   }
-  const ProcessResult inspected = run_process({programs_.lockstep, "inspect", "--json", "--verify", newest});
-  const auto json = nlohmann::json::parse(inspected.out, nullptr, false);
-  if (inspected.exit_code != 0 || !json.is_object() || !json.value("intact", false)) {
-    throw std::runtime_error("inspect " + newest.string() + ": " + inspected.err + inspected.out);
+  if (folders.empty()) {
+    throw std::runtime_error(checkpoints(run).string() + " holds no checkpoint");
   }
-  return {json.at("digest").get<std::string>(), json.at("step").get<int>()};
+  std::sort(folders.begin(), folders.end());
+  std::vector<Result> results;
+  for (const std::filesystem::path& folder : folders) {
+    const ProcessResult inspected = run_process({programs_.lockstep, "inspect", "--json", "--verify", folder});
+    const auto json = nlohmann::json::parse(inspected.out, nullptr, false);
+    if (inspected.exit_code != 0 || !json.is_object() || !json.value("intact", false)) {
+      throw std::runtime_error("inspect " + folder.string() + ": " + inspected.err + inspected.out);
+    }
+    results.push_back({json.at("digest").get<std::string>(), json.at("step").get<int>()});
+  }
+  return results;
+}
+
+std::vector<std::string> TrainingJob::curve(const std::string& run) const {
+  std::vector<std::string> lines;
+  std::ifstream file(folder() / "runs" / run / "metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    auto json = nlohmann::json::parse(line);
+    for (const char* key :
+         {"tokens_per_s", "step_ms", "data_ms", "comm_ms", "comm_exposed_ms", "checkpoint_ms", "mfu", "world"}) {
+      json.erase(key);
+    }
+    lines.push_back(json.dump());
+  }
+  return lines;
 }
 
 }  // namespace lockstep

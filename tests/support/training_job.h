@@ -44,6 +44,11 @@ class TrainingJob {
     friend bool operator==(const Result&, const Result&) = default;
   };
   [[nodiscard]] Result result(const std::string& run) const;
+  // That of every checkpoint that was kept, oldest first.
+  [[nodiscard]] std::vector<Result> results(const std::string& run) const;
+
+  // What metrics.jsonl says of the training itself, a line each: everything but times and the number of ranks.
+  [[nodiscard]] std::vector<std::string> curve(const std::string& run) const;
 
  private:
   Programs programs_;
