@@ -46,7 +46,7 @@ step "Dataset: headers from /usr/include"
 if [ -e "$data/train/dataset.json" ] && [ -e "$data/valid/dataset.json" ]; then
   echo "      $data is there already"
 else
-  "$lockstep" pack --format text --tokenizer bpe:1024 --split 0.95,0.05,0 --skip-binary --out "$data" /usr/include
+  "$lockstep" pack --format text --tokenizer bpe:2048 --split 0.95,0.05,0 --skip-binary --out "$data" /usr/include
 fi
 
 step "Training on 2 ranks (about two minutes on two cores; Ctrl-C saves and stops)"
@@ -70,7 +70,7 @@ step "Evaluation"
 step "What it writes"
 for prompt in "#include <" "template <typename" "namespace std {"; do
   printf '%s\n' "--- after: $prompt"
-  "$lockstep" generate --model "$run" --prompt "$prompt" --max-tokens 100 --temperature 0.5 --top-p 0.95 --seed 1
+  "$lockstep" generate --model "$run" --prompt "$prompt" --max-tokens 100 --temperature 0.7 --top-p 0.9 --seed 1
 done
 end_step
 
@@ -86,6 +86,6 @@ What to try next:
   $lockstep generate --model $run --prompt "template <typename" --temperature 0.7
   $lockstep train $config --set run.name=alone
       the same run on one rank: inspect shows the same digest
-  cluster/mpirun.sh -np 2 $lockstep train $config --set run.name=longer --set train.steps=4000
+  cluster/mpirun.sh -np 2 $lockstep train $config --set run.name=longer --set train.steps=8000
   examples/ has more: Shakespeare, a Llama, GPT-2 124M
 EOF
