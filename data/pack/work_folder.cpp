@@ -19,6 +19,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kSettingsName = "pack.json";
+// From here on the datasets in OUT are this run's.
+constexpr const char* kPublishingName = "publishing";
 
 std::string to_json(const PackSettings& settings) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
@@ -121,9 +123,6 @@ void WorkFolder::begin() {
         fs::remove_all(entry.path());
       }
     }
-    // In this order: killed in between, what is left is still known to be ours.
-    remove_datasets();
-    fs::remove(out_ / kSettingsName);
     write_file_atomic(folder_ / kSettingsName, to_json(settings_));
   }
 }
@@ -137,6 +136,16 @@ void WorkFolder::take_lock() {
   require(::flock(lock_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK,
           "another run is packing into {}; under mpirun, give all ranks one --out and start them as one job",
           out_.string());
+}
+
+// In this order: killed in between, what is left is known to be pack's, and then to be ours.
+void WorkFolder::make_place() const {
+  if (fs::exists(folder_ / kPublishingName)) {
+    return;
+  }
+  remove_datasets();
+  fs::remove(out_ / kSettingsName);
+  write_file_atomic(folder_ / kPublishingName, "");
 }
 
 void WorkFolder::remove_datasets() const {
@@ -163,7 +172,8 @@ void WorkFolder::remove_datasets() const {
 std::vector<UnitRecord> WorkFolder::finished_units(std::size_t units) const {
   std::vector<UnitRecord> finished;
   std::array<std::size_t, kSplits> published_index = {};
-  bool all_before_finished = true;  // only then is it known where a published shard would be
+  // Only then is it known where a published shard would be.
+  bool all_before_finished = fs::exists(folder_ / kPublishingName);
   for (std::size_t unit = 0; unit < units; ++unit) {
     const fs::path path = folder_ / record_name(unit);
     if (!fs::exists(path)) {
@@ -216,6 +226,7 @@ DatasetInfo WorkFolder::place_shards(std::size_t split, const std::vector<UnitRe
 
 void WorkFolder::publish(const std::vector<UnitRecord>& records, const DatasetTokenizer& tokenizer,
                          const std::string& tokenizer_json) {
+  make_place();
   std::array<DatasetInfo, kSplits> infos;
   for (std::size_t s = 0; s < kSplits; ++s) {
     if (shares_[s] > 0) {

@@ -5,6 +5,7 @@
 //   OUT/.pack/tokenizer.json        the vocabulary that was trained
 //   OUT/.pack/train-00012.h5        unit 12's shard of the split train
 //   OUT/.pack/unit-00012.json       unit 12 is finished: its record
+//   OUT/.pack/publishing            what was in OUT before is gone, and shards are being moved there
 //   OUT/train/00000.h5 ...          shards, numbered without gaps
 //   OUT/train/{tokenizer,dataset}.json
 //   OUT/pack.json                   the settings of the finished run
@@ -41,20 +42,22 @@ class WorkFolder {
   // something else that packing would touch, saying what differs. With `overwrite` all of that may go: false.
   [[nodiscard]] bool is_complete(bool overwrite) const;
 
-  // Makes OUT ready for a run: takes the lock, removes what other runs left and keeps what one of the same settings
-  // did. Throws Error(kUsage) when OUT cannot be written to or another run is at work in it.
+  // Makes OUT/.pack ready for a run: takes the lock, removes what unfinished other runs left and keeps what one of the
+  // same settings did. A finished dataset stays until publish(). Throws Error(kUsage) when OUT cannot be written to or
+  // another run is at work in it.
   void begin();
 
   // The records of finished units whose shards are still there.
   [[nodiscard]] std::vector<UnitRecord> finished_units(std::size_t units) const;
   void write_record(const UnitRecord& record) const;
 
-  // Moves the shards to their final places, and writes tokenizer.json, dataset.json and OUT/pack.json, in this order: a
-  // run that is killed in between does it again. `records` holds every unit, in order.
+  // Removes the datasets that an earlier run left, moves the shards to their final places, and writes tokenizer.json,
+  // dataset.json and OUT/pack.json, in this order: a run that is killed in between does it again. `records` holds every
+  // unit, in order.
   void publish(const std::vector<UnitRecord>& records, const DatasetTokenizer& tokenizer,
                const std::string& tokenizer_json);
 
-  // Removes all that this run made, for input that cannot be packed.
+  // Removes all that this run made, for input that cannot be packed. A dataset that was there before stays.
   void discard();
 
   // OUT/train and so on.
@@ -62,6 +65,7 @@ class WorkFolder {
 
  private:
   [[nodiscard]] bool has_same_settings(const std::filesystem::path& file) const;
+  void make_place() const;
   void remove_datasets() const;
   void take_lock();
   [[nodiscard]] DatasetInfo place_shards(std::size_t split, const std::vector<UnitRecord>& records) const;

@@ -105,6 +105,40 @@ TEST_F(PackRestartTest, ReplacesAnotherRunWhenTold) {
   expect_same_files(reference_.out, options_.out);
 }
 
+TEST_F(PackRestartTest, KeepsTheOldDatasetWhenTheInputThatIsToReplaceItIsBad) {
+  run(1);
+  const auto before = contents_of(options_.out);
+  write_input("c.jsonl", "{\"text\": \"good\"}\n{\"text\": 5}\n");
+  options_.inputs = {folder_ / "in/c.jsonl"};
+  options_.format = PackFormat::kJsonl;
+  options_.split = {1.0};
+  options_.overwrite = true;
+  EXPECT_THAT(error_of_run(), HasSubstr("c.jsonl line 2: "));
+  EXPECT_TRUE(contents_of(options_.out) == before);
+}
+
+// The old dataset's shard has the name and the size of the one that was lost of the run that is to replace it.
+TEST_F(PackRestartTest, DoesNotTakeAnOldShardForOneOfItsOwn) {
+  const auto overwrite_until = [&](int limit) {
+    int asked = 0;
+    PackHooks hooks;
+    hooks.stop_requested = [&] { return ++asked > limit; };
+    return pack(options_, {}, hooks).was_stopped;
+  };
+  options_.split = reference_.split = {1.0};
+  run(1);
+  options_.overwrite = true;
+  options_.seed = reference_.seed = 2;
+  ASSERT_TRUE(overwrite_until(8));
+  std::filesystem::copy_file(options_.out / ".pack/train-00000.h5", options_.out / "train/00000.h5",
+                             std::filesystem::copy_options::overwrite_existing);
+  File::open_or_create(options_.out / "train/00000.h5").write(5000, std::as_bytes(std::span("damage")));
+  std::filesystem::remove(options_.out / ".pack/train-00000.h5");
+  run(1);
+  pack(reference_, {}, {});
+  expect_same_files(reference_.out, options_.out);
+}
+
 TEST_F(PackRestartTest, RefusesAFolderWithADatasetOfUnknownOrigin) {
   std::filesystem::create_directories(options_.out / "valid");
   write_file_atomic(options_.out / "valid/dataset.json", "{}");
