@@ -80,15 +80,16 @@ bool WorkFolder::has_same_settings(const fs::path& file) const {
 
 bool WorkFolder::is_complete(bool overwrite) const {
   require(!fs::exists(out_) || fs::is_directory(out_), "{} is not a folder", out_.string());
-  bool datasets_exist = true;
-  for (std::size_t s = 0; s < kSplits; ++s) {
-    const bool exists = fs::exists(split_folder(s) / "dataset.json");
-    datasets_exist = datasets_exist && (exists || shares_[s] == 0);
-    require(!exists || overwrite || fs::exists(out_ / kSettingsName) || fs::exists(folder_ / kSettingsName),
-            "{} holds a dataset of unknown origin; use --overwrite or another --out", split_folder(s).string());
-  }
   if (overwrite) {
     return false;
+  }
+  const bool is_ours = fs::exists(out_ / kSettingsName) || fs::exists(folder_ / kPublishingName);
+  bool datasets_exist = true;
+  for (std::size_t s = 0; s < kSplits; ++s) {
+    datasets_exist = datasets_exist && (fs::exists(split_folder(s) / "dataset.json") || shares_[s] == 0);
+    const std::vector<fs::path> files = is_ours ? std::vector<fs::path>() : files_of_dataset(s);
+    require(files.empty(), "{} is in the way, and nothing says that pack made it; use --overwrite or another --out",
+            files.empty() ? "" : files.front().string());
   }
   if (has_same_settings(out_ / kSettingsName)) {
     return datasets_exist;
@@ -148,24 +149,30 @@ void WorkFolder::make_place() const {
   write_file_atomic(folder_ / kPublishingName, "");
 }
 
+std::vector<fs::path> WorkFolder::files_of_dataset(std::size_t split) const {
+  const fs::path folder = split_folder(split);
+  std::vector<fs::path> files;
+  if (!fs::is_directory(folder)) {
+    return files;
+  }
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name == "dataset.json" || name == "tokenizer.json" || is_shard_name(name)) {
+      files.push_back(entry.path());
+    }
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 void WorkFolder::remove_datasets() const {
   for (std::size_t s = 0; s < kSplits; ++s) {
-    const fs::path folder = split_folder(s);
-    if (!fs::is_directory(folder)) {
-      continue;
-    }
-    fs::remove(folder / "dataset.json");
-    std::vector<fs::path> ours = {folder / "tokenizer.json"};
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-      if (is_shard_name(entry.path().filename().string())) {
-        ours.push_back(entry.path());
-      }
-    }
-    for (const fs::path& path : ours) {
+    fs::remove(split_folder(s) / "dataset.json");  // first: without it the rest is no dataset
+    for (const fs::path& path : files_of_dataset(s)) {
       fs::remove(path);
     }
     std::error_code not_empty;
-    fs::remove(folder, not_empty);
+    fs::remove(split_folder(s), not_empty);
   }
 }
 

@@ -39,7 +39,8 @@ class WorkFolder {
   [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
 
   // Whether a run of the same settings has finished here and nothing is to be done. Throws Error(kUsage) when OUT holds
-  // something else that packing would touch, saying what differs. With `overwrite` all of that may go: false.
+  // something else that packing would touch: another run's, saying what differs, or files that no OUT/pack.json
+  // accounts for. With `overwrite` all of that may go: false.
   [[nodiscard]] bool is_complete(bool overwrite) const;
 
   // Makes OUT/.pack ready for a run: takes the lock, removes what unfinished other runs left and keeps what one of the
@@ -66,6 +67,8 @@ class WorkFolder {
  private:
   [[nodiscard]] bool has_same_settings(const std::filesystem::path& file) const;
   void make_place() const;
+  // The files in the folder of a split that a dataset consists of, and what is left of writing them.
+  [[nodiscard]] std::vector<std::filesystem::path> files_of_dataset(std::size_t split) const;
   void remove_datasets() const;
   void take_lock();
   [[nodiscard]] DatasetInfo place_shards(std::size_t split, const std::vector<UnitRecord>& records) const;

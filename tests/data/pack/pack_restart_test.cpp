@@ -139,11 +139,27 @@ TEST_F(PackRestartTest, DoesNotTakeAnOldShardForOneOfItsOwn) {
   expect_same_files(reference_.out, options_.out);
 }
 
-TEST_F(PackRestartTest, RefusesAFolderWithADatasetOfUnknownOrigin) {
-  std::filesystem::create_directories(options_.out / "valid");
-  write_file_atomic(options_.out / "valid/dataset.json", "{}");
-  EXPECT_EQ(error_of_run(),
-            (options_.out / "valid").string() + " holds a dataset of unknown origin; use --overwrite or another --out");
+TEST_F(PackRestartTest, RefusesFilesInItsWayThatItDidNotMake) {
+  for (const char* name : {"valid/dataset.json", "train/00000.h5", "test/tokenizer.json"}) {
+    std::filesystem::remove_all(options_.out);
+    std::filesystem::create_directories((options_.out / name).parent_path());
+    write_file_atomic(options_.out / name, "mine");
+    EXPECT_EQ(error_of_run(), (options_.out / name).string() +
+                                  " is in the way, and nothing says that pack made it; use --overwrite or another "
+                                  "--out");
+    EXPECT_EQ(read_file(options_.out / name), "mine");
+    EXPECT_EQ(contents_of(options_.out).size(), 1U);
+  }
+}
+
+TEST_F(PackRestartTest, GoesOnBesideFilesThatAreNotInItsWay) {
+  std::filesystem::create_directories(options_.out / "train");
+  write_file_atomic(options_.out / "train/notes.txt", "mine");
+  write_file_atomic(options_.out / "00000.h5", "mine too");
+  run(1);
+  EXPECT_EQ(read_file(options_.out / "train/notes.txt"), "mine");
+  EXPECT_EQ(read_file(options_.out / "00000.h5"), "mine too");
+  EXPECT_FALSE(documents_of(options_.out / "train").empty());
 }
 
 TEST_F(PackRestartTest, PacksAgainWhatSomebodyRemoved) {
