@@ -157,11 +157,11 @@ void read_json_lines(const Plan& plan, const Piece& piece, const ReaderOptions& 
   }
 }
 
-void scan_json_lines(const InputFile& input, const std::function<bool(DocumentExtent)>& visit) {
+void scan_json_lines(const InputFile& input, std::uint64_t max_line_bytes,
+                     const std::function<bool(DocumentExtent)>& visit) {
   LineReader reader(input, 0);
   std::string_view line;
-  constexpr std::uint64_t kAnyLength = ~std::uint64_t{0};
-  while (reader.next(kAnyLength, line)) {
+  while (reader.next(max_line_bytes, line)) {
     if (!is_blank(line) && !visit({reader.line_begin(), line.size()})) {
       return;
     }

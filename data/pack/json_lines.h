@@ -12,6 +12,8 @@ namespace lockstep {
 void read_json_lines(const Plan& plan, const Piece& piece, const ReaderOptions& options, DocumentSink& sink);
 
 // Calls `visit` for the lines of a file that are not blank, in order, until it returns false. They are not parsed.
-void scan_json_lines(const InputFile& input, const std::function<bool(DocumentExtent)>& visit);
+// Throws Error(kUsage) at a line longer than `max_line_bytes`.
+void scan_json_lines(const InputFile& input, std::uint64_t max_line_bytes,
+                     const std::function<bool(DocumentExtent)>& visit);
 
 }  // namespace lockstep

@@ -101,7 +101,7 @@ std::vector<Piece> text_pieces(const Plan& plan, std::uint64_t unit_bytes) {
 }
 
 // Looks up documents until there are too many of them, and decides how splits are chosen.
-void choose_splits(Plan& plan, std::uint32_t end_of_text) {
+void choose_splits(Plan& plan, const PackOptions& options, std::uint32_t end_of_text) {
   std::vector<DocumentPlace> places;
   std::vector<SizedDocument> documents;
   const auto visit = [&](std::size_t f, DocumentExtent extent) {
@@ -112,7 +112,7 @@ void choose_splits(Plan& plan, std::uint32_t end_of_text) {
   for (std::size_t f = 0; f < plan.files.size() && documents.size() <= kFewDocuments; ++f) {
     const auto visit_of_file = [&](DocumentExtent extent) { return visit(f, extent); };
     if (plan.format == PackFormat::kJsonl) {
-      scan_json_lines(plan.files[f], visit_of_file);
+      scan_json_lines(plan.files[f], options.memory_mib * kMiB, visit_of_file);
     } else {
       scan_tokens(plan.files[f], end_of_text, visit_of_file);
     }
@@ -187,7 +187,7 @@ Plan make_plan(const PackOptions& options, std::vector<InputFile> files, std::ui
   if (plan.format == PackFormat::kText) {
     plan.units = group(text_pieces(plan, unit_bytes), unit_bytes);
   } else {
-    choose_splits(plan, end_of_text);
+    choose_splits(plan, options, end_of_text);
     plan.units = group(range_pieces(plan, unit_bytes), unit_bytes);
   }
   plan.bytes = 0;

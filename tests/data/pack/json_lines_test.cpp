@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "data/pack/inputs.h"
+#include "data/pack/plan.h"
 #include "tests/data/pack/pack_fixture.h"
 #include "tests/support/error_matcher.h"
 
@@ -84,6 +86,15 @@ TEST_F(JsonLinesTest, RefusesALineLongerThanTheMemoryItMayUse) {
   options_.memory_mib = 1;
   EXPECT_EQ(error_of("{\"text\": \"a\"}\n{\"text\": \"" + std::string(5 << 20, 'x') + "\"}\n"),
             "line 2: longer than 1 MiB; raise --memory");
+}
+
+// The limit has to hold where splits are chosen, before anything is packed: a line may have no end.
+TEST_F(JsonLinesTest, RefusesALineLongerThanTheMemoryBeforePackingBegins) {
+  options_.memory_mib = 1;
+  write_input("c.jsonl", "{\"text\": \"a\"}\n\n" + std::string(5 << 20, 'x'));
+  EXPECT_EQ(
+      message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(make_plan(options_, find_inputs(options_), 256)); }),
+      (folder_ / "in/c.jsonl").string() + " line 3: longer than 1 MiB; raise --memory");
 }
 
 TEST_F(JsonLinesTest, SplitsFewLinesSoThatNoSplitIsEmpty) {
