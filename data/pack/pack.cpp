@@ -17,6 +17,7 @@
 #include "data/text/bpe_trainer.h"
 #include "data/text/encoder.h"
 #include "data/text/tokenizer.h"
+#include "data/text/unicode.h"
 
 namespace lockstep {
 namespace {
@@ -47,7 +48,28 @@ void check_options(const PackOptions& options) {
   require(options.bpe_sample_mib >= 1, "--bpe-sample-mib is {}, expected at least 1", options.bpe_sample_mib);
   require(options.format != PackFormat::kTokens || !bpe_size_of(options.tokenizer),
           "--format tokens needs the tokenizer that made the tokens, not {}", options.tokenizer);
+  require(options.end_of_text.empty() || (options.tokenizer != "bytes" && !bpe_size_of(options.tokenizer)),
+          "--end-of-text is for a tokenizer that is read from a file, not for {}", options.tokenizer);
   static_cast<void>(checked_shares(options.split));
+}
+
+// The tokenizer of a file, with the end of text that is asked for.
+Tokenizer load_file(const PackOptions& options) {
+  require(fs::exists(options.tokenizer),
+          "--tokenizer {}: no such file; expected bytes, bpe:SIZE, or a tokenizer.json or GGUF file",
+          options.tokenizer);
+  Tokenizer tokenizer = Tokenizer::load(options.tokenizer);
+  if (options.end_of_text.empty()) {
+    require(tokenizer.end_of_text().has_value(),
+            "the tokenizer {} names no end-of-text token to put between documents; choose one of its added tokens with "
+            "--end-of-text",
+            options.tokenizer);
+    return tokenizer;
+  }
+  const auto id = tokenizer.added_token(options.end_of_text);
+  require(id.has_value(), "--end-of-text {}: the tokenizer {} has no such added token", in_quotes(options.end_of_text),
+          options.tokenizer);
+  return tokenizer.with_end_of_text(*id);
 }
 
 // The run on one rank, stage by stage. Every rank makes the same calls in the same order.
@@ -138,25 +160,22 @@ void PackRun::find_files() {
 }
 
 void PackRun::set_tokenizer(Tokenizer tokenizer) {
-  const auto end_of_text = tokenizer.end_of_text();
-  require(end_of_text.has_value(), "the tokenizer {} has no end-of-text token to put between documents",
-          options_.tokenizer);
-  end_of_text_ = *end_of_text;
+  end_of_text_ = tokenizer.end_of_text().value();
   tokenizer_ = std::move(tokenizer);
 }
 
-// Rank 0 reads the file for all.
+// Rank 0 reads the file for all. A tokenizer.json cannot say what ends a text, so that goes before it, in a line.
 void PackRun::load_tokenizer() {
   if (options_.tokenizer == "bytes") {
     set_tokenizer(Tokenizer::bytes());
   } else if (!bpe_size_of(options_.tokenizer)) {
-    const std::string json = on_first_rank(peers_, [&] {
-      require(fs::exists(options_.tokenizer),
-              "--tokenizer {}: no such file; expected bytes, bpe:SIZE, or a tokenizer.json or GGUF file",
-              options_.tokenizer);
-      return Tokenizer::load(options_.tokenizer).to_json();
+    const std::string answer = on_first_rank(peers_, [&] {
+      const Tokenizer tokenizer = load_file(options_);
+      return fmt::format("{}\n{}", tokenizer.end_of_text().value(), tokenizer.to_json());
     });
-    set_tokenizer(Tokenizer::from_json(json, fs::path(options_.tokenizer).filename().string()));
+    const std::string json = answer.substr(answer.find('\n') + 1);
+    set_tokenizer(Tokenizer::from_json(json, fs::path(options_.tokenizer).filename().string())
+                      .with_end_of_text(static_cast<std::uint32_t>(std::stoul(answer))));
   }
 }
 
@@ -172,6 +191,7 @@ PackSettings PackRun::settings() const {
   }
   if (tokenizer_) {
     settings.emplace_back("tokenizer", tokenizer_->name() + " " + tokenizer_->fingerprint());
+    settings.emplace_back("end-of-text", std::to_string(end_of_text_));
   } else {
     settings.emplace_back("tokenizer", fmt::format("{} on {} MiB", options_.tokenizer, options_.bpe_sample_mib));
   }

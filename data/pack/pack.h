@@ -25,6 +25,7 @@ enum class PackFormat { kText, kJsonl, kTokens };
 struct PackOptions {
   PackFormat format = PackFormat::kText;
   std::string tokenizer;                      // "bytes", "bpe:SIZE", or a tokenizer.json or GGUF file
+  std::string end_of_text;                    // text of the token between documents; empty: what the tokenizer names
   std::vector<std::filesystem::path> inputs;  // files, and folders that are searched recursively
   std::filesystem::path out;
   std::vector<double> split = {0.9, 0.05, 0.05};  // shares of train, valid, test; missing ones are 0

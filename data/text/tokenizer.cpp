@@ -59,6 +59,13 @@ Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name) {
   return Tokenizer(build_model(read_tokenizer_json(text, name), name));
 }
 
+Tokenizer Tokenizer::with_end_of_text(std::uint32_t id) const {
+  require(has_token(id) && added_token(token_bytes(id)) == id, "{}: {} is not the id of an added token", name(), id);
+  TokenizerDefinition definition = model_->definition;
+  definition.end_of_text = id;
+  return Tokenizer(build_model(std::move(definition), name()));
+}
+
 void Tokenizer::encode(std::string_view text, std::vector<std::uint32_t>& ids, SpecialTokens special_tokens) const {
   Encoder(*this, {.cache_words = 0}).encode(text, ids, special_tokens);
 }

@@ -41,6 +41,10 @@ class Tokenizer {
   // Reads the text of a tokenizer.json; `name` stands for it in messages and in name(). Throws as load() does.
   [[nodiscard]] static Tokenizer from_json(std::string_view text, std::string_view name);
 
+  // The same tokenizer with another token between documents: for one whose file does not name it, or not in a form that
+  // to_json() keeps. Throws Error(kUsage) unless `id` is an added token, which data cannot contain.
+  [[nodiscard]] Tokenizer with_end_of_text(std::uint32_t id) const;
+
   // Appends the ids of `text` to `ids`. For more than a few texts, keep an Encoder: it remembers words.
   void encode(std::string_view text, std::vector<std::uint32_t>& ids,
               SpecialTokens special_tokens = SpecialTokens::kAsText) const;
@@ -62,7 +66,7 @@ class Tokenizer {
   [[nodiscard]] std::uint32_t vocab_size() const;
 
   // The token that stands between documents: the eos of a GGUF file; else the first of <|endoftext|>, <|end_of_text|>,
-  // </s>, <eos>, <|im_end|>, <|eot_id|> among the added tokens.
+  // </s>, <eos>, <|im_end|>, <|eot_id|> among the added tokens. With SpecialTokens::kAsText it is never recognised.
   [[nodiscard]] std::optional<std::uint32_t> end_of_text() const;
 
   // The token that the tokenizer's own post-processing puts before a text (Llama 3 has one). encode() never adds it.

@@ -140,7 +140,8 @@ TokenizerModel::TokenizerModel(TokenizerDefinition what, std::string_view docume
         fail(ErrorCode::kCorrupt, "{}: the added token {} is empty", document, id);
       }
       AddedTokens& table = token.normalized ? added_after : added_before;
-      table.add(token.bytes, id, token.kind == TokenKind::kSpecial);
+      // Whatever the file says: data that holds the end of a text must not be able to end it.
+      table.add(token.bytes, id, token.kind == TokenKind::kSpecial || id == definition.end_of_text);
       added_ids.emplace(token.bytes, id);
       added_contain_breaks = added_contain_breaks || has_inner_break(token.bytes);
     }

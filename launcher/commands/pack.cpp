@@ -125,6 +125,10 @@ void add_options(CLI::App& command, PackOptions& options, std::string& format) {
                   "bytes; bpe:SIZE, trained on the input; or a tokenizer.json or GGUF file")
       ->type_name("bytes|bpe:SIZE|FILE")
       ->required();
+  command
+      .add_option("--end-of-text", options.end_of_text,
+                  "Added token that ends a document, where FILE does not name it: '<|eot|>'")
+      ->type_name("TOKEN");
   command.add_option("--out", options.out, "Folder for the datasets train, valid and test")
       ->type_name("DIR")
       ->required();

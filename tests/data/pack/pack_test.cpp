@@ -4,18 +4,39 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <atomic>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "data/text/byte_alphabet.h"
 #include "data/text/tokenizer.h"
 #include "tests/data/pack/pack_fixture.h"
+#include "tests/data/text/gguf_builder.h"
 #include "tests/support/error_matcher.h"
 
 namespace lockstep {
 namespace {
 
 using testing::HasSubstr;
+
+struct AddedToken {
+  std::string text;
+  bool special = false;
+};
+
+// A tokenizer.json of the 256 bytes, in order, and added tokens from 256 on.
+std::string tokenizer_with_added(const std::vector<AddedToken>& added) {
+  nlohmann::json json = nlohmann::json::parse(Tokenizer::bytes().to_json());
+  json["model"]["vocab"].erase("<|endoftext|>");
+  json["added_tokens"] = nlohmann::json::array();
+  for (const auto& [text, special] : added) {
+    json["added_tokens"].push_back(
+        {{"id", 256 + json["added_tokens"].size()}, {"content", text}, {"special", special}, {"normalized", false}});
+  }
+  return json.dump();
+}
 
 TEST_F(PackTest, MakesADocumentOfEachFileWithAnEndAfterIt) {
   write_input("b.txt", "beta");
@@ -154,6 +175,64 @@ TEST_F(PackTest, TakesATokenizerFromAFile) {
   pack_on_ranks(2, again);
   EXPECT_EQ(read_file(options_.out / "train/00000.h5"), read_file(again.out / "train/00000.h5"));
   EXPECT_EQ(Dataset::open(again.out / "train").info().tokenizer.name, "tokenizer.json");
+}
+
+// A GGUF vocabulary of the bytes and three more tokens, of which the last ends a text and the one before usually would.
+TEST_F(PackTest, EndsDocumentsAsAGgufFileSays) {
+  std::vector<std::string> tokens;
+  std::vector<std::uint32_t> types(256, 1);
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    tokens.push_back(to_characters(std::string(1, static_cast<char>(byte))));
+  }
+  for (const char* token : {"ab", "<|endoftext|>", "<|stop|>"}) {
+    tokens.emplace_back(token);
+    types.push_back(token[0] == '<' ? 3 : 1);
+  }
+  write_file_atomic(folder_ / "v.gguf", GgufBuilder()
+                                            .string_key("tokenizer.ggml.model", "gpt2")
+                                            .string_key("tokenizer.ggml.pre", "gpt-2")
+                                            .strings_key("tokenizer.ggml.tokens", tokens)
+                                            .i32s_key("tokenizer.ggml.token_type", types)
+                                            .strings_key("tokenizer.ggml.merges", {"a b"})
+                                            .u32_key("tokenizer.ggml.eos_token_id", 258)
+                                            .bytes());
+  write_input("a.txt", "ab<|stop|>");
+  options_.tokenizer = (folder_ / "v.gguf").string();
+  pack_on_ranks(2, options_);
+  Dataset dataset = Dataset::open(options_.out / "train");
+  EXPECT_EQ(dataset.info().tokenizer.name, "v.gguf");
+  EXPECT_EQ(dataset.info().tokenizer.end_of_text, 258);
+  EXPECT_EQ(Tokenizer::load(dataset.tokenizer_path()).fingerprint(), dataset.info().tokenizer.fingerprint);
+  std::vector<std::int32_t> ids(dataset.info().tokens);
+  dataset.read(0, ids);
+  EXPECT_EQ(ids, (std::vector<std::int32_t>{256, '<', '|', 's', 't', 'o', 'p', '|', '>', 258}));
+}
+
+TEST_F(PackTest, EndsDocumentsWithTheTokenThatIsAskedFor) {
+  write_file_atomic(folder_ / "t.json", tokenizer_with_added({{"<|stop|>", true}, {"<go>", false}}));
+  write_input("a.txt", "a<|stop|><go>");
+  options_.tokenizer = (folder_ / "t.json").string();
+  const auto error = [&] { return message_of_error(ErrorCode::kUsage, [&] { pack_on_ranks(2, options_); }); };
+  EXPECT_EQ(error(), "the tokenizer " + options_.tokenizer +
+                         " names no end-of-text token to put between documents; choose one of its added tokens with "
+                         "--end-of-text");
+  options_.end_of_text = "<|end|>";
+  EXPECT_EQ(error(), "--end-of-text \"<|end|>\": the tokenizer " + options_.tokenizer + " has no such added token");
+  options_.end_of_text = "<|stop|>";
+  pack_on_ranks(2, options_);
+  EXPECT_EQ(Dataset::open(options_.out / "train").info().tokenizer.end_of_text, 256);
+  EXPECT_EQ(documents_of(options_.out / "train").size(), 1U);
+  options_.end_of_text = "<go>";  // found in data by itself, were it not the end of a text
+  EXPECT_THAT(error(), HasSubstr("packed with end-of-text 256, asked for is 257; use --overwrite"));
+  options_.overwrite = true;
+  pack(options_, {}, {});
+  Dataset dataset = Dataset::open(options_.out / "train");
+  std::vector<std::int32_t> ids(dataset.info().tokens);
+  dataset.read(0, ids);
+  EXPECT_EQ(ids.back(), 257);
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), 257), 1);
+  options_.tokenizer = "bytes";
+  EXPECT_EQ(error(), "--end-of-text is for a tokenizer that is read from a file, not for bytes");
 }
 
 TEST_F(PackTest, ReportsItsProgressFromTheBeginningOfAStageToItsEnd) {
