@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "data/pack/split.h"
 
 namespace lockstep {
 namespace {
@@ -51,13 +52,26 @@ InputFile describe(const fs::path& path, std::string name) {
 // Collects what find_inputs promises.
 class InputFinder {
  public:
-  explicit InputFinder(const PackOptions& options) : options_(options) {}
+  explicit InputFinder(const PackOptions& options) : options_(options) {
+    std::error_code no_such_folder;  // then nothing lies in it
+    const fs::path out = fs::canonical(options.out, no_such_folder);
+    if (!no_such_folder) {
+      written_ = {out / ".pack", out / "pack.json"};
+      for (const std::string_view split : kSplitNames) {
+        written_.insert(out / split);
+      }
+    }
+  }
 
   void add_input(const fs::path& input) {
     std::error_code error;
     const fs::path path = fs::canonical(input, error);
     if (error) {
       fail_unreadable(input, error.value());
+    }
+    for (fs::path place = path; place.has_relative_path(); place = place.parent_path()) {
+      require(!written_.contains(place), "{} lies where the output is written, in {}; use another --out",
+              input.string(), options_.out.string());
     }
     if (fs::is_directory(path)) {
       add_folder(path);
@@ -77,6 +91,10 @@ class InputFinder {
     std::error_code error;
     fs::recursive_directory_iterator entry(folder, error);
     for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
+      if (written_.contains(entry->path())) {
+        entry.disable_recursion_pending();
+        continue;
+      }
       if (entry->symlink_status().type() == fs::file_type::regular &&
           matches(entry->path().filename().string(), options_.include)) {
         add_file(entry->path(), entry->path().lexically_relative(folder).string());
@@ -98,6 +116,7 @@ class InputFinder {
   }
 
   const PackOptions& options_;
+  std::set<fs::path> written_;  // the places in `out` that packing writes to
   std::set<fs::path> seen_;
   std::vector<InputFile> files_;
 };

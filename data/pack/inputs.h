@@ -18,8 +18,10 @@ struct InputFile {
 };
 
 // The files under `options.inputs`, in the order of their paths, each once, without empty ones. Folders are searched
-// recursively; symbolic links are followed where they are given as an input and skipped inside folders. Throws
-// Error(kUsage) when an input is missing or cannot be read, or when nothing is left.
+// recursively; symbolic links are followed where they are given as an input and skipped inside folders. So are the
+// places in `options.out` that packing writes to (.pack, pack.json, train, valid, test): a run never packs what it or
+// an earlier one made. Throws Error(kUsage) when an input is missing, cannot be read or lies in such a place, or when
+// nothing is left.
 [[nodiscard]] std::vector<InputFile> find_inputs(const PackOptions& options);
 
 // Hash over names, sizes and modification times.

@@ -69,6 +69,27 @@ TEST_F(InputsTest, SkipsBinaryFilesOnlyWhenAsked) {
   EXPECT_EQ(names(), (std::vector<std::string>{"a.txt"}));
 }
 
+TEST_F(InputsTest, LeavesOutWhatIsWrittenTo) {
+  write_input("a.txt", "a");
+  write_input("out/train/00000.h5", "packed");
+  write_input("out/.pack/pack.json", "packing");
+  write_input("out/pack.json", "packed");
+  write_input("outer/b.txt", "b");
+  std::filesystem::create_symlink(folder_ / "in", folder_ / "link");
+  for (const std::filesystem::path& out : {folder_ / "in/out", folder_ / "link/./out"}) {
+    options_.out = out;
+    EXPECT_EQ(names(), (std::vector<std::string>{"a.txt", "outer/b.txt"}));
+  }
+  options_.inputs = {folder_ / "in/out/../a.txt"};
+  EXPECT_EQ(names(), (std::vector<std::string>{"a.txt"}));
+  for (const std::filesystem::path& input : {folder_ / "in/out/train", folder_ / "in/out/train/00000.h5"}) {
+    options_.inputs = {input};
+    EXPECT_EQ(
+        message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(find_inputs(options_)); }),
+        input.string() + " lies where the output is written, in " + options_.out.string() + "; use another --out");
+  }
+}
+
 TEST_F(InputsTest, NamesWhatIsMissingOrEmpty) {
   const auto error = [&] {
     return message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(find_inputs(options_)); });

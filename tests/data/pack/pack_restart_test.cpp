@@ -162,6 +162,19 @@ TEST_F(PackRestartTest, GoesOnBesideFilesThatAreNotInItsWay) {
   EXPECT_FALSE(documents_of(options_.out / "train").empty());
 }
 
+TEST_F(PackRestartTest, GoesOnAndIsDoneInAFolderInsideTheInput) {
+  pack(reference_, {}, {});
+  options_.out = folder_ / "in/packed";
+  int asked = 0;
+  PackHooks hooks;
+  hooks.stop_requested = [&] { return ++asked > 8; };
+  ASSERT_TRUE(pack(options_, {}, hooks).was_stopped);
+  EXPECT_THAT(run(2), testing::Contains(HasSubstr("going on in")));
+  expect_same_files(reference_.out, options_.out);
+  run(1);
+  EXPECT_TRUE(result_.was_complete);
+}
+
 TEST_F(PackRestartTest, PacksAgainWhatSomebodyRemoved) {
   pack(reference_, {}, {});
   run(1);
