@@ -96,8 +96,10 @@ class PackRun {
         publish(work);
       }
     } catch (const Error& error) {
-      // The input will have to change, so nothing of this can be used again.
-      if (peers_.rank == 0 && (error.code() == ErrorCode::kUsage || error.code() == ErrorCode::kCorrupt)) {
+      // The input or the options will have to change, so nothing of this can be used again.
+      const bool is_final = error.code() == ErrorCode::kUsage || error.code() == ErrorCode::kCorrupt ||
+                            error.code() == ErrorCode::kUnsupported;
+      if (peers_.rank == 0 && is_final) {
         work.discard();
       }
       throw;

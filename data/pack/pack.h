@@ -80,8 +80,9 @@ struct PackResult {
 };
 
 // Collective over `peers`, and the same result or an Error on every rank: no rank is left waiting. Throws Error(kUsage)
-// for bad options and bad input (in files: name and line), in which case no dataset is left behind; Error(kIo,
-// kNoSpace) where the file system gave up: finished units are kept for the next run.
+// for bad options and bad input (in files: name and line), Error(kCorrupt, kUnsupported) for a tokenizer that is
+// damaged or cannot encode the input: in all these cases nothing is left behind, and what was in `out` before is still
+// there. Throws Error(kIo, kNoSpace) where the file system gave up: finished units are kept for the next run.
 PackResult pack(const PackOptions& options, const PackPeers& peers, const PackHooks& hooks);
 
 }  // namespace lockstep

@@ -112,6 +112,7 @@ void WorkFolder::begin() {
     first_created_ = path;
   }
   std::error_code error;
+  goes_on_ = fs::exists(folder_, error);
   fs::create_directories(folder_, error);
   if (!error && ::access(folder_.c_str(), W_OK) != 0) {
     error.assign(errno, std::generic_category());
@@ -256,6 +257,9 @@ void WorkFolder::discard() {
   std::error_code ignored;  // the error that led here is the one to tell
   fs::remove_all(folder_, ignored);
   if (first_created_.empty()) {
+    if (goes_on_) {
+      fs::remove(out_, ignored);  // the run that was interrupted may have made it
+    }
     return;
   }
   for (fs::path path = fs::absolute(out_);; path = path.parent_path()) {

@@ -78,6 +78,7 @@ class WorkFolder {
   PackSettings settings_;
   Shares shares_;
   std::filesystem::path first_created_;  // the topmost folder that begin() made
+  bool goes_on_ = false;                 // begin() found what another run left
   int lock_ = -1;
 };
 

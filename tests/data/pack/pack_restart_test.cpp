@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -118,6 +119,22 @@ TEST_F(PackRestartTest, KeepsTheOldDatasetWhenTheInputThatIsToReplaceItIsBad) {
 }
 
 // The old dataset's shard has the name and the size of the one that was lost of the run that is to replace it.
+TEST_F(PackRestartTest, LeavesNothingOfAnInterruptedRunWhoseInputTurnsOutBad) {
+  std::string text;
+  for (int i = 0; i < 40'000; ++i) {
+    text += i == 39'000 ? "{}\n" : "{\"text\": \"" + std::string(80, 'x') + "\"}\n";
+  }
+  write_input("c.jsonl", text);
+  options_.inputs = {folder_ / "in/c.jsonl"};
+  options_.format = PackFormat::kJsonl;
+  options_.out = folder_ / "new/out";
+  PackHooks hooks;
+  hooks.stop_requested = [asked = std::make_shared<int>(0)] { return ++*asked > 16'000; };
+  ASSERT_TRUE(pack(options_, {}, hooks).was_stopped);
+  EXPECT_THAT(error_of_run(), HasSubstr("c.jsonl line 39001: "));
+  EXPECT_FALSE(std::filesystem::exists(options_.out));
+}
+
 TEST_F(PackRestartTest, DoesNotTakeAnOldShardForOneOfItsOwn) {
   const auto overwrite_until = [&](int limit) {
     int asked = 0;

@@ -235,6 +235,22 @@ TEST_F(PackTest, EndsDocumentsWithTheTokenThatIsAskedFor) {
   EXPECT_EQ(error(), "--end-of-text is for a tokenizer that is read from a file, not for bytes");
 }
 
+TEST_F(PackTest, LeavesNothingWhenThePatternOfATokenizerGivesUp) {
+  nlohmann::json json = nlohmann::json::parse(tokenizer_with_added({{"<|endoftext|>", true}}));
+  json["model"]["merges"] = {"a b"};
+  json["model"]["vocab"]["ab"] = 257;
+  json["pre_tokenizer"] = {
+      {"type", "Sequence"},
+      {"pretokenizers",
+       {{{"type", "Split"}, {"pattern", {{"Regex", "(a+)+$"}}}, {"behavior", "Isolated"}, {"invert", false}},
+        {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
+  write_file_atomic(folder_ / "t.json", json.dump());
+  write_input("a.txt", std::string(100'000, 'a') + "b");
+  options_.tokenizer = (folder_ / "t.json").string();
+  EXPECT_THAT(message_of_error(ErrorCode::kUnsupported, [&] { pack_on_ranks(2, options_); }), HasSubstr("(a+)+$"));
+  EXPECT_FALSE(std::filesystem::exists(options_.out));
+}
+
 TEST_F(PackTest, ReportsItsProgressFromTheBeginningOfAStageToItsEnd) {
   write_input("a.txt", random_text(3'000'000, 1));
   options_.tokenizer = "bpe:300";
