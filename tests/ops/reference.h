@@ -2,6 +2,7 @@
 // and what central differences are taken of.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -191,6 +192,39 @@ inline Values cross_entropy(const Values& logits, std::span<const std::int32_t> 
     losses.push_back(targets[r] < 0 ? 0 : largest + std::log(sum) - row[static_cast<std::size_t>(targets[r])]);
   }
   return losses;
+}
+
+struct LossGradients {
+  Values dx;       // [rows, in]
+  Values dweight;  // in the weight's layout
+};
+// Gradients of scale * the sum of cross_entropy(linear(x, weight), targets), row by row: for vocabularies that central
+// differences would take too long for.
+inline LossGradients loss_gradients(const Values& x, const Values& weight, std::span<const std::int32_t> targets,
+                                    std::int64_t in, WeightLayout layout, double scale) {
+  const std::int64_t out = static_cast<std::int64_t>(weight.size()) / in;
+  const auto place = [&](std::int64_t i, std::int64_t o) {
+    return index(layout == WeightLayout::kInOut ? i * out + o : o * in + i);
+  };
+  LossGradients gradients{Values(x.size()), Values(weight.size())};
+  for (std::size_t r = 0; r < targets.size(); ++r) {
+    const auto first = static_cast<std::ptrdiff_t>(r) * in;
+    const Values logits = linear(Values(x.begin() + first, x.begin() + first + in), weight, {}, in, out, layout);
+    const double largest = *std::max_element(logits.begin(), logits.end());
+    double sum = 0;
+    for (const double logit : logits) {
+      sum += std::exp(logit - largest);
+    }
+    for (std::int64_t o = 0; o < out && targets[r] >= 0; ++o) {
+      const double probability = std::exp(logits[index(o)] - largest) / sum;
+      const double dlogit = scale * (probability - (o == targets[r] ? 1 : 0));
+      for (std::int64_t i = 0; i < in; ++i) {
+        gradients.dx[index(first + i)] += dlogit * weight[place(i, o)];
+        gradients.dweight[place(i, o)] += dlogit * x[index(first + i)];
+      }
+    }
+  }
+  return gradients;
 }
 
 // Gradients of the sum of weights * function(inputs) with respect to every input, by central differences.

@@ -1,0 +1,99 @@
+// Ops that work in chunks or blocks, at sizes that take several of them with a shorter last one, against their
+// definitions in double precision; and that they hold no more than some blocks at a time.
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "op_harness.h"
+#include "reference.h"
+
+namespace lockstep::test {
+namespace {
+
+class BlocksTest : public OpTest {
+ protected:
+  RandomValues random_{23};
+};
+
+// The loss takes chunks of 64 rows at this vocabulary: two whole ones and one of 2 rows.
+constexpr std::int64_t kVocabulary = 40'000;
+constexpr std::int64_t kRows = 130;
+constexpr std::int64_t kWidth = 5;
+
+// Every seventh row is not trained on, nor is the first of the last chunk.
+std::vector<std::int32_t> some_targets() {
+  std::vector<std::int32_t> targets(kRows);
+  for (std::int32_t row = 0; row < kRows; ++row) {
+    targets[static_cast<std::size_t>(row)] = row % 7 == 3 || row == 128 ? -1 : (row * 7919) % kVocabulary;
+  }
+  targets.back() = kVocabulary - 1;
+  return targets;
+}
+
+TEST_P(BlocksTest, TheLossOverSeveralChunksHasTheGradientsOfItsDefinition) {
+  const std::vector<std::int32_t> targets = some_targets();
+  const float scale = 1.0F / 64;
+  for (const WeightLayout layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {
+    const Values x = random_(kRows * kWidth);
+    const Values weight = random_(kVocabulary * kWidth);
+    Graph graph(GetParam());
+    const Tensor input = graph.input({kRows, kWidth}, x);
+    const Shape shape = layout == WeightLayout::kInOut ? Shape{kWidth, kVocabulary} : Shape{kVocabulary, kWidth};
+    const Linear head{graph.parameter(shape, weight), Tensor(), layout};
+    const Loss loss = linear_cross_entropy(graph.tape(), input, head, {targets, scale});
+
+    const Values losses =
+        reference::cross_entropy(reference::linear(x, weight, {}, kWidth, kVocabulary, layout), targets);
+    const double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
+    EXPECT_NEAR(loss.sum, sum, 1e-6 * sum);
+    EXPECT_EQ(loss.count, std::ranges::count_if(targets, [](std::int32_t target) { return target >= 0; }));
+    const auto expected = reference::loss_gradients(x, weight, targets, kWidth, layout, static_cast<double>(scale));
+    graph.tape().backward(loss.value);
+    EXPECT_TRUE(near(graph.input_gradient(0), expected.dx, tolerance(2)));
+    EXPECT_TRUE(near(graph.gradient_of(head.weight), expected.dweight, tolerance(2)));
+  }
+}
+
+TEST_P(BlocksTest, ATableSharedWithTheEmbeddingGetsTheGradientsOfEveryChunkAndOfTheEmbedding) {
+  const std::vector<std::int32_t> targets = some_targets();
+  std::vector<std::int32_t> tokens(kRows);
+  for (std::int32_t row = 0; row < kRows; ++row) {
+    tokens[static_cast<std::size_t>(row)] = row % 5 == 0 ? kVocabulary - 1 : (row * 104'729) % kVocabulary;
+  }
+  const Values table = random_(kVocabulary * kWidth);
+  const float scale = 0.5F;
+  Graph graph(GetParam());
+  const Tensor parameter = graph.parameter({kVocabulary, kWidth}, table);
+  const Tensor x = embedding(graph.tape(), {tokens, kRows, 0}, {parameter, Tensor()});
+  const Loss loss =
+      linear_cross_entropy(graph.tape(), x, {parameter, Tensor(), WeightLayout::kOutIn}, {targets, scale});
+
+  const Values rows = reference::embedding(tokens, table, {}, kWidth, kRows, 0);
+  auto expected =
+      reference::loss_gradients(rows, table, targets, kWidth, WeightLayout::kOutIn, static_cast<double>(scale));
+  for (std::size_t row = 0; row < tokens.size(); ++row) {
+    for (std::size_t i = 0; i < kWidth; ++i) {
+      expected.dweight[static_cast<std::size_t>(tokens[row]) * kWidth + i] += expected.dx[row * kWidth + i];
+    }
+  }
+  graph.tape().backward(loss.value);
+  EXPECT_TRUE(near(graph.gradient_of(parameter), expected.dweight, tolerance(2)));
+  EXPECT_EQ(graph.ready(), std::vector<int>{0});
+}
+
+// 416 MB of logits; a chunk of them is 10 MB, and the arena takes memory in pieces of 64 MB.
+TEST_P(BlocksTest, TheLossNeverHoldsAllLogits) {
+  constexpr std::int64_t kManyRows = 20 * kRows;
+  Graph graph(GetParam());
+  const Tensor x = graph.input({kManyRows, 1}, random_(kManyRows));
+  const Linear head{graph.parameter({kVocabulary, 1}, random_(kVocabulary)), Tensor(), WeightLayout::kOutIn};
+  const std::vector<std::int32_t> targets(kManyRows, 1);
+  const Loss loss = linear_cross_entropy(graph.tape(), x, head, {targets, 1});
+  graph.tape().backward(loss.value);
+  EXPECT_LT(graph.arena().reserved_bytes(), static_cast<std::size_t>(kManyRows * kVocabulary) * sizeof(float) / 5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Ops, BlocksTest, testing::ValuesIn(all_platforms()), name_of_platform);
+
+}  // namespace
+}  // namespace lockstep::test
