@@ -1,6 +1,7 @@
 #include "ops/cpu/attention.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 #include <vector>
 
@@ -69,10 +70,14 @@ class Scratch {
       memory.resize(size_bytes + kAlignment);
     }
     next_ = memory.data() + (-reinterpret_cast<std::uintptr_t>(memory.data()) & (kAlignment - 1));
+    left_bytes_ = size_bytes;
   }
   [[nodiscard]] Matrix take(std::int64_t rows, std::int64_t columns, DType dtype) {
     const Matrix matrix{next_, dtype, rows, columns, columns, false};
-    next_ += size_of_matrix(rows, columns, dtype);
+    const std::size_t bytes = size_of_matrix(rows, columns, dtype);
+    assert(bytes <= left_bytes_);
+    next_ += bytes;
+    left_bytes_ -= bytes;
     return matrix;
   }
   [[nodiscard]] static std::size_t size_of_matrix(std::int64_t rows, std::int64_t columns, DType dtype) {
@@ -83,6 +88,7 @@ class Scratch {
  private:
   static constexpr std::size_t kAlignment = 64;
   std::byte* next_;
+  std::size_t left_bytes_;
 };
 
 // The first `rows` x `columns` of a scratch matrix, packed.
@@ -117,8 +123,7 @@ void forward_block(const AttentionForward& args, GemmCache& gemms, std::int64_t 
   const std::int64_t kv_head = head * shape.kv_heads / shape.heads;
   const HeadRows query{batch, head, block.first, block.rows};
   const HeadRows keys{batch, kv_head, 0, block.keys};
-  Scratch scratch(Scratch::size_of_matrix(block.rows, block.keys, DType::kF32) +
-                  Scratch::size_of_matrix(block.rows, block.keys, args.dtype));
+  Scratch scratch(attention_forward_scratch_bytes(shape, args.dtype));
   const Matrix scores = scratch.take(block.rows, block.keys, DType::kF32);
   const Matrix probabilities = args.dtype == DType::kF32 ? scores : scratch.take(block.rows, block.keys, args.dtype);
 
@@ -158,10 +163,7 @@ BackwardScratch backward_scratch(const AttentionShape& shape, DType dtype) {
   const std::int64_t rows = block_rows(shape.query_length);
   const std::int64_t keys = shape.key_capacity;
   const bool narrow = dtype != DType::kF32;
-  Scratch scratch(2 * Scratch::size_of_matrix(rows, keys, DType::kF32) +
-                  (narrow ? 2 * Scratch::size_of_matrix(rows, keys, dtype) : 0) +
-                  2 * Scratch::size_of_matrix(keys, shape.head_dim, DType::kF32) +
-                  Scratch::size_of_matrix(1, rows, DType::kF32));
+  Scratch scratch(attention_backward_scratch_bytes(shape, dtype));
   BackwardScratch result;
   result.scores = scratch.take(rows, keys, DType::kF32);
   result.dprobabilities = scratch.take(rows, keys, DType::kF32);
@@ -254,6 +256,21 @@ void backward_kv_head(const AttentionBackward& args, GemmCache& gemms, std::int6
 }
 
 }  // namespace
+
+std::size_t attention_forward_scratch_bytes(const AttentionShape& shape, DType dtype) {
+  const std::int64_t rows = std::min(block_rows(shape.query_length), shape.query_length);
+  const std::int64_t keys = shape.key_capacity;
+  return Scratch::size_of_matrix(rows, keys, DType::kF32) +
+         (dtype == DType::kF32 ? 0 : Scratch::size_of_matrix(rows, keys, dtype));
+}
+
+std::size_t attention_backward_scratch_bytes(const AttentionShape& shape, DType dtype) {
+  const std::int64_t rows = block_rows(shape.query_length);
+  const std::int64_t keys = shape.key_capacity;
+  return 2 * Scratch::size_of_matrix(rows, keys, DType::kF32) +
+         (dtype == DType::kF32 ? 0 : 2 * Scratch::size_of_matrix(rows, keys, dtype)) +
+         2 * Scratch::size_of_matrix(keys, shape.head_dim, DType::kF32) + Scratch::size_of_matrix(1, rows, DType::kF32);
+}
 
 void attention_forward(const AttentionForward& args, GemmCache& gemms, ThreadPool& pool) {
   const std::int64_t blocks = block_count(args.shape);

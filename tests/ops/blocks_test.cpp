@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "op_harness.h"
+#include "ops/cpu/attention.h"
 #include "reference.h"
 
 namespace lockstep::test {
@@ -91,6 +92,63 @@ TEST_P(BlocksTest, TheLossNeverHoldsAllLogits) {
   const Loss loss = linear_cross_entropy(graph.tape(), x, head, {targets, 1});
   graph.tape().backward(loss.value);
   EXPECT_LT(graph.arena().reserved_bytes(), static_cast<std::size_t>(kManyRows * kVocabulary) * sizeof(float) / 5);
+}
+
+// 643 tokens are five blocks of 128 query rows and one of 3.
+TEST_P(BlocksTest, SelfAttentionOverSeveralBlocksHasTheGradientsOfItsDefinition) {
+  const reference::AttentionSizes sizes{2, 643, 4, 2, 5};
+  const std::int64_t rows = sizes.batch * sizes.tokens;
+  const std::int64_t width = (sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim;
+  for (const float probability : {0.0F, 0.3F}) {
+    const Dropout dropout{probability, {5, 6}};
+    const Values qkv = random_(rows * width);
+    Graph graph(GetParam());
+    const Tensor y = self_attention(graph.tape(), graph.input({rows, width}, qkv),
+                                    {sizes.batch, sizes.heads, sizes.kv_heads, dropout});
+    EXPECT_TRUE(near(to_values(y), reference::attention(qkv, sizes, dropout), tolerance(2)));
+    const Values dy = random_(y.count());
+    graph.backward({{y, dy}});
+    EXPECT_TRUE(near(graph.input_gradient(0), reference::attention_gradient(qkv, dy, sizes, dropout), tolerance(4)));
+  }
+}
+
+// The formulas that long sequences are compared with are those of the definition.
+TEST(AttentionReference, HasTheGradientOfTheDefinition) {
+  const reference::AttentionSizes sizes{2, 5, 4, 2, 3};
+  const Dropout dropout{0.3F, {5, 6}};
+  RandomValues random(7);
+  const Values qkv = random(sizes.batch * sizes.tokens * (sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim);
+  const Values dy = random(sizes.batch * sizes.tokens * sizes.heads * sizes.head_dim);
+  const auto function = [&](const std::vector<Values>& v) { return reference::attention(v[0], sizes, dropout); };
+  EXPECT_TRUE(
+      near(reference::attention_gradient(qkv, dy, sizes, dropout), reference::gradients(function, {qkv}, dy)[0], 1e-8));
+}
+
+TEST_P(BlocksTest, AttentionWorksInMemoryThatGrowsWithTheSequenceAndNotWithItsSquareOrTheBatch) {
+  AttentionShape shape;
+  shape.batch = 16;
+  shape.heads = 12;
+  shape.kv_heads = 4;
+  shape.head_dim = 64;
+  for (const std::int64_t tokens : {1024, 8192}) {
+    shape.query_length = shape.key_length = shape.key_capacity = tokens;
+    // A thread holds at most four matrices of 128 rows in f32 or less, and a key head's sums.
+    const std::size_t bound = static_cast<std::size_t>(tokens) * (4 * 128 + 3 * 64) * sizeof(float);
+    EXPECT_LE(cpu::attention_forward_scratch_bytes(shape, dtype()), bound);
+    EXPECT_LE(cpu::attention_backward_scratch_bytes(shape, dtype()), bound);
+  }
+}
+
+// 155 MB of T x T scores; the arena takes memory in pieces of 64 MB.
+TEST_P(BlocksTest, AttentionKeepsNothingOfTheSizeOfItsScores) {
+  constexpr std::int64_t kTokens = 1100;
+  constexpr std::int64_t kHeads = 16;
+  constexpr std::int64_t kBatch = 2;
+  Graph graph(GetParam());
+  const Tensor qkv = graph.input({kBatch * kTokens, 3 * kHeads}, random_(kBatch * kTokens * 3 * kHeads));
+  const Tensor y = self_attention(graph.tape(), qkv, {kBatch, kHeads, kHeads, Dropout()});
+  graph.backward({{y, Values(static_cast<std::size_t>(y.count()), 1)}});
+  EXPECT_LT(graph.arena().reserved_bytes(), std::size_t{kBatch * kHeads * kTokens * kTokens} * sizeof(float) / 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(Ops, BlocksTest, testing::ValuesIn(all_platforms()), name_of_platform);

@@ -155,6 +155,61 @@ inline Values attention(const Values& qkv, const AttentionSizes& s, const Dropou
   return out;
 }
 
+// The gradient of attention(qkv) . dout with respect to qkv, by the formulas of ops/attention.cpp: for sequences that
+// central differences would take too long for.
+inline Values attention_gradient(const Values& qkv, const Values& dout, const AttentionSizes& s,
+                                 const Dropout& dropout = {}) {
+  const std::int64_t width = (s.heads + 2 * s.kv_heads) * s.head_dim;
+  const double scale = 1 / std::sqrt(static_cast<double>(s.head_dim));
+  Values dqkv(qkv.size());
+  const auto dot = [&](const double* a, const double* b) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < s.head_dim; ++i) {
+      sum += a[i] * b[i];
+    }
+    return sum;
+  };
+  const auto add_to = [&](double* sum, double factor, const double* x) {
+    for (std::int64_t i = 0; i < s.head_dim; ++i) {
+      sum[i] += factor * x[i];
+    }
+  };
+  for (std::int64_t row = 0; row < s.batch * s.heads * s.tokens; ++row) {
+    const std::int64_t b = row / (s.heads * s.tokens);
+    const std::int64_t h = row / s.tokens % s.heads;
+    const std::int64_t t = row % s.tokens;
+    const auto place = [&](std::int64_t token, std::int64_t head) {
+      return index((b * s.tokens + token) * width + head * s.head_dim);
+    };
+    const std::int64_t k = s.heads + h * s.kv_heads / s.heads;
+    const std::int64_t v = k + s.kv_heads;
+    const double* q = &qkv[place(t, h)];
+    const double* dy = &dout[index(((b * s.tokens + t) * s.heads + h) * s.head_dim)];
+    Values p;
+    Values dp;
+    Values factor;
+    double sum = 0;
+    for (std::int64_t u = 0; u <= t; ++u) {
+      p.push_back(std::exp(scale * dot(q, &qkv[place(u, k)])));
+      sum += p.back();
+      factor.push_back(dropout_factor(dropout, static_cast<std::uint64_t>(row * s.tokens + u)));
+      dp.push_back(factor.back() * dot(dy, &qkv[place(u, v)]));
+    }
+    double delta = 0;
+    for (std::int64_t u = 0; u <= t; ++u) {
+      p[index(u)] /= sum;
+      delta += p[index(u)] * dp[index(u)];
+    }
+    for (std::int64_t u = 0; u <= t; ++u) {
+      const double ds = scale * p[index(u)] * (dp[index(u)] - delta);
+      add_to(&dqkv[place(t, h)], ds, &qkv[place(u, k)]);
+      add_to(&dqkv[place(u, k)], ds, q);
+      add_to(&dqkv[place(u, v)], p[index(u)] * factor[index(u)], dy);
+    }
+  }
+  return dqkv;
+}
+
 struct RopeSizes {
   std::int64_t width, heads, head_dim, sequence, first_position;
 };
