@@ -295,9 +295,11 @@ TEST_P(BackendTest, EmptyInputGivesEmptyOutputAndZeroGradients) {
   const SumAndNorm sum =
       add_norm(tape, embedding(tape, {{}, 4, 0}, tables), linear(tape, x, layer), {0.5F, {1, 2}}, layer_norm);
   const Tensor activated = dropout(tape, swiglu(tape, gelu(tape, norm(tape, sum.y, layer_norm))), {0.5F, {1, 2}});
+  const Tensor doubled = add(tape, activated, activated);
   EXPECT_EQ(attended.shape(), (Shape{0, 4}));
   EXPECT_EQ(activated.shape(), (Shape{0, 6}));
-  graph_.backward({{attended, {}}, {activated, {}}});
+  EXPECT_EQ(doubled.shape(), (Shape{0, 6}));
+  graph_.backward({{attended, {}}, {doubled, {}}});
   for (const Tensor& parameter :
        {layer.weight, layer.bias, layer_norm.gain, layer_norm.bias, tables.tokens, tables.positions}) {
     EXPECT_EQ(graph_.gradient_of(parameter), Values(static_cast<std::size_t>(parameter.count()), 0));
