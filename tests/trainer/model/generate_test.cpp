@@ -40,10 +40,13 @@ class GenerateTest : public testing::TestWithParam<ModelFamily> {
   }
   // -log p(token) after `tokens`, by the training's forward pass.
   [[nodiscard]] double loss_of(std::span<const std::int32_t> tokens, std::int32_t token) {
+    return loss_of(replica_, tokens, token);
+  }
+  [[nodiscard]] double loss_of(const Replica& replica, std::span<const std::int32_t> tokens, std::int32_t token) {
     std::vector<std::int32_t> targets(tokens.size(), -1);
     targets.back() = token;
-    return replica_.model()
-        .loss(tape_, replica_.weights(), {tokens, targets, 1, static_cast<std::int64_t>(tokens.size())}, {}, 1.0F)
+    return replica.model()
+        .loss(tape_, replica.weights(), {tokens, targets, 1, static_cast<std::int64_t>(tokens.size())}, {}, 1.0F)
         .sum;
   }
   [[nodiscard]] std::vector<std::int32_t> generated(std::span<const std::int32_t> prompt,
@@ -163,16 +166,48 @@ TEST_P(GenerateTest, RefusesAnEmptyPromptAndTokensOutsideTheVocabulary) {
               HasSubstr("token 61 at row 1 is outside the vocabulary of 61"));
 }
 
-TEST_P(GenerateTest, WorksInBf16) {
+// The weights and activations are rounded alike on both ways; sums are not added alike, so a result may be off by some
+// roundings to bf16.
+constexpr double kBf16Tolerance = 0.05;
+
+TEST_P(GenerateTest, CachedLogitsInBf16AreThoseOfTheFullForwardPass) {
   Replica narrow(replica_.model().architecture(), Precision::kBf16, *backend_);
   randomize(narrow);
-  int made = 0;
-  generate(narrow, arena_, std::vector<std::int32_t>{1, 2}, {.max_tokens = 60}, [&](std::int32_t token) {
-    EXPECT_TRUE(token >= 0 && token < 61);
-    ++made;
-    return true;
-  });
-  EXPECT_EQ(made, 60);
+  const std::vector<std::int32_t> tokens = random_tokens(24, 61);
+  KvCache cache(narrow.model().architecture(), narrow.working_dtype());
+  for (std::size_t length = 1; length <= tokens.size(); ++length) {
+    const Tensor logits =
+        narrow.model().next_logits(tape_, narrow.weights(), std::span(tokens).subspan(length - 1, 1), cache);
+    double sum = 0;
+    for (const float logit : logits.as<float>()) {
+      sum += std::exp(static_cast<double>(logit));
+    }
+    for (std::int32_t token = 0; token < 61; ++token) {
+      const double actual = std::log(sum) - static_cast<double>(logits.as<float>()[static_cast<std::size_t>(token)]);
+      EXPECT_NEAR(actual, loss_of(narrow, std::span(tokens).first(length), token), kBf16Tolerance)
+          << "token " << token << " after " << length;
+    }
+  }
+}
+
+TEST_P(GenerateTest, TakesTheLikeliestTokensInBf16) {
+  Replica narrow(replica_.model().architecture(), Precision::kBf16, *backend_);
+  randomize(narrow);
+  std::vector<std::int32_t> text = {1, 2};
+  generate(narrow, arena_, std::vector(text), {.max_tokens = 22, .sampling = {.temperature = 0}},
+           [&](std::int32_t chosen) {
+             std::vector<double> losses;
+             for (std::int32_t token = 0; token < 61; ++token) {
+               losses.push_back(loss_of(narrow, text, token));
+             }
+             EXPECT_NEAR(losses[static_cast<std::size_t>(chosen)], std::ranges::min(losses), kBf16Tolerance);
+             // At most ten of the 61 would have passed.
+             std::ranges::nth_element(losses, losses.begin() + 10);
+             EXPECT_GT(losses[10], std::ranges::min(losses) + kBf16Tolerance);
+             text.push_back(chosen);
+             return true;
+           });
+  EXPECT_EQ(text.size(), 24U);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GenerateTest, testing::Values(ModelFamily::kGpt2, ModelFamily::kLlama),
