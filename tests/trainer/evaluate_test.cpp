@@ -1,0 +1,119 @@
+// The loss of a dataset, on any number of ranks, against a plain loop over its samples.
+#include "trainer/evaluate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "comm/self_communicator.h"
+#include "tests/data/small_dataset.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/trainer/small_models.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::int64_t kSequence = 6;
+constexpr std::int64_t kSamples = 17;
+
+class EvaluateTest : public testing::Test {
+ protected:
+  EvaluateTest() {
+    randomize(replica_);
+    // A token for the last target, and some that fill no sample.
+    tokens_ = random_tokens(kSamples * kSequence + 1 + 3, 61);
+    const std::vector<std::uint32_t> ids(tokens_.begin(), tokens_.end());
+    static_cast<void>(write_small_dataset(folder_ / "d", ids, {50, ids.size() - 50}, 61));
+  }
+  void SetUp() override { comm_ = make_communicator({.backend = "mpi", .timeout_ms = 30'000}); }
+  void TearDown() override {
+    if (!HasFailure()) {
+      comm_->close();
+    }
+  }
+
+  [[nodiscard]] EvaluationOptions options(std::int64_t batch_size, std::uint64_t max_batches = 0) const {
+    return {folder_ / "d", kSequence, batch_size, max_batches};
+  }
+  [[nodiscard]] EvaluationResult on_all_ranks(const EvaluationOptions& options) {
+    return evaluate(replica_, arena_, *comm_, options);
+  }
+  [[nodiscard]] EvaluationResult alone(const EvaluationOptions& options) {
+    SelfCommunicator self;
+    return evaluate(replica_, arena_, self, options);
+  }
+  // The mean over the tokens of the first `samples` samples, one at a time.
+  [[nodiscard]] double mean_loss(std::int64_t samples) {
+    Tape tape(*backend_, arena_, nullptr);
+    const std::span<const std::int32_t> tokens(tokens_);
+    double sum = 0;
+    for (std::int64_t sample = 0; sample < samples; ++sample) {
+      const auto first = static_cast<std::size_t>(sample * kSequence);
+      const Loss loss = replica_.model().loss(
+          tape, replica_.weights(),
+          {tokens.subspan(first, kSequence), tokens.subspan(first + 1, kSequence), 1, kSequence}, {}, 1.0F);
+      sum += loss.sum;
+    }
+    return sum / static_cast<double>(samples * kSequence);
+  }
+
+  TemporaryFolder folder_;
+  std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
+  Replica replica_{small_llama(), Precision::kFp32, *backend_};
+  Arena arena_;
+  std::vector<std::int32_t> tokens_;
+  std::unique_ptr<Communicator> comm_;
+};
+
+// Batches of 4 end with one row and three of padding; batches of 17 and 100 leave ranks without any.
+TEST_F(EvaluateTest, IsTheMeanOverEverySampleWhateverTheBatches) {
+  const double expected = mean_loss(kSamples);
+  for (const std::int64_t batch_size : {1, 4, 5, 17, 100}) {
+    const EvaluationResult result = on_all_ranks(options(batch_size));
+    EXPECT_EQ(result.tokens, kSamples * kSequence);
+    EXPECT_NEAR(result.loss, expected, 1e-6 * expected) << "batches of " << batch_size;
+    EXPECT_DOUBLE_EQ(result.perplexity(), std::exp(result.loss));
+  }
+}
+
+TEST_F(EvaluateTest, StopsAfterSoManyBatches) {
+  for (const std::uint64_t batches : {1, 2, 4}) {
+    const auto samples = static_cast<std::int64_t>(batches) * 4;
+    const EvaluationResult result = on_all_ranks(options(4, batches));
+    const double expected = mean_loss(samples);
+    EXPECT_EQ(result.tokens, samples * kSequence);
+    EXPECT_NEAR(result.loss, expected, 1e-6 * expected) << batches << " batches";
+  }
+  EXPECT_EQ(on_all_ranks(options(4, 5)).tokens, kSamples * kSequence);
+  EXPECT_EQ(on_all_ranks(options(4, 1000)).tokens, kSamples * kSequence);
+}
+
+TEST_F(EvaluateTest, HasTheSameBitsOnAnyNumberOfRanks) {
+  for (const std::int64_t batch_size : {1, 2, 4, 17}) {
+    for (const std::uint64_t batches : {0, 1, 3}) {
+      const EvaluationResult together = on_all_ranks(options(batch_size, batches));
+      const EvaluationResult one = alone(options(batch_size, batches));
+      EXPECT_EQ(together.loss, one.loss) << batches << " batches of " << batch_size;
+      EXPECT_EQ(together.tokens, one.tokens);
+    }
+  }
+}
+
+TEST_F(EvaluateTest, TellsRankZeroAfterEachOfItsBatches) {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> calls;
+  static_cast<void>(evaluate(replica_, arena_, *comm_, options(4),
+                             [&](std::uint64_t done, std::uint64_t total) { calls.emplace_back(done, total); }));
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> expected;
+  const std::uint64_t mine =
+      (5 + static_cast<std::uint64_t>(comm_->world_size()) - 1) / static_cast<std::uint64_t>(comm_->world_size());
+  for (std::uint64_t i = 1; i <= mine && comm_->rank() == 0; ++i) {
+    expected.emplace_back(i, mine);
+  }
+  EXPECT_EQ(calls, expected);
+}
+
+}  // namespace
+}  // namespace lockstep
