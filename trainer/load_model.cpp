@@ -2,12 +2,12 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "trainer/checkpoint/reader.h"
 
 namespace lockstep {
 namespace {
 
-std::filesystem::path weights_folder(const std::filesystem::path& path) {
+std::filesystem::path weights_folder(const std::filesystem::path& path,
+                                     const std::function<void(const DamagedCheckpoint&)>& on_damaged) {
   require(std::filesystem::is_directory(path),
           "{}: no such folder; expected a run, a checkpoint or a Hugging Face folder", path.string());
   if (std::filesystem::is_regular_file(path / "config.json")) {
@@ -16,15 +16,16 @@ std::filesystem::path weights_folder(const std::filesystem::path& path) {
   const std::filesystem::path checkpoints = path / "checkpoints";
   require(std::filesystem::is_directory(checkpoints),
           "{}: neither config.json (a model) nor checkpoints (a run) is in it", path.string());
-  const auto latest = find_latest_checkpoint(checkpoints, [](const DamagedCheckpoint&) {});
+  const auto latest = find_latest_checkpoint(checkpoints, on_damaged);
   require(latest.has_value(), "{}: no checkpoint was saved yet", path.string());
   return latest->path();
 }
 
 }  // namespace
 
-LoadedModel load_model(const std::filesystem::path& path, Precision precision, Backend& backend) {
-  const std::filesystem::path folder = weights_folder(path);
+LoadedModel load_model(const std::filesystem::path& path, Precision precision, Backend& backend,
+                       const std::function<void(const DamagedCheckpoint&)>& on_damaged) {
+  const std::filesystem::path folder = weights_folder(path, on_damaged);
   const std::filesystem::path config = folder / "config.json";
   const Architecture architecture = from_hf_config(read_file(config), config.string());
   LoadedModel model{folder, Replica(architecture, precision, backend), Tokenizer::load(folder / "tokenizer.json")};

@@ -15,7 +15,6 @@
 #include "launcher/commands/model_options.h"
 #include "trainer/agreement.h"
 #include "trainer/evaluate.h"
-#include "trainer/load_model.h"
 
 namespace lockstep {
 namespace {
@@ -66,7 +65,8 @@ int run_eval(const Options& options, CommandContext& context) {
                                             : std::max(1, options.model.threads_or_all() / communicator->node_size()));
   std::unique_ptr<LoadedModel> model;
   run_agreed(*communicator, [&] {
-    model = std::make_unique<LoadedModel>(load_model(options.model.path, options.model.precision(), *backend));
+    Log* const log = communicator->rank() == 0 ? &context.log : nullptr;
+    model = std::make_unique<LoadedModel>(load_model(options.model, *backend, log));
     check_data(*model, options);
   });
   EvaluationOptions evaluation;

@@ -11,7 +11,6 @@
 #include "base/error.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/model_options.h"
-#include "trainer/load_model.h"
 
 namespace lockstep {
 namespace {
@@ -30,7 +29,7 @@ void print(std::string_view text) {
 
 int run_generate(const Options& options, CommandContext& context) {
   const auto backend = make_cpu_backend(options.model.threads_or_all());
-  const LoadedModel model = load_model(options.model.path, options.model.precision(), *backend);
+  const LoadedModel model = load_model(options.model, *backend, &context.log);
   std::vector<std::uint32_t> ids;
   model.tokenizer.encode(options.prompt, ids, SpecialTokens::kRecognized);
   std::vector<std::int32_t> prompt(ids.begin(), ids.end());

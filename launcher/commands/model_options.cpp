@@ -22,4 +22,16 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->check(CLI::NonNegativeNumber);
 }
 
+LoadedModel load_model(const ModelOptions& options, Backend& backend, Log* log) {
+  LoadedModel model = load_model(options.path, options.precision(), backend, [log](const DamagedCheckpoint& damaged) {
+    if (log != nullptr) {
+      log->warning("checkpoint {} is damaged and not used: {}", damaged.path.string(), damaged.reason);
+    }
+  });
+  if (log != nullptr && model.folder != options.path) {
+    log->info("model: {}", model.folder.string());
+  }
+  return model;
+}
+
 }  // namespace lockstep

@@ -3,7 +3,8 @@
 
 #include <string>
 
-#include "trainer/config.h"
+#include "base/log.h"
+#include "trainer/load_model.h"
 
 namespace CLI {
 class App;
@@ -21,5 +22,9 @@ struct ModelOptions {
 };
 
 void add_model_options(CLI::App& command, ModelOptions& options);
+
+// Loads what `options` names. `log` (null on ranks for which another speaks) is told which of a run's checkpoints is
+// taken, and which damaged ones were passed over. Throws what load_model(path) throws.
+[[nodiscard]] LoadedModel load_model(const ModelOptions& options, Backend& backend, Log* log);
 
 }  // namespace lockstep

@@ -89,7 +89,7 @@ std::optional<CheckpointReader> find_latest_checkpoint(
     }
   }
   if (damaged > 0) {
-    fail(ErrorCode::kCorrupt, "resume {}: none of {} checkpoints is intact; the newest: {}", folder.string(), damaged,
+    fail(ErrorCode::kCorrupt, "{}: none of {} checkpoints is intact; the newest: {}", folder.string(), damaged,
          newest_problem);
   }
   return std::nullopt;
