@@ -84,7 +84,7 @@ void generate(const Replica& replica, Arena& arena, std::span<const std::int32_t
     }
     const Tensor logits = replica.model().next_logits(tape, replica.weights(), std::span(text).last(pending), cache);
     const std::int32_t token = sample_token(logits.as<float>(), options.sampling, static_cast<std::uint64_t>(made));
-    if (options.stop_token == token) {
+    if (std::ranges::find(options.stop_tokens, token) != options.stop_tokens.end()) {
       return;
     }
     text.push_back(token);

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -25,11 +24,11 @@ struct SamplingOptions {
 struct GenerateOptions {
   std::int64_t max_tokens = 256;
   SamplingOptions sampling{};
-  std::optional<std::int32_t> stop_token{};  // ends the text, not part of it
+  std::vector<std::int32_t> stop_tokens{};  // each ends the text, and is not part of it
 };
 
 // Continues `prompt` (at least one token) and calls `on_token` for each new one until it returns false, max_tokens are
-// made or the stop token comes. Keys and values are cached; beyond the model's context the older half of the text is
+// made or a stop token comes. Keys and values are cached; beyond the model's context the older half of the text is
 // forgotten. Throws Error(kUsage) for an empty prompt or a token outside the vocabulary.
 void generate(const Replica& replica, Arena& arena, std::span<const std::int32_t> prompt,
               const GenerateOptions& options, const std::function<bool(std::int32_t token)>& on_token);

@@ -21,17 +21,33 @@ std::filesystem::path weights_folder(const std::filesystem::path& path,
   return latest->path();
 }
 
+void set_text_ends(LoadedModel& model, const HfTextEnds& config) {
+  if (const auto beginning = model.tokenizer.beginning_of_text()) {
+    const auto id = static_cast<std::int32_t>(*beginning);
+    if (config.beginning.value_or(id) == id) {
+      model.beginning_of_text = id;
+    }
+  }
+  model.ends_of_text = config.ends;
+  if (const auto end = model.tokenizer.end_of_text()) {
+    model.ends_of_text.push_back(static_cast<std::int32_t>(*end));
+  }
+}
+
 }  // namespace
 
 LoadedModel load_model(const std::filesystem::path& path, Precision precision, Backend& backend,
                        const std::function<void(const DamagedCheckpoint&)>& on_damaged) {
   const std::filesystem::path folder = weights_folder(path, on_damaged);
   const std::filesystem::path config = folder / "config.json";
-  const Architecture architecture = from_hf_config(read_file(config), config.string());
-  LoadedModel model{folder, Replica(architecture, precision, backend), Tokenizer::load(folder / "tokenizer.json")};
+  const std::string config_text = read_file(config);
+  const Architecture architecture = from_hf_config(config_text, config.string());
+  LoadedModel model{
+      folder, Replica(architecture, precision, backend), Tokenizer::load(folder / "tokenizer.json"), {}, {}};
   require(static_cast<std::int64_t>(model.tokenizer.vocab_size()) <= architecture.vocab,
           "{}: the tokenizer has {} tokens, the model {}", folder.string(), model.tokenizer.vocab_size(),
           architecture.vocab);
+  set_text_ends(model, text_ends_of_hf_config(config_text, config.string()));
   load_weights(folder, model.replica.layout(), model.replica.master());
   model.replica.refresh();
   return model;

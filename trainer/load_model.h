@@ -3,6 +3,8 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
+#include <vector>
 
 #include "data/text/tokenizer.h"
 #include "trainer/checkpoint/reader.h"
@@ -14,6 +16,11 @@ struct LoadedModel {
   std::filesystem::path folder;  // of the weights
   Replica replica;
   Tokenizer tokenizer;
+  // Stands before a text, as the tokenizer's post-processing says (Llama 3). None where config.json names another
+  // token: a model trained here on such a tokenizer has seen end_of_text() between its documents and nothing else.
+  std::optional<std::int32_t> beginning_of_text;
+  // Each of these ends a text: the tokenizer's end_of_text() and config.json's eos_token_id.
+  std::vector<std::int32_t> ends_of_text;
 };
 
 // `path` is a run (its newest intact checkpoint is taken, each damaged one on the way given to `on_damaged`), a

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -13,6 +12,7 @@
 #include "data/dataset.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/model_options.h"
+#include "launcher/output.h"
 #include "trainer/agreement.h"
 #include "trainer/evaluate.h"
 
@@ -55,7 +55,7 @@ void print_result(const Options& options, const LoadedModel& model, const Evalua
                                               .dump()
                                         : fmt::format("loss {:.4f}, perplexity {:.2f}, over {} tokens", result.loss,
                                                       result.perplexity(), result.tokens);
-  std::puts(text.c_str());
+  print(text + "\n");
 }
 
 int run_eval(const Options& options, CommandContext& context) {

@@ -2,15 +2,15 @@
 #include "trainer/generate.h"
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <memory>
+#include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/error.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/model_options.h"
+#include "launcher/output.h"
 
 namespace lockstep {
 namespace {
@@ -22,26 +22,39 @@ struct Options {
   bool echo = true;
 };
 
-void print(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+// What the model reads first. An empty prompt is the start of a document.
+std::vector<std::int32_t> prompt_tokens(const LoadedModel& model, const std::string& text) {
+  std::vector<std::uint32_t> ids;
+  model.tokenizer.encode(text, ids, SpecialTokens::kRecognized);
+  std::vector<std::int32_t> prompt(ids.begin(), ids.end());
+  const auto beginning = model.beginning_of_text;
+  if (beginning && (prompt.empty() || prompt.front() != *beginning)) {
+    prompt.insert(prompt.begin(), *beginning);
+  }
+  if (prompt.empty()) {
+    require(!model.ends_of_text.empty(),
+            "the prompt is empty, and the tokenizer has no end-of-text token to start from");
+    prompt.push_back(model.ends_of_text.back());
+  }
+  return prompt;
+}
+
+void check_length(const LoadedModel& model, std::span<const std::int32_t> prompt, Log& log) {
+  const auto context = static_cast<std::size_t>(model.replica.model().architecture().context);
+  if (prompt.size() > context) {
+    log.warning("the prompt has {} tokens, the model's context holds {}: the first {} are forgotten", prompt.size(),
+                context, prompt.size() - context);
+  }
 }
 
 int run_generate(const Options& options, CommandContext& context) {
+  context.stop.listen();
   const auto backend = make_cpu_backend(options.model.threads_or_all());
   const LoadedModel model = load_model(options.model, *backend, &context.log);
-  std::vector<std::uint32_t> ids;
-  model.tokenizer.encode(options.prompt, ids, SpecialTokens::kRecognized);
-  std::vector<std::int32_t> prompt(ids.begin(), ids.end());
+  const std::vector<std::int32_t> prompt = prompt_tokens(model, options.prompt);
+  check_length(model, prompt, context.log);
   GenerateOptions generate_options = options.generate;
-  if (const auto end = model.tokenizer.end_of_text()) {
-    generate_options.stop_token = static_cast<std::int32_t>(*end);
-  }
-  if (prompt.empty()) {
-    require(generate_options.stop_token.has_value(),
-            "the prompt is empty, and the tokenizer has no end-of-text token to start from");
-    prompt.push_back(*generate_options.stop_token);
-  }
+  generate_options.stop_tokens = model.ends_of_text;
 
   if (options.echo) {
     print(options.prompt);
@@ -80,7 +93,10 @@ void add_generate(CLI::App& app, CommandContext& context) {
   for (CLI::Option* option : command->get_options()) {
     option->capture_default_str();
   }
-  command->footer("Example: lockstep generate --model runs/quickstart --prompt '#include <' --max-tokens 200");
+  command->footer(
+      "Ctrl-C ends the text. Of a prompt longer than the model's context the first tokens are forgotten; when the\n"
+      "text outgrows the context, its older half is.\n"
+      "Example: lockstep generate --model runs/cpp-headers --prompt '#include <' --max-tokens 200");
   command->callback(
       [options, &context] { context.run = [options, &context] { return run_generate(*options, context); }; });
 }

@@ -1,11 +1,15 @@
 // lockstep generate and lockstep eval as people run them, on a small run that lockstep train made.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
-#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/file.h"
@@ -15,6 +19,7 @@ namespace lockstep {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
@@ -40,10 +45,13 @@ class ModelCommandsTest : public testing::Test {
     words.insert(words.end(), arguments.begin(), arguments.end());
     return run_process(words);
   }
-  // 20 tokens after "w1 w7 ".
+  // 20 tokens, after "w1 w7 " unless `options` has a prompt.
   static ProcessResult generate(const Words& options, const fs::path& model = run()) {
-    Words words = {"--model", model, "--max-tokens", "20", "--prompt", "w1 w7 "};
+    Words words = {"--model", model, "--max-tokens", "20"};
     words.insert(words.end(), options.begin(), options.end());
+    if (std::ranges::find(options, "--prompt") == options.end()) {
+      words.insert(words.end(), {"--prompt", "w1 w7 "});
+    }
     return lockstep("generate", words);
   }
   static std::string text(const Words& options) {
@@ -62,6 +70,20 @@ class ModelCommandsTest : public testing::Test {
     const fs::path copy = job_->folder() / "runs" / name;
     fs::copy(run(), copy, fs::copy_options::recursive);
     return copy;
+  }
+  // The checkpoint without its manifest: a model from elsewhere, whose files may be changed.
+  static fs::path hugging_face_folder(const std::string& name) {
+    const fs::path folder = job_->folder() / name;
+    fs::create_directory(folder);
+    for (const char* file : {"config.json", "tokenizer.json", "model.safetensors"}) {
+      fs::copy_file(checkpoint() / file, folder / file);
+    }
+    return folder;
+  }
+  static void change_json(const fs::path& file, const std::function<void(nlohmann::json&)>& change) {
+    nlohmann::json json = nlohmann::json::parse(read_file(file));
+    change(json);
+    write_file_atomic(file, json.dump());
   }
   static void damage(const fs::path& file) { fs::resize_file(file, fs::file_size(file) - 1); }
 
@@ -96,6 +118,84 @@ TEST_F(ModelCommandsTest, RefuseARunWhoseCheckpointsAreAllDamaged) {
                 HasSubstr((copy / "checkpoints").string() + ": none of 2 checkpoints is intact; the newest"));
     EXPECT_THAT(result.err, Not(HasSubstr("resume")));
   }
+}
+
+TEST_F(ModelCommandsTest, EndATextCleanlyWhenAskedTo) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    Process process({LOCKSTEP_PROGRAM, "generate", "--model", run(), "--prompt", "w1", "--max-tokens", "100000000"});
+    for (int i = 0; i < 3000 && process.is_running() && process.out().size() < 10; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    process.send(signal);
+    const ProcessResult result = process.wait();
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_THAT(result.out, EndsWith("\n"));
+    EXPECT_THAT(result.err, Not(HasSubstr("lockstep generate")));
+  }
+}
+
+TEST_F(ModelCommandsTest, FailWhenTheirOutputCannotBeWritten) {
+  const std::string program = LOCKSTEP_PROGRAM;
+  const std::string options = " --model " + checkpoint().string();
+  const std::string data = " --data " + (job_->folder() / "data" / "valid").string() + " --batches 1";
+  const ProcessResult generated = run_process({"sh", "-c", program + " generate" + options + " >/dev/full"});
+  EXPECT_EQ(generated.exit_code, 1);
+  EXPECT_EQ(generated.err, "lockstep generate: write to stdout: No space left on device\n");
+  for (const std::string format : {"", " --json"}) {
+    const ProcessResult evaluated =
+        run_process({"sh", "-c", program + " eval" + options + data + format + " >/dev/full"});
+    EXPECT_EQ(evaluated.exit_code, 1);
+    EXPECT_THAT(evaluated.err, EndsWith("lockstep eval: write to stdout: No space left on device\n"));
+  }
+}
+
+// The context is 32 tokens, a token is a byte.
+TEST_F(ModelCommandsTest, SayHowMuchOfALongPromptIsForgotten) {
+  const ProcessResult longer = generate({"--prompt", std::string(40, 'w')});
+  EXPECT_EQ(longer.exit_code, 0);
+  EXPECT_THAT(
+      longer.err,
+      HasSubstr("warning: the prompt has 40 tokens, the model's context holds 32: the first 8 are forgotten\n"));
+  EXPECT_THAT(generate({"--prompt", std::string(32, 'w')}).err, Not(HasSubstr("forgotten")));
+}
+
+// With a prompt of a whole context, a token more shows in the warning.
+TEST_F(ModelCommandsTest, BeginTheTextAsTheTokenizerSaysUnlessTheModelBeginsOtherwise) {
+  const fs::path folder = hugging_face_folder("begins");
+  const std::string prompt(32, 'w');
+  EXPECT_THAT(generate({"--prompt", prompt}, folder).err, Not(HasSubstr("forgotten")));
+  change_json(folder / "tokenizer.json", [](nlohmann::json& tokenizer) {
+    tokenizer["post_processor"] = nlohmann::json::parse(R"({
+      "type": "TemplateProcessing",
+      "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+      "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+      "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [256], "tokens": ["<|endoftext|>"]}}})");
+  });
+  EXPECT_THAT(generate({"--prompt", prompt}, folder).err, HasSubstr("the prompt has 33 tokens"));
+  // A prompt that says so itself begins once.
+  EXPECT_THAT(generate({"--prompt", "<|endoftext|>" + prompt}, folder).err, HasSubstr("the prompt has 33 tokens"));
+  change_json(folder / "config.json", [](nlohmann::json& config) { config["bos_token_id"] = nullptr; });
+  EXPECT_THAT(generate({"--prompt", prompt}, folder).err, HasSubstr("the prompt has 33 tokens"));
+  change_json(folder / "config.json", [](nlohmann::json& config) { config["bos_token_id"] = 10; });
+  EXPECT_THAT(generate({"--prompt", prompt}, folder).err, Not(HasSubstr("forgotten")));
+}
+
+TEST_F(ModelCommandsTest, EndTheTextAtTheTokensThatTheModelNames) {
+  const fs::path folder = hugging_face_folder("ends");
+  const Words options = {"--no-echo", "--temperature", "5"};
+  const std::string whole = generate(options, folder).out;
+  ASSERT_GE(whole.size(), 10U);
+  const auto id = static_cast<unsigned char>(whole[5]);
+  const std::string expected = whole.substr(0, whole.find(whole[5])) + "\n";
+  for (const nlohmann::json& ids : {nlohmann::json(id), nlohmann::json({256, id})}) {
+    change_json(folder / "config.json", [&](nlohmann::json& config) { config["eos_token_id"] = ids; });
+    EXPECT_EQ(generate(options, folder).out, expected) << ids;
+  }
+  change_json(folder / "config.json", [&](nlohmann::json& config) { config["eos_token_id"] = "a"; });
+  const ProcessResult refused = generate(options, folder);
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err,
+              HasSubstr("config.json: \"eos_token_id\" is \"a\", expected a token id or a list of them\n"));
 }
 
 }  // namespace

@@ -233,6 +233,30 @@ Architecture from_hf_config(std::string_view text, const std::string& origin) {
   return architecture;
 }
 
+HfTextEnds text_ends_of_hf_config(std::string_view text, const std::string& origin) {
+  const json object = json::parse(text, nullptr, false);
+  require(object.is_object(), "{}: not a JSON object", origin);
+  const std::int64_t vocab = Reader(object, origin).get<std::int64_t>("vocab_size");
+  const auto ids_of = [&](const char* key) {
+    const json found = object.value(key, json());
+    std::vector<std::int32_t> ids;
+    for (const json& id : found.is_array() ? found : json::array({found})) {
+      require(id.is_number_integer() || found.is_null(), "{}: \"{}\" is {}, expected a token id or a list of them",
+              origin, key, found.dump());
+      if (id.is_number_integer() && id >= 0 && id < vocab) {
+        ids.push_back(id.get<std::int32_t>());
+      }
+    }
+    return ids;
+  };
+  HfTextEnds result;
+  if (const auto beginnings = ids_of("bos_token_id"); !beginnings.empty()) {
+    result.beginning = beginnings.front();
+  }
+  result.ends = ids_of("eos_token_id");
+  return result;
+}
+
 double training_flop_per_token(const Architecture& architecture, double parameters, std::int64_t sequence) {
   return 6.0 * parameters + 12.0 * static_cast<double>(architecture.layers) * static_cast<double>(architecture.width) *
                                 static_cast<double>(sequence);

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "trainer/config.h"
 
@@ -42,6 +44,14 @@ struct HfConfigFacts {
 };
 [[nodiscard]] std::string to_hf_config(const Architecture& architecture, const HfConfigFacts& facts);
 [[nodiscard]] Architecture from_hf_config(std::string_view json, const std::string& origin);
+
+// The tokens that config.json names: bos_token_id (the first where there are several), and eos_token_id, a number or a
+// list. Ids outside the vocabulary are left out: no text has them. Throws Error(kUsage) for anything but ids.
+struct HfTextEnds {
+  std::optional<std::int32_t> beginning;
+  std::vector<std::int32_t> ends;
+};
+[[nodiscard]] HfTextEnds text_ends_of_hf_config(std::string_view json, const std::string& origin);
 
 // tokenizer_config.json beside a tokenizer.json: transformers then takes that as it is, whatever the model's family.
 // `end_of_text` is the token's text, empty when there is none.

@@ -55,6 +55,26 @@ TEST(HfConfig, SaysWhatTransformersAsksFor) {
   EXPECT_EQ(llama_json().at("head_dim"), 8);
 }
 
+TEST(HfConfig, NamesTheTokensThatTextsBeginAndEndWith) {
+  const auto ends = [](const std::string& keys) {
+    return text_ends_of_hf_config(R"({"vocab_size": 100, )" + keys + "}", "config.json");
+  };
+  EXPECT_EQ(ends(R"("bos_token_id": 7, "eos_token_id": 9)").beginning, 7);
+  EXPECT_THAT(ends(R"("eos_token_id": 9)").ends, testing::ElementsAre(9));
+  EXPECT_THAT(ends(R"("eos_token_id": [9, 0, 99])").ends, testing::ElementsAre(9, 0, 99));
+  const HfTextEnds none = ends(R"("bos_token_id": null, "eos_token_id": null)");
+  EXPECT_EQ(none.beginning, std::nullopt);
+  EXPECT_TRUE(none.ends.empty());
+  // Ids that the vocabulary does not have: -1 means none, and small models keep gpt2's 50256.
+  EXPECT_EQ(ends(R"("bos_token_id": 100)").beginning, std::nullopt);
+  EXPECT_THAT(ends(R"("eos_token_id": [-1, 50256, 3])").ends, testing::ElementsAre(3));
+  for (const char* id : {R"("9")", "[9, null]", "9.5", "[[9]]", "{}"}) {
+    EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { (void)ends(std::string(R"("eos_token_id": )") + id); }),
+                testing::StartsWith("config.json: \"eos_token_id\" is "))
+        << id;
+  }
+}
+
 TEST(HfConfig, FillsInTheDefaultsOfTransformers) {
   const Architecture gpt2 = from_hf_config(
       R"({"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 4, "vocab_size": 9, "n_inner": null})",

@@ -140,13 +140,15 @@ TEST_P(GenerateTest, IsAFunctionOfPromptOptionsAndSeed) {
   EXPECT_EQ(generated(prompt, shorter), std::vector(once.begin(), once.begin() + 10));
 }
 
-TEST_P(GenerateTest, EndsAtTheStopTokenWithoutIt) {
+TEST_P(GenerateTest, EndsAtTheFirstOfTheStopTokensWithoutIt) {
   const std::vector<std::int32_t> prompt = {1, 2, 3};
   GenerateOptions options{.max_tokens = 40, .sampling = {.temperature = 5.0}};
   std::vector<std::int32_t> text = generated(prompt, options);
-  options.stop_token = text[20];
-  text.erase(std::ranges::find(text, *options.stop_token), text.end());
-  EXPECT_EQ(generated(prompt, options), text);
+  for (const std::size_t place : {20, 7}) {
+    options.stop_tokens.push_back(text[place]);
+    text.erase(std::ranges::find(text, text[place]), text.end());
+    EXPECT_EQ(generated(prompt, options), text);
+  }
 }
 
 TEST_P(GenerateTest, EndsWhenItsReaderHasEnough) {
