@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "tests/data/small_dataset.h"
 #include "tests/support/training_job.h"
 
 namespace lockstep {
@@ -60,8 +61,11 @@ class ModelCommandsTest : public testing::Test {
     return result.out;
   }
   static ProcessResult eval(const Words& options, const fs::path& model = run()) {
-    Words words = {"--model", model, "--data", job_->folder() / "data" / "valid"};
+    Words words = {"--model", model};
     words.insert(words.end(), options.begin(), options.end());
+    if (std::ranges::find(options, "--data") == options.end()) {
+      words.insert(words.end(), {"--data", job_->folder() / "data" / "valid"});
+    }
     return lockstep("eval", words);
   }
 
@@ -196,6 +200,73 @@ TEST_F(ModelCommandsTest, EndTheTextAtTheTokensThatTheModelNames) {
   EXPECT_EQ(refused.exit_code, 2);
   EXPECT_THAT(refused.err,
               HasSubstr("config.json: \"eos_token_id\" is \"a\", expected a token id or a list of them\n"));
+}
+
+TEST_F(ModelCommandsTest, GenerateTheSameTextFromTheSameSeedAndAnotherFromAnother) {
+  const std::string once = text({"--temperature", "5", "--seed", "7"});
+  EXPECT_THAT(once, StartsWith("w1 w7 "));
+  EXPECT_EQ(text({"--temperature", "5", "--seed", "7"}), once);
+  EXPECT_NE(text({"--temperature", "5", "--seed", "8"}), once);
+  EXPECT_EQ("w1 w7 " + text({"--temperature", "5", "--seed", "7", "--no-echo"}), once);
+}
+
+TEST_F(ModelCommandsTest, GenerateTheLikeliestTextInThreeWays) {
+  const std::string likeliest = text({"--temperature", "0"});
+  EXPECT_EQ(text({"--temperature", "0", "--seed", "8"}), likeliest);
+  EXPECT_EQ(text({"--temperature", "5", "--top-k", "1"}), likeliest);
+  EXPECT_EQ(text({"--temperature", "5", "--top-p", "0.000001"}), likeliest);
+  EXPECT_NE(text({"--temperature", "5"}), likeliest);
+}
+
+TEST_F(ModelCommandsTest, GenerateFromAnEmptyPromptAndFromBytesThatAreNoText) {
+  const std::string started = text({"--prompt", "", "--temperature", "0"});
+  EXPECT_GT(started.size(), 1U);
+  EXPECT_EQ(text({"--prompt", "<|endoftext|>", "--temperature", "0", "--no-echo"}), started);
+  EXPECT_THAT(text({"--prompt", "\xff\xfe\xc3"}), StartsWith("\xff\xfe\xc3"));
+}
+
+TEST_F(ModelCommandsTest, RefuseOptionsThatMeanNothing) {
+  const ProcessResult cold = generate({"--temperature", "-1"});
+  EXPECT_EQ(cold.exit_code, 2);
+  EXPECT_THAT(cold.err, StartsWith("lockstep generate: --temperature"));
+  const ProcessResult nowhere = generate({}, job_->folder() / "nowhere");
+  EXPECT_EQ(nowhere.exit_code, 2);
+  EXPECT_EQ(nowhere.err, "lockstep generate: " + (job_->folder() / "nowhere").string() +
+                             ": no such folder; expected a run, a checkpoint or a Hugging Face folder\n");
+}
+
+TEST_F(ModelCommandsTest, RefuseToEvaluateWhatDoesNotFitTheModel) {
+  const ProcessResult sequence = eval({"--sequence", "33"}, checkpoint());
+  EXPECT_EQ(sequence.exit_code, 2);
+  EXPECT_EQ(sequence.err, "lockstep eval: --sequence is 33; expected at most the model's context, 32\n");
+
+  static_cast<void>(write_small_dataset(job_->folder() / "foreign", counting_tokens(100), {100}));
+  const ProcessResult foreign = eval({"--data", job_->folder() / "foreign"}, checkpoint());
+  EXPECT_EQ(foreign.exit_code, 2);
+  EXPECT_EQ(foreign.err, "lockstep eval: " + (job_->folder() / "foreign").string() +
+                             " was packed with the tokenizer counting, which is not the model's in " +
+                             checkpoint().string() + "\n");
+
+  static_cast<void>(write_small_dataset(job_->folder() / "short", counting_tokens(32), {32}));
+  const ProcessResult too_short = eval({"--data", job_->folder() / "short"}, checkpoint());
+  EXPECT_EQ(too_short.exit_code, 2);
+  EXPECT_EQ(too_short.err, "lockstep eval: " + (job_->folder() / "short").string() +
+                               " holds 32 tokens; a sample of 32 needs 33, see --sequence\n");
+}
+
+TEST_F(ModelCommandsTest, EvaluateToTheSameBitsOnOneAndTwoRanks) {
+  const Words eval = {LOCKSTEP_PROGRAM, "eval",      "--model", run(), "--data", job_->folder() / "data" / "valid",
+                      "--json",         "--threads", "1"};
+  Words two = {LOCKSTEP_MPIRUN, "2"};
+  two.insert(two.end(), eval.begin(), eval.end());
+  const ProcessResult one_rank = run_process(eval);
+  const ProcessResult two_ranks = run_process(two);
+  ASSERT_EQ(one_rank.exit_code, 0) << one_rank.err;
+  ASSERT_EQ(two_ranks.exit_code, 0) << two_ranks.err;
+  EXPECT_EQ(two_ranks.out, one_rank.out);
+  const auto json = nlohmann::json::parse(one_rank.out);
+  EXPECT_GT(json.at("loss").get<double>(), 0);
+  EXPECT_EQ(json.at("tokens").get<int>() % 32, 0);  // whole samples
 }
 
 }  // namespace
