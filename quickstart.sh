@@ -46,7 +46,16 @@ step "Dataset: headers from /usr/include"
 if [ -e "$data/train/dataset.json" ] && [ -e "$data/valid/dataset.json" ]; then
   echo "      $data is there already"
 else
-  "$lockstep" pack --format text --tokenizer bpe:2048 --split 0.95,0.05,0 --skip-binary --out "$data" /usr/include
+  pack=("$lockstep" pack --format text --tokenizer bpe:2048 --split 0.95,0.05,0 --skip-binary --out "$data")
+  # What an earlier run has begun is continued, unless the headers have changed since (exit code 2).
+  status=0
+  "${pack[@]}" /usr/include || status=$?
+  if [ "$status" -eq 2 ] && [ -e "$data" ]; then
+    echo "      once more from the beginning"
+    "${pack[@]}" --overwrite /usr/include
+  elif [ "$status" -ne 0 ]; then
+    exit 1
+  fi
 fi
 
 step "Training on 2 ranks (about two minutes on two cores; Ctrl-C saves and stops)"
@@ -84,7 +93,7 @@ Done in $(minutes $((SECONDS - script_begin))). What is where:
 What to try next:
   $lockstep inspect $run
   $lockstep generate --model $run --prompt "template <typename" --temperature 0.7
-  $lockstep train $config --set run.name=alone
+  $lockstep train $config --set run.name=alone ${overrides[*]}
       the same run on one rank: inspect shows the same digest
   cluster/mpirun.sh -np 2 $lockstep train $config --set run.name=longer --set train.steps=8000
   examples/ has more: Shakespeare, a Llama, GPT-2 124M

@@ -84,11 +84,11 @@ fi
 # As root, or with a sudo that either needs no password or has a terminal to ask for one on.
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-  if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+  if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; }; }; then
     as_root=(sudo)
     say "Installing them with sudo."
   else
-    complain "installing packages needs root or sudo, and this account has neither. Ask for:"
+    complain "installing packages needs root or sudo, and this account may use neither. Ask for:"
     complain "  apt-get install --no-install-recommends ${missing[*]}"
     exit 1
   fi
@@ -98,7 +98,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 apt() {
   if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 apt-get --quiet --yes \
-    -o Dpkg::Use-Pty=0 "$@" >"$log" 2>&1 </dev/null; then
+    -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 "$@" >"$log" 2>&1 </dev/null; then
     tail -n 20 "$log" >&2
     return 1
   fi
@@ -111,7 +111,8 @@ if ! apt-cache show "${missing[@]}" >/dev/null 2>&1; then
   say "Reading the package lists ..."
   apt update || { complain "apt-get update failed: is there a network, and do /etc/apt's sources answer?"; exit 1; }
 fi
-say "Installing ${#missing[@]} packages ..."
+# A fresh machine may be updating itself: then apt waits, up to ten minutes.
+say "Installing ${#missing[@]} packages (after any other installation that is under way) ..."
 if ! install_missing 2>/dev/null; then
   say "Once more, with fresh package lists ..."
   apt update || true

@@ -1,16 +1,14 @@
 #include "launcher/commands/model_options.h"
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <thread>
+
+#include "base/cores.h"
 
 namespace lockstep {
 
 Precision ModelOptions::precision() const { return precision_name == "bf16" ? Precision::kBf16 : Precision::kFp32; }
 
-int ModelOptions::threads_or_all() const {
-  return threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
+int ModelOptions::threads_or_all() const { return threads > 0 ? threads : usable_cores(); }
 
 void add_model_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--model", options.path, "A run (its newest checkpoint), a checkpoint, or a Hugging Face folder")
