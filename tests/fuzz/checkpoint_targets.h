@@ -33,7 +33,7 @@ inline void try_safetensors(std::string_view file) {
     std::uint64_t position = 0;
     for (const SafetensorsTensor& tensor : header.tensors) {
       check(tensor.begin == position && tensor.end >= tensor.begin);
-      check(tensor.count() * size_of(tensor.type) == tensor.end - tensor.begin);
+      check(tensor.count() * bits_of(tensor.type) == (tensor.end - tensor.begin) * 8);
       position = tensor.end;
     }
     check(position == file.size() - json.size());

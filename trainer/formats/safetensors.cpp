@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cassert>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -21,22 +22,31 @@ static_assert(std::endian::native == std::endian::little, "safetensors is little
 struct TypeRow {
   SafetensorsType type;
   std::string_view name;
-  std::size_t size;
+  std::size_t bits;
 };
-constexpr std::array<TypeRow, 13> kTypes = {{
-    {SafetensorsType::kF64, "F64", 8},
-    {SafetensorsType::kF32, "F32", 4},
-    {SafetensorsType::kF16, "F16", 2},
-    {SafetensorsType::kBF16, "BF16", 2},
-    {SafetensorsType::kI64, "I64", 8},
-    {SafetensorsType::kI32, "I32", 4},
-    {SafetensorsType::kI16, "I16", 2},
-    {SafetensorsType::kI8, "I8", 1},
-    {SafetensorsType::kU64, "U64", 8},
-    {SafetensorsType::kU32, "U32", 4},
-    {SafetensorsType::kU16, "U16", 2},
-    {SafetensorsType::kU8, "U8", 1},
-    {SafetensorsType::kBool, "BOOL", 1},
+constexpr std::array<TypeRow, 22> kTypes = {{
+    {SafetensorsType::kF64, "F64", 64},
+    {SafetensorsType::kF32, "F32", 32},
+    {SafetensorsType::kF16, "F16", 16},
+    {SafetensorsType::kBF16, "BF16", 16},
+    {SafetensorsType::kI64, "I64", 64},
+    {SafetensorsType::kI32, "I32", 32},
+    {SafetensorsType::kI16, "I16", 16},
+    {SafetensorsType::kI8, "I8", 8},
+    {SafetensorsType::kU64, "U64", 64},
+    {SafetensorsType::kU32, "U32", 32},
+    {SafetensorsType::kU16, "U16", 16},
+    {SafetensorsType::kU8, "U8", 8},
+    {SafetensorsType::kBool, "BOOL", 8},
+    {SafetensorsType::kC64, "C64", 64},
+    {SafetensorsType::kF8E5M2, "F8_E5M2", 8},
+    {SafetensorsType::kF8E4M3, "F8_E4M3", 8},
+    {SafetensorsType::kF8E5M2Fnuz, "F8_E5M2FNUZ", 8},
+    {SafetensorsType::kF8E4M3Fnuz, "F8_E4M3FNUZ", 8},
+    {SafetensorsType::kF8E8M0, "F8_E8M0", 8},
+    {SafetensorsType::kF6E2M3, "F6_E2M3", 6},
+    {SafetensorsType::kF6E3M2, "F6_E3M2", 6},
+    {SafetensorsType::kF4, "F4", 4},
 }};
 
 const TypeRow& row_of(SafetensorsType type) { return kTypes[static_cast<std::size_t>(type)]; }
@@ -103,7 +113,9 @@ SafetensorsTensor parse_tensor(const std::string& name, const nlohmann::json& en
   }
   const auto count = count_of(tensor.shape);
   const std::uint64_t bytes = tensor.end - tensor.begin;
-  if (!count || *count > data_bytes / size_of(tensor.type) || *count * size_of(tensor.type) != bytes) {
+  const std::uint64_t bits = bits_of(tensor.type);
+  // data_bytes are bytes of a file: their bits can be counted.
+  if (!count || *count > data_bytes * 8 / bits || *count * bits != bytes * 8) {
     fail(ErrorCode::kCorrupt, "{}: holds {} bytes, but {} of shape {} does not", where, bytes, name_of(tensor.type),
          shape_text(tensor.shape));
   }
@@ -142,7 +154,11 @@ void check_coverage(const std::vector<SafetensorsTensor>& tensors, std::uint64_t
 }  // namespace
 
 std::string_view name_of(SafetensorsType type) { return row_of(type).name; }
-std::size_t size_of(SafetensorsType type) { return row_of(type).size; }
+std::size_t bits_of(SafetensorsType type) { return row_of(type).bits; }
+std::size_t size_of(SafetensorsType type) {
+  assert(bits_of(type) % 8 == 0);
+  return bits_of(type) / 8;
+}
 
 DType to_dtype(SafetensorsType type) {
   switch (type) {
@@ -169,6 +185,15 @@ DType to_dtype(SafetensorsType type) {
     case SafetensorsType::kI16:
     case SafetensorsType::kI8:
     case SafetensorsType::kBool:
+    case SafetensorsType::kC64:
+    case SafetensorsType::kF8E5M2:
+    case SafetensorsType::kF8E4M3:
+    case SafetensorsType::kF8E5M2Fnuz:
+    case SafetensorsType::kF8E4M3Fnuz:
+    case SafetensorsType::kF8E8M0:
+    case SafetensorsType::kF6E2M3:
+    case SafetensorsType::kF6E3M2:
+    case SafetensorsType::kF4:
       break;
   }
   fail(ErrorCode::kUnsupported, "safetensors: {} has no counterpart among the element types here", name_of(type));
@@ -275,8 +300,8 @@ void SafetensorsFile::read_f32(const SafetensorsTensor& tensor, std::uint64_t fi
   const bool convertible = tensor.type == SafetensorsType::kF16 || tensor.type == SafetensorsType::kBF16 ||
                            tensor.type == SafetensorsType::kF64;
   if (!convertible) {
-    fail(ErrorCode::kUnsupported, "{}: tensor {}: {} cannot be read as f32", path().string(), quoted_name(tensor.name),
-         name_of(tensor.type));
+    fail(ErrorCode::kUnsupported, "{}: tensor {}: {} cannot be read as f32, only F16, BF16, F32 and F64 can",
+         path().string(), quoted_name(tensor.name), name_of(tensor.type));
   }
   constexpr std::size_t kPieceElements = 8192;
   std::vector<std::byte> piece(kPieceElements * size_of(tensor.type));

@@ -35,10 +35,23 @@ enum class SafetensorsType : std::uint8_t {
   kU16,
   kU8,
   kBool,
+  // Known by size only, so that files with them can be listed.
+  kC64,
+  kF8E5M2,
+  kF8E4M3,
+  kF8E5M2Fnuz,
+  kF8E4M3Fnuz,
+  kF8E8M0,
+  kF6E2M3,
+  kF6E3M2,
+  kF4,
 };
 
 // "F32", "BF16", ...: the names in the file.
 [[nodiscard]] std::string_view name_of(SafetensorsType type);
+// Of an element; F6_* and F4 are packed without gaps.
+[[nodiscard]] std::size_t bits_of(SafetensorsType type);
+// Bytes of an element, for types of whole bytes.
 [[nodiscard]] std::size_t size_of(SafetensorsType type);
 // kF32, kF64, kF16, kBF16 and the integers that DType has; throws Error(kUnsupported) for the others.
 [[nodiscard]] DType to_dtype(SafetensorsType type);
@@ -51,7 +64,7 @@ struct SafetensorsTensor {
   std::uint64_t begin = 0;  // bytes from the start of the data, that is, behind the header
   std::uint64_t end = 0;
 
-  [[nodiscard]] std::uint64_t count() const { return (end - begin) / size_of(type); }
+  [[nodiscard]] std::uint64_t count() const { return (end - begin) * 8 / bits_of(type); }
 };
 
 struct SafetensorsHeader {
@@ -84,7 +97,7 @@ class SafetensorsFile {
   // Reads bytes.size() bytes of the tensor from `offset_bytes` on.
   void read(const SafetensorsTensor& tensor, std::uint64_t offset_bytes, std::span<std::byte> bytes) const;
   // Reads values.size() elements from `first` on as f32. The tensor is F32, F16 or BF16 (exact), or F64 (rounded);
-  // another type is Error(kUnsupported).
+  // another type is Error(kUnsupported) naming it.
   void read_f32(const SafetensorsTensor& tensor, std::uint64_t first, std::span<float> values) const;
 
  private:

@@ -25,6 +25,8 @@ SafetensorsLayout::SafetensorsLayout(std::vector<SafetensorsTensor> tensors_in_o
     require(count && *count <= (~std::uint64_t{0} >> 8), "safetensors: tensor {} has the impossible shape {}",
             quoted_name(tensor.name), shape_text(tensor.shape));
     require(names.insert(tensor.name).second, "safetensors: tensor {} stands twice", quoted_name(tensor.name));
+    require(bits_of(tensor.type) % 8 == 0, "safetensors: tensor {} of {}, which is not written",
+            quoted_name(tensor.name), name_of(tensor.type));
     require(data_bytes % size_of(tensor.type) == 0,
             "safetensors: tensor {} of {} would begin at byte {}: order wide types before narrow ones",
             quoted_name(tensor.name), name_of(tensor.type), data_bytes);
