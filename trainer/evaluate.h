@@ -14,7 +14,7 @@ struct EvaluationOptions {
   std::filesystem::path dataset;
   std::int64_t sequence = 0;
   std::int64_t batch_size = 1;    // rows
-  std::uint64_t max_batches = 0;  // 0: the whole dataset
+  std::uint64_t max_batches = 0;  // 0: every whole sample
 };
 
 struct EvaluationResult {

@@ -52,7 +52,7 @@ void print_result(const Options& options, const LoadedModel& model, const Evalua
                                                                  {"loss", result.loss},
                                                                  {"perplexity", result.perplexity()},
                                                                  {"tokens", result.tokens}}
-                                              .dump()
+                                              .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
                                         : fmt::format("loss {:.4f}, perplexity {:.2f}, over {} tokens", result.loss,
                                                       result.perplexity(), result.tokens);
   print(text + "\n");
@@ -104,14 +104,15 @@ void add_eval(CLI::App& app, CommandContext& context) {
   command->add_option("--sequence", options->sequence, "Tokens in a sample; 0: the model's context")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--batch-size", options->batch_size, "Samples computed at once")->check(CLI::PositiveNumber);
-  command->add_option("--batches", options->batches, "Evaluate the first so many batches; 0: the whole dataset")
+  command->add_option("--batches", options->batches, "Evaluate the first so many batches; 0: every whole sample")
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--json", options->json, "Print one JSON object");
   for (CLI::Option* option : command->get_options()) {
     option->capture_default_str();
   }
   command->footer(
-      "Runs alone or under mpirun, with the same result.\n"
+      "Runs alone or under mpirun, with the same result. Samples follow one another without overlap; up to\n"
+      "--sequence - 1 tokens at the dataset's end fill no sample and are left out.\n"
       "Example: lockstep eval --model runs/shakespeare --data data/shakespeare/valid");
   command->callback([options, &context] { context.run = [options, &context] { return run_eval(*options, context); }; });
 }

@@ -254,6 +254,14 @@ TEST_F(ModelCommandsTest, RefuseToEvaluateWhatDoesNotFitTheModel) {
                                " holds 32 tokens; a sample of 32 needs 33, see --sequence\n");
 }
 
+TEST_F(ModelCommandsTest, PrintJsonOfPathsThatAreNotUtf8) {
+  const fs::path folder = job_->folder() / "model-\xff";
+  fs::create_directory_symlink(checkpoint(), folder);
+  const ProcessResult result = eval({"--json", "--batches", "1"}, folder);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(nlohmann::json::parse(result.out).at("model").get<std::string>(), EndsWith("model-\xef\xbf\xbd"));
+}
+
 TEST_F(ModelCommandsTest, EvaluateToTheSameBitsOnOneAndTwoRanks) {
   const Words eval = {LOCKSTEP_PROGRAM, "eval",      "--model", run(), "--data", job_->folder() / "data" / "valid",
                       "--json",         "--threads", "1"};
