@@ -164,7 +164,8 @@ TEST_F(DamageTest, StartingOverSilentlyIsRefusedWhenNoneIsIntact) {
   const std::string message = message_of_error(ErrorCode::kCorrupt, [&] {
     (void)find_latest_checkpoint(folder_.path(), [&](const DamagedCheckpoint& d) { seen.push_back(d.path); });
   });
-  EXPECT_THAT(message, HasSubstr(folder_.path().string() + ": none of 2 checkpoints is intact; the newest: checkpoint"));
+  EXPECT_THAT(message,
+              HasSubstr(folder_.path().string() + ": none of 2 checkpoints is intact; the newest: checkpoint"));
   EXPECT_THAT(message, HasSubstr("tokenizer.json is missing"));
   EXPECT_THAT(seen, ElementsAre(newest_, folder_.path() / "step-00000100"));
 }
