@@ -46,16 +46,16 @@ step "Dataset: headers from /usr/include"
 if [ -e "$data/train/dataset.json" ] && [ -e "$data/valid/dataset.json" ]; then
   echo "      $data is there already"
 else
-  pack=("$lockstep" pack --format text --tokenizer bpe:2048 --split 0.95,0.05,0 --skip-binary --out "$data")
-  # What an earlier run has begun is continued, unless the headers have changed since (exit code 2).
+  pack=("$lockstep" pack --format text --tokenizer bpe:2048 --split "0.95,0.05,0" --skip-binary --out "$data")
   status=0
   "${pack[@]}" /usr/include || status=$?
-  if [ "$status" -eq 2 ] && [ -e "$data" ]; then
-    echo "      once more from the beginning"
-    "${pack[@]}" --overwrite /usr/include
-  elif [ "$status" -ne 0 ]; then
-    exit 1
+  # What an interrupted packing left is refused once packages were installed or removed: other headers, another dataset.
+  if [ "$status" -eq 2 ] && { [ -e "$data/.pack/pack.json" ] || [ -e "$data/pack.json" ]; }; then
+    echo "      again with --overwrite, in place of what an interrupted packing left"
+    status=0
+    "${pack[@]}" --overwrite /usr/include || status=$?
   fi
+  if [ "$status" -ne 0 ]; then exit "$status"; fi
 fi
 
 step "Training on 2 ranks (about two minutes on two cores; Ctrl-C saves and stops)"
