@@ -3,14 +3,14 @@
 # small GPT on them on 2 ranks, and lets it write. Run it again and it goes on where it was.
 #
 #   ./quickstart.sh              everything
-#   ./quickstart.sh --steps N    trains N steps instead of the configuration's number
+#   ./quickstart.sh --steps N    trains N steps instead of the configuration's number, as a run of its own
 set -euo pipefail
 cd "$(dirname "$0")"
 . cluster/steps.sh
 
 config=examples/cpp-headers/cpp-headers.yaml
 data="data-packed/cpp-headers"
-run=runs/cpp-headers
+name=cpp-headers
 lockstep=build/release/lockstep
 overrides=()
 total_steps=6
@@ -18,8 +18,10 @@ total_steps=6
 while [ $# -gt 0 ]; do
   case "$1" in
     --steps)
-      [ $# -ge 2 ] || { echo "quickstart: --steps needs a number" >&2; exit 2; }
-      overrides+=(--set "train.steps=$2")
+      [[ "${2:-}" =~ ^[1-9][0-9]{0,11}$ ]] || { echo "quickstart: --steps needs a number from 1" >&2; exit 2; }
+      # With other steps each step has another learning rate: such a run goes on with none of the configuration's.
+      name=cpp-headers-$2
+      overrides=(--set "train.steps=$2")
       shift 2
       ;;
     -h | --help)
@@ -32,6 +34,22 @@ while [ $# -gt 0 ]; do
       ;;
   esac
 done
+run=runs/$name
+
+# tests/documented_commands.py checks these commands.
+try_next() {
+  local steps=${overrides[*]:+ ${overrides[*]}}
+  cat <<EOF
+What to try next:
+  $lockstep inspect $run
+  $lockstep generate --model $run --prompt "template <typename" --temperature 0.7
+  $lockstep train $config --set run.name=$name-alone$steps
+  $lockstep inspect runs/$name-alone
+      the same run on one rank, and the same digest
+  cluster/mpirun.sh -np 2 $lockstep train $config --set run.name=longer --set train.steps=8000
+  examples/ has more: Shakespeare, a Llama, GPT-2 124M
+EOF
+}
 
 echo "Lockstep: a small GPT, trained on this machine's own C++ headers."
 
@@ -63,12 +81,12 @@ if [ "$(id -u)" -eq 0 ]; then
   echo "      (as root: cluster/mpirun.sh tells Open MPI that this is meant)"
 fi
 status=0
-cluster/mpirun.sh -np 2 "$lockstep" train "$config" "${overrides[@]}" || status=$?
+cluster/mpirun.sh -np 2 "$lockstep" train "$config" --set "run.name=$name" "${overrides[@]}" || status=$?
 if [ "$status" -eq 75 ]; then
-  printf '\nStopped and saved in %s. ./quickstart.sh goes on from there.\n' "$run"
+  printf '\nStopped and saved in %s. The same command goes on from there.\n' "$run"
   exit 0
 elif [ "$status" -ne 0 ]; then
-  printf '\nTraining failed (exit code %s). What was saved is in %s; ./quickstart.sh goes on from there.\n' \
+  printf '\nTraining failed (exit code %s). What was saved is in %s; the same command goes on from there.\n' \
     "$status" "$run" >&2
   exit 1
 fi
@@ -90,11 +108,5 @@ Done in $(minutes $((SECONDS - script_begin))). What is where:
   $data   the dataset and its tokenizer
   $run   metrics.jsonl, and checkpoints that transformers loads as they are
 
-What to try next:
-  $lockstep inspect $run
-  $lockstep generate --model $run --prompt "template <typename" --temperature 0.7
-  $lockstep train $config --set run.name=alone ${overrides[*]}
-      the same run on one rank: inspect shows the same digest
-  cluster/mpirun.sh -np 2 $lockstep train $config --set run.name=longer --set train.steps=8000
-  examples/ has more: Shakespeare, a Llama, GPT-2 124M
 EOF
+try_next

@@ -78,5 +78,23 @@ touch "$data/valid/dataset.json"
 run 1 0
 expect "a whole dataset stays" "$code $(packed)" "0 train "
 
+# What is promised in the end must hold for the run that was made: the same configuration, as a run of another name.
+trained() { sed -n 's/^train examples.cpp-headers.cpp-headers.yaml //p' "$NOTES"; }
+promised() { sed -n 's/.* train .*yaml \(--set run.name=cpp-headers.*\)/\1/p' "$folder/out"; }
+run 0 0
+expect "the run of the configuration" "$(trained)" "--set run.name=cpp-headers"
+expect "and the same on one rank" "$(promised)" "--set run.name=cpp-headers-alone"
+run 0 0 --steps 40
+expect "a run of 40 steps" "$(trained)" "--set run.name=cpp-headers-40 --set train.steps=40"
+expect "and the same on one rank, of 40 steps" "$(promised)" "--set run.name=cpp-headers-40-alone --set train.steps=40"
+run 0 75
+expect "a run that was stopped is a success" "$code $(grep -c 'goes on from there' "$folder/out")" "0 1"
+run 0 1
+expect "a run that failed is a failure" "$code" 1
+for steps in 0 -1 4x "1 2" ""; do
+  run 0 0 --steps "$steps"
+  expect "--steps '$steps' is refused before anything is done" "$code $(trained)" "2 "
+done
+
 [ "$failures" -eq 0 ] && echo "quickstart.sh: as expected"
 exit "$((failures > 0))"
