@@ -5,7 +5,8 @@
 #   cluster/install-deps.sh --tests    and what the tests need
 #   cluster/install-deps.sh --list     prints the names, installs nothing
 #
-# Installs only what is missing. Exit code 0: everything is there; 1: it is not, and the message says what to ask for.
+# Installs only what is missing, and waits while another package manager is at work. Exit code 0: everything is there; 1: it
+# is not, and the message says what to ask for.
 set -euo pipefail
 
 # Package and what it is for.
@@ -81,44 +82,57 @@ if [ ${#missing[@]} -eq 0 ]; then
   exit 0
 fi
 
-# As root, or with a sudo that either needs no password or has a terminal to ask for one on.
+# Sudo may need no password, or have a terminal to ask for one on; and then still not serve this account.
+may_sudo() {
+  command -v sudo >/dev/null || return 1
+  if sudo -n true 2>/dev/null; then return 0; fi
+  [ -t 0 ] || return 1
+  say "They are installed with sudo, which may ask for your password."
+  sudo -v
+}
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-  if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; }; }; then
-    as_root=(sudo)
-    say "Installing them with sudo."
-  else
-    complain "installing packages needs root or sudo, and this account may use neither. Ask for:"
+  if ! may_sudo; then
+    complain "installing packages needs root, or a sudo that serves this account here. There is neither. Ask for:"
     complain "  apt-get install --no-install-recommends ${missing[*]}"
     exit 1
   fi
+  as_root=(sudo)
 fi
 
+lock_timeout_s=600
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+is_locked() { grep -q 'Could not get lock' "$log"; }
+# apt-get itself waits for dpkg's lock, but not for that of the package lists, which a fresh machine's timers hold as well.
 apt() {
-  if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 apt-get --quiet --yes \
-    -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 "$@" >"$log" 2>&1 </dev/null; then
-    tail -n 20 "$log" >&2
-    return 1
-  fi
+  local deadline=$((SECONDS + lock_timeout_s))
+  until "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 apt-get --quiet --yes \
+    -o Dpkg::Use-Pty=0 -o "DPkg::Lock::Timeout=$lock_timeout_s" "$@" >"$log" 2>&1 </dev/null; do
+    if ! is_locked || [ "$SECONDS" -ge "$deadline" ]; then return 1; fi
+    sleep 1
+  done
+}
+give_up() {
+  tail -n 20 "$log" >&2
+  if is_locked; then complain "another package manager is still at work; start again when it is done"; fi
+  complain "$1"
+  exit 1
 }
 
 # apt's lists may be absent (fresh containers) or older than the mirror's packages: fetched when absent, and once more when
 # an installation fails with the lists that are there.
 install_missing() { apt install --no-install-recommends "${missing[@]}"; }
+say "Installing ${#missing[@]} packages${as_root[*]:+ with ${as_root[*]}}."
+say "(While another package manager is at work this waits, for up to $((lock_timeout_s / 60)) minutes.)"
 if ! apt-cache show "${missing[@]}" >/dev/null 2>&1; then
   say "Reading the package lists ..."
-  apt update || { complain "apt-get update failed: is there a network, and do /etc/apt's sources answer?"; exit 1; }
+  apt update || give_up "apt-get update failed: is there a network, and do /etc/apt's sources answer?"
 fi
-# A fresh machine may be updating itself: then apt waits, up to ten minutes.
-say "Installing ${#missing[@]} packages (after any other installation that is under way) ..."
-if ! install_missing 2>/dev/null; then
+if ! install_missing; then
+  if is_locked; then give_up "apt-get could not install: ${missing[*]}"; fi
   say "Once more, with fresh package lists ..."
   apt update || true
-  if ! install_missing; then
-    complain "apt-get could not install: ${missing[*]}"
-    exit 1
-  fi
+  install_missing || give_up "apt-get could not install: ${missing[*]}"
 fi
 say "Installed."
