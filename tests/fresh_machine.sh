@@ -2,12 +2,17 @@
 # Proves that both commands of the README work on a machine that has nothing: makes a minimal Debian in a folder, puts a
 # clone of this repository into it, and runs ./quickstart.sh (twice) and ./test.sh there under chroot.
 #
-#   tests/fresh_machine.sh bookworm|trixie [--keep FOLDER] [--only quickstart|test]
+#   tests/fresh_machine.sh bookworm|trixie [--keep FOLDER] [--only quickstart|test] [--limits]
+#   tests/fresh_machine.sh --check NAME LOG
 #
 #   --keep FOLDER   make the machine in FOLDER and leave it there (kept outside the repository, /tmp by default)
 #   --only NAME     run one of the two commands
+#   --limits        fail when quickstart's clean build takes 300 s or more, or the test suite 600 s: for two idle cores
+#   --check         only judge the output of a run: NAME is quickstart, again (its second run) or test
 #
-# Needs root, debootstrap and git. What is tested is HEAD: uncommitted changes are not in the clone. Times are printed.
+# Needs root, debootstrap and git. What is tested is HEAD: uncommitted changes are not in the clone. Times are printed. Passes
+# when both commands succeed, the sample of the first quickstart.sh holds C++ beyond its prompts, and the second has nothing
+# left to train.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -15,14 +20,61 @@ usage() {
   echo "fresh_machine: $1; see the beginning of $0" >&2
   exit 2
 }
+fail() {
+  echo "fresh_machine: $1" >&2
+  exit 1
+}
+
+# seconds_of STEP LOG: how long "[STEP/n] ..." of quickstart.sh or test.sh took, from its line "took m:ss"; 0 without one.
+seconds_of() {
+  awk -v step="$1" '
+    /^\[[0-9]+\/[0-9]+\] / { is_in_step = index($0, "[" step "/") == 1 }
+    is_in_step && $1 == "took" { split($2, time, ":"); seconds = time[1] * 60 + time[2] }
+    END { print seconds + 0 }' "$2"
+}
+# What generate wrote, without the prompts that it repeats. It ends where quickstart.sh says that it is done.
+sample_of() {
+  awk '
+    /^Done in / { is_sample = 0 }
+    is_sample && /^ +took [0-9]+:[0-9]+$/ { next }
+    prompt != "" && index($0, prompt) == 1 { $0 = substr($0, length(prompt) + 1) }
+    { prompt = "" }
+    sub(/^--- after: /, "") { prompt = $0; is_sample = 1; next }
+    is_sample { print }' "$1"
+}
+check_time() {
+  if [ "$2" -eq 0 ]; then fail "nothing says how long the $1 took"; fi
+  echo "== $1: $2 s on $(nproc) cores"
+  if [ "$limits" = yes ] && [ "$2" -ge "$3" ]; then fail "the $1 took $2 s; less than $3 s are expected"; fi
+}
+# check NAME LOG: fails unless the output in LOG is what NAME (quickstart, again or test) must print.
+check() {
+  local sample
+  case "$1" in
+    quickstart)
+      sample=$(sample_of "$2")
+      grep -q '[^[:space:]]' <<<"$sample" || fail "quickstart.sh wrote no sample"
+      grep -qwE '#include|#define|template|namespace|class|struct|const|typedef' <<<"$sample" ||
+        fail "the sample of quickstart.sh does not look like C++"
+      check_time "clean build" "$(seconds_of 2 "$2")" 300
+      ;;
+    again) grep -q 'steps are done already' "$2" || fail "quickstart.sh trained once more instead of going on where it was" ;;
+    test) check_time "test suite" "$(seconds_of 3 "$2")" 600 ;;
+    *) usage "--check takes quickstart, again or test" ;;
+  esac
+}
+
 release=""
 keep=""
 only=""
+limits=no
 while [ $# -gt 0 ]; do
   case "$1" in
     bookworm | trixie) release=$1; shift ;;
     --keep) [ $# -ge 2 ] || usage "--keep needs a folder"; keep=$2; shift 2 ;;
     --only) [ $# -ge 2 ] || usage "--only needs a name"; only=$2; shift 2 ;;
+    --limits) limits=yes; shift ;;
+    --check) [ $# -eq 3 ] || usage "--check needs a name and a log"; check "$2" "$3"; exit 0 ;;
     *) usage "unexpected argument $1" ;;
   esac
 done
@@ -36,6 +88,7 @@ if [ "${LOCKSTEP_FRESH_MACHINE_INSIDE:-}" != yes ]; then
   arguments=("$release")
   if [ -n "$keep" ]; then arguments+=(--keep "$keep"); fi
   if [ -n "$only" ]; then arguments+=(--only "$only"); fi
+  if [ "$limits" = yes ]; then arguments+=(--limits); fi
   LOCKSTEP_FRESH_MACHINE_INSIDE=yes exec unshare --mount --propagation private "$0" "${arguments[@]}"
 fi
 
@@ -45,7 +98,9 @@ if [ -n "$keep" ]; then
 else
   root=$(mktemp -d "${TMPDIR:-/tmp}/lockstep-$release-XXXXXX")
 fi
+output=$(mktemp)
 clean_up() {
+  rm -f "$output"
   for folder in dev proc sys; do umount --recursive --lazy "$root/$folder" 2>/dev/null || true; done
   if [ -z "$keep" ]; then rm -rf --one-file-system "$root"; fi
 }
@@ -85,16 +140,19 @@ git clone --quiet --no-hardlinks "$repository" "$root/root/lockstep"
 
 inside() {
   chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    TERM="${TERM:-dumb}" sh -c "cd /root/lockstep && $1" </dev/null
+    TERM="${TERM:-dumb}" sh -c "cd /root/lockstep && $1" </dev/null 2>&1 | tee "$output"
 }
 if [ "$only" != test ]; then
   inside ./quickstart.sh
   lap "quickstart.sh"
+  check quickstart "$output"
   inside ./quickstart.sh
   lap "quickstart.sh, the second time"
+  check again "$output"
 fi
 if [ "$only" != quickstart ]; then
   inside .ci/run
   lap "test.sh"
+  check test "$output"
 fi
 echo "== $release: everything passed"
