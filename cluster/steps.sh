@@ -35,10 +35,23 @@ quietly() {
   fi
 }
 
+# Fails when the cmake on PATH is older than the one that CMakeLists.txt asks for: CMake itself would complain about presets.
+require_cmake() {
+  local version major minor
+  read -r _ _ version < <(cmake --version 2>/dev/null) || true
+  IFS=. read -r major minor _ <<<"${version:-}"
+  if [[ ! "$major.$minor" =~ ^[0-9]+\.[0-9]+$ ]] || [ "$((major * 1000 + minor))" -lt 3025 ]; then
+    echo "build: CMake 3.25 or newer is needed, found is ${version:-none} ($(command -v cmake || echo "no cmake on PATH"));" \
+      "Debian 12, Ubuntu 24.04 and newer have it" >&2
+    return 1
+  fi
+}
+
 # build PRESET CMAKE_OPTION... -- TARGET...: configures and builds. On a terminal Ninja's line shows how far it is.
 build() {
   local preset=$1 options=() targets=()
   shift
+  require_cmake
   while [ $# -gt 0 ] && [ "$1" != -- ]; do
     options+=("$1")
     shift

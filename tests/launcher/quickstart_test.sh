@@ -25,7 +25,7 @@ esac
 END
 cat >"$folder/bin/cmake" <<'END'
 #!/bin/sh
-[ "$1" != --version ] || echo "cmake version 3.25.1"
+[ "$1" != --version ] || printf 'cmake version %s\n\nCMake suite\n' "${CMAKE_VERSION-3.25.1}"
 END
 printf '#!/bin/sh\n' >"$folder/cluster/install-deps.sh"
 printf '#!/bin/sh\nshift 2\nexec "$@"\n' >"$folder/cluster/mpirun.sh"
@@ -77,6 +77,15 @@ mkdir -p "$data/valid"
 touch "$data/valid/dataset.json"
 run 1 0
 expect "a whole dataset stays" "$code $(packed)" "0 train "
+
+for version in 3.22.1 2.8 "" odd; do
+  CMAKE_VERSION=$version run 0 0
+  expect "CMake '$version' is too old" "$code $(packed) $(grep -c '^build: CMake 3.25 or newer' "$folder/out")" "1  1"
+done
+for version in 3.25.0-rc1 3.31.6 4.0.1; do
+  CMAKE_VERSION=$version run 0 0
+  expect "CMake $version will do" "$code $(packed)" "0 train "
+done
 
 # What is promised in the end must hold for the run that was made: the same configuration, as a run of another name.
 trained() { sed -n 's/^train examples.cpp-headers.cpp-headers.yaml //p' "$NOTES"; }
