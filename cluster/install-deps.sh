@@ -32,6 +32,7 @@ test_packages=(
   "libgtest-dev|GoogleTest"
   "libgmock-dev|GoogleTest's matchers"
   "python3|checks that read the sources"
+  "clang-format|checks their layout (version 14 does, Debian 12's)"
 )
 
 say() { printf '%s\n' "$*"; }
