@@ -3,9 +3,9 @@
 
   documented_commands.py ROOT PROGRAM
 
-For every command in a ```sh block: the sub-command exists, its options are in its --help, keys of --set are in
-`train --help-config`, files of the repository that it names exist, and a train command's configuration is accepted. For every
-relative link: its target exists.
+For every command in a ```sh block, and every one that quickstart.sh prints under "What to try next": the sub-command exists,
+its options are in its --help, keys of --set are in `train --help-config`, files of the repository that it names exist, and a
+train command's configuration is accepted. For every relative link: its target exists.
 """
 
 import re
@@ -79,19 +79,42 @@ def check_command(line):
     return found
 
 
+def commands_in(page):
+    for block in re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.startswith("#"):
+                yield line.strip()
+
+
+def quickstart_commands(*arguments):
+    """What quickstart.sh, started with `arguments`, prints as commands to try: its beginning, which reads the arguments and does
+    nothing yet, and then the function that prints them."""
+    beginning, begin_of_work, _ = (ROOT / "quickstart.sh").read_text().partition('\necho "Lockstep: ')
+    if not begin_of_work:
+        return []
+    shell = ["bash", "-c", f"{beginning}\ntry_next", "./quickstart.sh", *arguments]
+    text = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL).stdout
+    return re.findall(r"^  ((?:build/release/lockstep|cluster/\S+|\./\S+) .*)$", text, re.MULTILINE)
+
+
 def main():
     found, commands = [], 0
     for page in PAGES:
         text = page.read_text()
         name = page.relative_to(ROOT)
-        for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.strip() and not line.startswith("#"):
-                    commands += 1
-                    found += [f"{name}: {line.strip()}\n    {problem}" for problem in check_command(line)]
+        for line in commands_in(text):
+            commands += 1
+            found += [f"{name}: {line}\n    {problem}" for problem in check_command(line)]
         for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
             if not (page.parent / target).exists():
                 found.append(f"{name}: the link to {target} leads nowhere")
+    for arguments in [], ["--steps", "40"]:
+        lines = quickstart_commands(*arguments)
+        if len(lines) < 3:
+            found.append(f"quickstart.sh {' '.join(arguments)}: names {len(lines)} commands to try next, expected are more")
+        for line in lines:
+            commands += 1
+            found += [f"quickstart.sh: {line}\n    {problem}" for problem in check_command(line)]
     print("\n".join(found))
     print(f"{len(PAGES)} pages, {commands} commands, {len(found)} problems")
     return 1 if found or commands == 0 else 0
