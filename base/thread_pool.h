@@ -23,7 +23,8 @@ class ThreadPool {
   // called from the thread that owns the pool. `body` must not throw.
   template <typename Body>
   void parallel_for(std::size_t chunks, const Body& body) {
-    run(chunks, [](const void* context, std::size_t chunk) { (*static_cast<const Body*>(context))(chunk); }, &body);
+    run(
+        chunks, [](const void* context, std::size_t chunk) { (*static_cast<const Body*>(context))(chunk); }, &body);
   }
 
  private:
