@@ -34,7 +34,7 @@ struct ReaderOptions {
 // Throws Error(kUsage) for input that its format does not allow, naming file and line or position.
 void read_unit(const Plan& plan, const Unit& unit, const ReaderOptions& options, DocumentSink& sink);
 
-// A document of a .jsonl or .bin file: where it begins and how long it is, in bytes.
+// A document of a .jsonl or .bin file: the byte where its line or run of ids begins, and its size in bytes.
 struct DocumentExtent {
   std::uint64_t begin = 0;
   std::uint64_t size = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -33,8 +34,7 @@ class LineReader {
       }
       searched = rest.size();
       if (searched > max_bytes) {
-        fail(ErrorCode::kUsage, "{} line {}: longer than {} MiB; raise --memory", file_.path().string(),
-             number_of_line(line_begin_), max_bytes >> 20);
+        fail(ErrorCode::kUsage, "{}: longer than {} MiB; raise --memory", place(), max_bytes >> 20);
       }
       if (!fill()) {
         line = std::string_view(buffer_).substr(used_);
@@ -45,16 +45,16 @@ class LineReader {
   }
   [[nodiscard]] std::uint64_t line_begin() const { return line_begin_; }
 
-  // Counted from 1. Reads the file up to the line: for messages.
-  [[nodiscard]] std::uint64_t number_of_line(std::uint64_t begin) const {
+  // "corpus.jsonl line 812": the last line, counted from 1. Reads the file up to it: for messages.
+  [[nodiscard]] std::string place() const {
     std::uint64_t number = 1;
     std::string block;
-    for (std::uint64_t at = 0; at < begin; at += block.size()) {
-      block.resize(std::min<std::uint64_t>(kBlockBytes, begin - at));
+    for (std::uint64_t at = 0; at < line_begin_; at += block.size()) {
+      block.resize(std::min<std::uint64_t>(kBlockBytes, line_begin_ - at));
       file_.read_exactly(at, std::as_writable_bytes(std::span(block)));
       number += static_cast<std::uint64_t>(std::count(block.begin(), block.end(), '\n'));
     }
-    return number;
+    return fmt::format("{} line {}", file_.path().string(), number);
   }
 
  private:
@@ -63,7 +63,7 @@ class LineReader {
     buffer_.erase(0, used_);
     used_ = 0;
     const std::size_t held = buffer_.size();
-    buffer_.resize(held + std::max(kBlockBytes, held));
+    buffer_.resize(held + std::max(kBlockBytes, held / 2));
     const std::size_t size = file_.read_some(at_ + held, std::as_writable_bytes(std::span(buffer_)).subspan(held));
     buffer_.resize(held + size);
     return size > 0;
@@ -81,9 +81,9 @@ class LineReader {
 };
 
 // The document in a line; an explanation goes to `problem` when there is none.
-std::string document_of(std::string_view line, const std::string& field, std::string& problem) {
+std::string parse_line(std::string_view line, const std::string& field, std::string& problem) {
   try {
-    const nlohmann::json object = nlohmann::json::parse(line);
+    nlohmann::json object = nlohmann::json::parse(line);
     if (!object.is_object()) {
       problem = "not a JSON object";
       return {};
@@ -97,7 +97,7 @@ std::string document_of(std::string_view line, const std::string& field, std::st
       problem = fmt::format("\"{}\" is not a text", field);
       return {};
     }
-    return member->get<std::string>();
+    return std::move(member->get_ref<std::string&>());
   } catch (const nlohmann::json::parse_error& error) {
     problem = fmt::format("not valid JSON at byte {}", error.byte);
     return {};
@@ -107,18 +107,33 @@ std::string document_of(std::string_view line, const std::string& field, std::st
   }
 }
 
-void hand_on_by_position(const Plan& plan, std::string_view text, const std::string& where, DocumentSink& sink) {
-  require(text.size() >= active_splits(plan.shares),
-          "{}: a document of {} bytes is too short to be split into {} parts; see --split", where, text.size(),
-          active_splits(plan.shares));
+// The document in the line that the reader is at. Throws Error(kUsage) when there is none.
+std::string document_of(const LineReader& reader, std::string_view line, const std::string& field) {
+  std::string problem;
+  std::string text = parse_line(line, field, problem);
+  require(problem.empty(), "{}: {}", problem.empty() ? std::string() : reader.place(), problem);
+  return text;
+}
+
+// In blocks, so that a sink which keeps what it cannot use yet keeps little.
+void hand_on(std::string_view text, Split split, DocumentSink& sink) {
+  sink.begin(split, true);
+  for (std::size_t at = 0; at < text.size(); at += kBlockBytes) {
+    sink.add(text.substr(at, kBlockBytes));
+  }
+  sink.end(true);
+}
+
+void hand_on_by_position(const Plan& plan, std::string_view text, const LineReader& reader, DocumentSink& sink) {
+  const std::size_t parts = active_splits(plan.shares);
+  require(text.size() >= parts, "{}: a document of {} bytes is too short to be split into {} parts; see --split",
+          text.size() >= parts ? std::string() : reader.place(), text.size(), parts);
   const auto cuts = cuts_by_position(text.size(), plan.shares);
   std::size_t begin = 0;
   for (std::size_t s = 0; s < kSplits; ++s) {
     if (plan.shares[s] > 0) {
       const std::size_t end = cuts[s + 1] == text.size() ? text.size() : line_cut(text, begin, cuts[s + 1]);
-      sink.begin(static_cast<Split>(s), true);
-      sink.add(text.substr(begin, end - begin));
-      sink.end(true);
+      hand_on(text.substr(begin, end - begin), static_cast<Split>(s), sink);
       begin = end;
     }
   }
@@ -138,31 +153,25 @@ void read_json_lines(const Plan& plan, const Piece& piece, const ReaderOptions& 
     if (is_blank(line)) {
       continue;
     }
-    std::string problem;
-    const std::string text = document_of(line, options.field, problem);
-    if (!problem.empty()) {
-      fail(ErrorCode::kUsage, "{} line {}: {}", input.path.string(), reader.number_of_line(reader.line_begin()),
-           problem);
-    }
+    const std::string text = document_of(reader, line, options.field);
     if (text.empty()) {
       continue;
     }
     if (plan.by_position) {
-      hand_on_by_position(plan, text, fmt::format("{}", input.path.string()), sink);
-      continue;
+      hand_on_by_position(plan, text, reader, sink);
+    } else {
+      hand_on(text, plan.split_of(piece.file, reader.line_begin()), sink);
     }
-    sink.begin(plan.split_of(piece.file, reader.line_begin()), true);
-    sink.add(text);
-    sink.end(true);
   }
 }
 
-void scan_json_lines(const InputFile& input, std::uint64_t max_line_bytes,
+void scan_json_lines(const InputFile& input, const std::string& field, std::uint64_t max_line_bytes,
                      const std::function<bool(DocumentExtent)>& visit) {
   LineReader reader(input, 0);
   std::string_view line;
   while (reader.next(max_line_bytes, line)) {
-    if (!is_blank(line) && !visit({reader.line_begin(), line.size()})) {
+    const std::size_t size = is_blank(line) ? 0 : document_of(reader, line, field).size();
+    if (size > 0 && !visit({reader.line_begin(), size})) {
       return;
     }
   }

@@ -1,19 +1,22 @@
-// Files with one JSON object a line, one of whose fields is a document. Lines of nothing but white space are skipped.
+// Files with one JSON object a line, one of whose fields is a document; an empty one is none. Lines of nothing but
+// white space are skipped.
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "data/pack/document_reader.h"
 
 namespace lockstep {
 
-// The documents of the lines that begin in the piece. Throws Error(kUsage), such as
+// The documents of the lines that begin in the piece. A line of n bytes takes up to 4 n bytes of memory: the line with
+// room to grow, and its text as the parser gathers it and in the end. Throws Error(kUsage), such as
 //   pack: corpus.jsonl line 812: "text" is missing
 void read_json_lines(const Plan& plan, const Piece& piece, const ReaderOptions& options, DocumentSink& sink);
 
-// Calls `visit` for the lines of a file that are not blank, in order, until it returns false. They are not parsed.
-// Throws Error(kUsage) at a line longer than `max_line_bytes`.
-void scan_json_lines(const InputFile& input, std::uint64_t max_line_bytes,
+// Calls `visit` with the place of the line and the size of the text, for the documents of a file in order, until it
+// returns false. Throws what read_json_lines() throws.
+void scan_json_lines(const InputFile& input, const std::string& field, std::uint64_t max_line_bytes,
                      const std::function<bool(DocumentExtent)>& visit);
 
 }  // namespace lockstep

@@ -1,12 +1,17 @@
 #include "data/pack/pack.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <optional>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/writable_folder.h"
 #include "data/dataset.h"
 #include "data/pack/document_reader.h"
 #include "data/pack/plan.h"
@@ -41,11 +46,17 @@ std::optional<std::uint32_t> bpe_size_of(const std::string& tokenizer) {
   return size;
 }
 
+void require_mib(std::string_view option, std::uint64_t mib) {
+  constexpr std::uint64_t kMaxMib = std::uint64_t{1} << 20;
+  require(mib >= 1 && mib <= kMaxMib, "{} is {}, expected 1 to {} MiB", option, mib, kMaxMib);
+}
+
 void check_options(const PackOptions& options) {
   require(!options.tokenizer.empty(), "no --tokenizer given: bytes, bpe:SIZE, or a tokenizer.json or GGUF file");
   require(!options.out.empty(), "no --out given");
-  require(options.memory_mib >= 1, "--memory is {} MiB, expected at least 1", options.memory_mib);
-  require(options.bpe_sample_mib >= 1, "--bpe-sample-mib is {}, expected at least 1", options.bpe_sample_mib);
+  require_mib("--memory", options.memory_mib);
+  require_mib("--shard-mib", options.shard_mib);
+  require_mib("--bpe-sample-mib", options.bpe_sample_mib);
   require(options.format != PackFormat::kTokens || !bpe_size_of(options.tokenizer),
           "--format tokens needs the tokenizer that made the tokens, not {}", options.tokenizer);
   require(options.end_of_text.empty() || (options.tokenizer != "bytes" && !bpe_size_of(options.tokenizer)),
@@ -55,9 +66,17 @@ void check_options(const PackOptions& options) {
 
 // The tokenizer of a file, with the end of text that is asked for.
 Tokenizer load_file(const PackOptions& options) {
-  require(fs::exists(options.tokenizer),
+  std::error_code error;
+  const fs::file_status status = fs::status(options.tokenizer, error);
+  require(status.type() != fs::file_type::not_found,
           "--tokenizer {}: no such file; expected bytes, bpe:SIZE, or a tokenizer.json or GGUF file",
           options.tokenizer);
+  const fs::path file =
+      fs::is_directory(status) ? fs::path(options.tokenizer) / "tokenizer.json" : fs::path(options.tokenizer);
+  if (!error && ::access(file.c_str(), R_OK) != 0) {
+    error.assign(errno, std::generic_category());
+  }
+  require(!error, "--tokenizer: cannot read {}: {}", file.string(), error.message());
   Tokenizer tokenizer = Tokenizer::load(options.tokenizer);
   if (options.end_of_text.empty()) {
     require(tokenizer.end_of_text().has_value(),
@@ -91,6 +110,7 @@ class PackRun {
     begin(work);
     bool is_packed = false;
     try {
+      check_room();
       is_packed = train_tokenizer(work) && pack_units(work);
       if (is_packed) {
         publish(work);
@@ -119,6 +139,8 @@ class PackRun {
   [[nodiscard]] PackSettings settings() const;
   [[nodiscard]] bool is_complete(const WorkFolder& work) const;
   void begin(WorkFolder& work);
+  void check_room() const;
+  [[nodiscard]] std::uint64_t least_shard_bytes(std::uint64_t input_bytes) const;
   [[nodiscard]] bool train_tokenizer(const WorkFolder& work);
   [[nodiscard]] std::optional<WordCounts> count_corpus();
   [[nodiscard]] bool pack_units(const WorkFolder& work);
@@ -206,8 +228,13 @@ PackSettings PackRun::settings() const {
 }
 
 bool PackRun::is_complete(const WorkFolder& work) const {
-  return on_first_rank(peers_, [&] { return std::string(work.is_complete(options_.overwrite) ? "yes" : "no"); }) ==
-         "yes";
+  std::string damage;
+  const std::string answer =
+      on_first_rank(peers_, [&] { return std::string(work.is_complete(options_.overwrite, damage) ? "yes" : "no"); });
+  if (!damage.empty()) {
+    hooks_.message(fmt::format("packing again what is in {}: {}", options_.out.string(), damage));
+  }
+  return answer == "yes";
 }
 
 void PackRun::begin(WorkFolder& work) {
@@ -230,6 +257,40 @@ void PackRun::begin(WorkFolder& work) {
     hooks_.message(fmt::format("going on in {}: {} of {} parts were finished before", options_.out.string(),
                                lines.size(), plan_.units.size()));
   }
+}
+
+// What is left to pack may turn out larger; this much it takes for sure.
+void PackRun::check_room() const {
+  std::uint64_t left_bytes = 0;
+  bool is_begun = false;
+  for (std::size_t unit = 0; unit < plan_.units.size(); ++unit) {
+    is_begun = is_begun || records_[unit].has_value();
+    left_bytes += records_[unit] ? 0 : plan_.units[unit].bytes;
+  }
+  const std::uint64_t needed = least_shard_bytes(left_bytes);
+  on_first_rank(peers_, [&] {
+    const std::uint64_t room = room_at(options_.out).value_or(needed);
+    if (room < needed) {
+      // An error of the usage would cost the units that are finished.
+      fail(is_begun ? ErrorCode::kNoSpace : ErrorCode::kUsage,
+           "{} has room for {} MiB; {} MiB of input are left to pack and take at least {} MiB", options_.out.string(),
+           room / kMiB, left_bytes / kMiB, needed / kMiB + 1);
+    }
+    return std::string();
+  });
+}
+
+std::uint64_t PackRun::least_shard_bytes(std::uint64_t input_bytes) const {
+  constexpr std::uint64_t kBytesInAToken = 8;  // more than vocabularies of any size reach on average
+  switch (options_.format) {
+    case PackFormat::kText:
+      return options_.tokenizer == "bytes" ? 2 * input_bytes : 2 * (input_bytes / kBytesInAToken);
+    case PackFormat::kTokens:
+      return input_bytes / 2;  // ids of 4 bytes that fit 2
+    case PackFormat::kJsonl:
+      return 0;  // the rest of the lines may be anything
+  }
+  return 0;
 }
 
 void PackRun::take_records(const std::vector<std::string>& records) {
@@ -290,6 +351,11 @@ bool PackRun::train_tokenizer(const WorkFolder& work) {
     }
     json = on_first_rank(peers_, [&] {
       hooks_.message(fmt::format("training {} on {} different words", options_.tokenizer, counts->distinct()));
+      if (counts->forgotten() > 0) {
+        hooks_.message(
+            fmt::format("{} occurrences of rare words were left out: more different words than the table holds",
+                        counts->forgotten()));
+      }
       BpeTrainerOptions trainer;
       trainer.vocab_size = *bpe_size_of(options_.tokenizer);
       const Tokenizer trained = train_bpe(*counts, trainer);

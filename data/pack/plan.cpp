@@ -112,7 +112,7 @@ void choose_splits(Plan& plan, const PackOptions& options, std::uint32_t end_of_
   for (std::size_t f = 0; f < plan.files.size() && documents.size() <= kFewDocuments; ++f) {
     const auto visit_of_file = [&](DocumentExtent extent) { return visit(f, extent); };
     if (plan.format == PackFormat::kJsonl) {
-      scan_json_lines(plan.files[f], options.memory_mib * kMiB, visit_of_file);
+      scan_json_lines(plan.files[f], options.field, options.memory_mib * kMiB, visit_of_file);
     } else {
       scan_tokens(plan.files[f], end_of_text, visit_of_file);
     }
@@ -138,7 +138,7 @@ std::vector<Piece> range_pieces(const Plan& plan, std::uint64_t unit_bytes) {
     piece.file = f;
     piece.begin = plan.format == PackFormat::kTokens ? kTokensHeaderBytes : 0;
     while (plan.files[f].size - piece.begin > unit_bytes + unit_bytes / 2) {
-      piece.end = piece.begin + unit_bytes;  // even, as the ids of a tokens file need it
+      piece.end = piece.begin + unit_bytes;  // whole ids of a tokens file
       pieces.push_back(piece);
       piece.begin = piece.end;
     }
@@ -171,7 +171,6 @@ Split Plan::split_of(std::size_t file, std::uint64_t begin) const {
 }
 
 Plan make_plan(const PackOptions& options, std::vector<InputFile> files, std::uint32_t end_of_text) {
-  require(options.shard_mib >= 1, "--shard-mib is {}, expected at least 1", options.shard_mib);
   Plan plan;
   plan.format = options.format;
   plan.files = std::move(files);
@@ -183,7 +182,7 @@ Plan make_plan(const PackOptions& options, std::vector<InputFile> files, std::ui
       check_tokens_header(file);
     }
   }
-  const std::uint64_t unit_bytes = unit_bytes_for(plan.bytes, options.shard_mib) & ~std::uint64_t{1};
+  const std::uint64_t unit_bytes = unit_bytes_for(plan.bytes, options.shard_mib) & ~std::uint64_t{3};
   if (plan.format == PackFormat::kText) {
     plan.units = group(text_pieces(plan, unit_bytes), unit_bytes);
   } else {

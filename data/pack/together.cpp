@@ -1,6 +1,8 @@
 #include "data/pack/together.h"
 
 #include <exception>
+#include <filesystem>
+#include <system_error>
 
 #include "base/error.h"
 
@@ -20,6 +22,10 @@ std::string answer_of(const std::function<std::string()>& work) {
     return kResult + work();
   } catch (const Error& error) {
     return error_answer(error.code(), error.what());
+  } catch (const std::filesystem::filesystem_error& error) {
+    const std::string message = error.path1().string() + ": " + error.code().message();
+    const bool is_full = error.code() == std::errc::no_space_on_device;
+    return error_answer(is_full ? ErrorCode::kNoSpace : ErrorCode::kIo, message.c_str());
   } catch (const std::exception& error) {
     return error_answer(ErrorCode::kIo, error.what());
   }

@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <random>
+#include <system_error>
 #include <vector>
 
 #include "base/error.h"
@@ -57,10 +59,19 @@ class BlockEncoder {
   std::vector<std::uint32_t> ids_;
 };
 
-// A shard under a temporary name until finish().
+// A shard under a temporary name until finish(); without that nothing is left of it. The name is like no other: a rank
+// of a killed job may still be writing the same unit.
 class UnitShard {
  public:
   UnitShard(const fs::path& path, DType dtype) : path_(path), partial_(partial_of(path)), writer_(partial_, dtype) {}
+  ~UnitShard() {
+    if (!is_finished_) {
+      std::error_code ignored;  // there is an error to report already, or the run was stopped
+      fs::remove(partial_, ignored);
+    }
+  }
+  UnitShard(const UnitShard&) = delete;
+  UnitShard& operator=(const UnitShard&) = delete;
 
   [[nodiscard]] ShardWriter& writer() { return writer_; }
 
@@ -70,15 +81,19 @@ class UnitShard {
     if (::rename(partial_.c_str(), path_.c_str()) != 0) {
       fail_errno(fmt::format("rename {} to {}", partial_.string(), path_.string()));
     }
+    is_finished_ = true;
     return shard;
   }
 
  private:
-  static fs::path partial_of(fs::path path) { return path += ".partial"; }
+  static fs::path partial_of(fs::path path) {
+    return path += fmt::format(".{:08x}{}", std::random_device()(), kPartialSuffix);
+  }
 
   fs::path path_;
   fs::path partial_;
   ShardWriter writer_;
+  bool is_finished_ = false;
 };
 
 // Appends documents to the shards of their splits.

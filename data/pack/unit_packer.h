@@ -30,6 +30,9 @@ struct UnitRecord {
 // Throws Error(kCorrupt) naming `where`.
 [[nodiscard]] UnitRecord parse_unit_record(std::string_view text, std::string_view where);
 
+// Ends the names of files that are being written.
+inline constexpr std::string_view kPartialSuffix = ".partial";
+
 // "train-00012.h5": the name of a unit's shard until it is published.
 [[nodiscard]] std::string unit_shard_name(std::size_t unit, Split split);
 

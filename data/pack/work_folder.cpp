@@ -1,17 +1,13 @@
 #include "data/pack/work_folder.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/writable_folder.h"
 
 namespace lockstep {
 namespace {
@@ -19,6 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kSettingsName = "pack.json";
+constexpr const char* kLockName = "lock";
 // From here on the datasets in OUT are this run's.
 constexpr const char* kPublishingName = "publishing";
 
@@ -43,6 +40,19 @@ PackSettings read_settings(const fs::path& file, const PackSettings& ours) {
 
 std::string record_name(std::size_t unit) { return fmt::format("unit-{:05}.json", unit); }
 
+// Nothing when there is none, or one that the file system or somebody has spoilt.
+std::optional<UnitRecord> read_record(const fs::path& path, std::size_t unit) {
+  if (!fs::exists(path)) {
+    return std::nullopt;
+  }
+  try {
+    UnitRecord record = parse_unit_record(read_file(path), path.string());
+    return record.unit == unit ? std::optional(std::move(record)) : std::nullopt;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
 // "00012.h5" and what is left of writing it.
 bool is_shard_name(const std::string& name) {
   const std::size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
@@ -66,20 +76,17 @@ void rename_checked(const fs::path& from, const fs::path& to) {
 WorkFolder::WorkFolder(fs::path out, PackSettings settings, Shares shares)
     : out_(std::move(out)), folder_(out_ / ".pack"), settings_(std::move(settings)), shares_(shares) {}
 
-WorkFolder::~WorkFolder() {
-  if (lock_ >= 0) {
-    ::close(lock_);
-  }
-}
-
 fs::path WorkFolder::split_folder(std::size_t split) const { return out_ / kSplitNames[split]; }
 
 bool WorkFolder::has_same_settings(const fs::path& file) const {
   return fs::exists(file) && read_settings(file, settings_) == settings_;
 }
 
-bool WorkFolder::is_complete(bool overwrite) const {
-  require(!fs::exists(out_) || fs::is_directory(out_), "{} is not a folder", out_.string());
+bool WorkFolder::is_complete(bool overwrite, std::string& damage) const {
+  std::error_code error;
+  if (overwrite || !fs::exists(out_ / kSettingsName, error)) {
+    require_writable_folder(out_);
+  }
   if (overwrite) {
     return false;
   }
@@ -92,7 +99,7 @@ bool WorkFolder::is_complete(bool overwrite) const {
             files.empty() ? "" : files.front().string());
   }
   if (has_same_settings(out_ / kSettingsName)) {
-    return datasets_exist;
+    return datasets_exist && datasets_are_whole(damage);
   }
   for (const fs::path& file : {out_ / kSettingsName, folder_ / kSettingsName}) {
     if (!fs::exists(file) || has_same_settings(file)) {
@@ -107,35 +114,45 @@ bool WorkFolder::is_complete(bool overwrite) const {
   return false;
 }
 
+bool WorkFolder::datasets_are_whole(std::string& damage) const {
+  try {
+    for (std::size_t s = 0; s < kSplits; ++s) {
+      if (shares_[s] > 0) {
+        static_cast<void>(Dataset::open(split_folder(s)));
+      }
+    }
+    return true;
+  } catch (const Error& error) {
+    damage = error.what();
+    return false;
+  }
+}
+
 void WorkFolder::begin() {
+  require_writable_folder(folder_);
   for (fs::path path = fs::absolute(out_); !fs::exists(path); path = path.parent_path()) {
     first_created_ = path;
   }
   std::error_code error;
   goes_on_ = fs::exists(folder_, error);
   fs::create_directories(folder_, error);
-  if (!error && ::access(folder_.c_str(), W_OK) != 0) {
-    error.assign(errno, std::generic_category());
-  }
-  require(!error, "cannot write to {}: {}", out_.string(), error.message());
+  require(!error, "{} cannot be written: {}", out_.string(), error.message());
   take_lock();
-  if (!has_same_settings(folder_ / kSettingsName)) {
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder_)) {
-      if (entry.path().filename() != "lock") {
-        fs::remove_all(entry.path());
-      }
+  const bool is_ours = has_same_settings(folder_ / kSettingsName);
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder_)) {
+    const bool is_kept = is_ours ? entry.path().extension() != kPartialSuffix : entry.path().filename() == kLockName;
+    if (!is_kept) {
+      fs::remove_all(entry.path());
     }
+  }
+  if (!is_ours) {
     write_file_atomic(folder_ / kSettingsName, to_json(settings_));
   }
 }
 
-// Best effort: some network file systems have no locks.
 void WorkFolder::take_lock() {
-  lock_ = ::open((folder_ / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (lock_ < 0) {
-    fail_errno(fmt::format("create {}", (folder_ / "lock").string()));
-  }
-  require(::flock(lock_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK,
+  lock_.emplace(File::open_or_create(folder_ / kLockName));
+  require(lock_->try_lock(),
           "another run is packing into {}; under mpirun, give all ranks one --out and start them as one job",
           out_.string());
 }
@@ -183,15 +200,14 @@ std::vector<UnitRecord> WorkFolder::finished_units(std::size_t units) const {
   // Only then is it known where a published shard would be.
   bool all_before_finished = fs::exists(folder_ / kPublishingName);
   for (std::size_t unit = 0; unit < units; ++unit) {
-    const fs::path path = folder_ / record_name(unit);
-    if (!fs::exists(path)) {
+    const std::optional<UnitRecord> record = read_record(folder_ / record_name(unit), unit);
+    if (!record) {
       all_before_finished = false;
       continue;
     }
-    const UnitRecord record = parse_unit_record(read_file(path), path.string());
-    bool is_there = record.unit == unit;
+    bool is_there = true;
     for (std::size_t s = 0; s < kSplits; ++s) {
-      const PackedShard& shard = record.shards[s];
+      const PackedShard& shard = record->shards[s];
       if (shard.tokens == 0) {
         continue;
       }
@@ -200,7 +216,7 @@ std::vector<UnitRecord> WorkFolder::finished_units(std::size_t units) const {
                               (all_before_finished && has_size(published, shard.size_bytes)));
     }
     if (is_there) {
-      finished.push_back(record);
+      finished.push_back(*record);
     } else {
       all_before_finished = false;
     }

@@ -14,10 +14,12 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/file.h"
 #include "data/dataset.h"
 #include "data/pack/split.h"
 #include "data/pack/unit_packer.h"
@@ -30,25 +32,23 @@ using PackSettings = std::vector<std::pair<std::string, std::string>>;
 class WorkFolder {
  public:
   WorkFolder(std::filesystem::path out, PackSettings settings, Shares shares);
-  ~WorkFolder();  // gives up the lock
-  WorkFolder(const WorkFolder&) = delete;
-  WorkFolder& operator=(const WorkFolder&) = delete;
 
   [[nodiscard]] const std::filesystem::path& out() const { return out_; }
   // OUT/.pack
   [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
 
-  // Whether a run of the same settings has finished here and nothing is to be done. Throws Error(kUsage) when OUT holds
-  // something else that packing would touch: another run's, saying what differs, or files that no OUT/pack.json
-  // accounts for. With `overwrite` all of that may go: false.
-  [[nodiscard]] bool is_complete(bool overwrite) const;
+  // Whether a run of the same settings has finished here and its datasets are whole, by all but their checksums: then
+  // nothing is to be done. Where one is not, `damage` says what is wrong with it. Throws Error(kUsage) when OUT cannot
+  // be looked at or written to, or holds something else that packing would touch: another run's, saying what differs,
+  // or files that no OUT/pack.json accounts for. With `overwrite` all of that may go: false.
+  [[nodiscard]] bool is_complete(bool overwrite, std::string& damage) const;
 
   // Makes OUT/.pack ready for a run: takes the lock, removes what unfinished other runs left and keeps what one of the
-  // same settings did. A finished dataset stays until publish(). Throws Error(kUsage) when OUT cannot be written to or
-  // another run is at work in it.
+  // same settings finished. A finished dataset stays until publish(). Throws Error(kUsage) when OUT cannot be written
+  // to or another run is at work in it.
   void begin();
 
-  // The records of finished units whose shards are still there.
+  // The records of finished units whose shards are still there. A record that is damaged counts for nothing.
   [[nodiscard]] std::vector<UnitRecord> finished_units(std::size_t units) const;
   void write_record(const UnitRecord& record) const;
 
@@ -66,6 +66,7 @@ class WorkFolder {
 
  private:
   [[nodiscard]] bool has_same_settings(const std::filesystem::path& file) const;
+  [[nodiscard]] bool datasets_are_whole(std::string& damage) const;
   void make_place() const;
   // The files in the folder of a split that a dataset consists of, and what is left of writing them.
   [[nodiscard]] std::vector<std::filesystem::path> files_of_dataset(std::size_t split) const;
@@ -79,7 +80,7 @@ class WorkFolder {
   Shares shares_;
   std::filesystem::path first_created_;  // the topmost folder that begin() made
   bool goes_on_ = false;                 // begin() found what another run left
-  int lock_ = -1;
+  std::optional<File> lock_;
 };
 
 }  // namespace lockstep

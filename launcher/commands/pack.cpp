@@ -146,7 +146,9 @@ void add_options(CLI::App& command, PackOptions& options, std::string& format) {
       ->allow_extra_args(false);
   command.add_flag("--skip-binary", options.skip_binary, "Leave out files with a zero byte in their first 8 KiB");
   command.add_flag("--overwrite", options.overwrite, "Replace a dataset that is in DIR");
-  command.add_option("--memory", options.memory_mib, "Longest line of JSON, and so what a rank holds of the input")
+  command
+      .add_option("--memory", options.memory_mib,
+                  "Longest line of JSON; a rank with such a line needs four times as much memory")
       ->type_name("MiB")
       ->capture_default_str();
   command.add_option("--shard-mib", options.shard_mib, "Input in one shard, at most")

@@ -22,7 +22,8 @@ class JsonLinesTest : public PackTest {
     pack(options_, {}, {});
     return documents_of(options_.out / "train");
   }
-  std::string error_of(const std::string& text) {
+  std::string error_of(const std::string& text, const std::filesystem::path& out = {}) {
+    options_.out = out.empty() ? options_.out : out;
     write_input("c.jsonl", text);
     const std::string message = message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); });
     EXPECT_FALSE(std::filesystem::exists(options_.out)) << "something was left behind";
@@ -108,6 +109,45 @@ TEST_F(JsonLinesTest, SplitsFewLinesSoThatNoSplitIsEmpty) {
     all.insert(all.end(), documents.begin(), documents.end());
   }
   EXPECT_THAT(all, testing::UnorderedElementsAre("one", "two", "three"));
+}
+
+TEST_F(JsonLinesTest, CountsEmptyTextsForNothingWhenItChoosesSplits) {
+  options_.split = {0.5, 0.5};
+  std::string text = "{\"text\": \"one\"}\n{\"text\": \"two\"}\n";
+  for (int i = 0; i < 50; ++i) {
+    text += "{\"text\": \"\"}\n";
+  }
+  write_input("c.jsonl", text);
+  pack(options_, {}, {});
+  std::vector<std::string> all = documents_of(options_.out / "train");
+  EXPECT_EQ(all.size(), 1U);
+  for (const std::string& document : documents_of(options_.out / "valid")) {
+    all.push_back(document);
+  }
+  EXPECT_THAT(all, testing::UnorderedElementsAre("one", "two"));
+  EXPECT_EQ(error_of("{\"text\": \"\"}\n{\"text\": \"a\"}\n", folder_ / "short"),
+            "line 2: a document of 1 bytes is too short to be split into 2 parts; see --split");
+  write_input("c.jsonl", "{\"text\": \"\"}\n\n{\"text\": \"\"}\n");
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+            "the input is empty: " + (folder_ / "in/c.jsonl").string() + " holds no document");
+}
+
+TEST_F(JsonLinesTest, GivesTheSameFilesOnAnyNumberOfRanks) {
+  std::string text;
+  for (std::uint64_t i = 0; text.size() < 9'000'000; ++i) {
+    std::string words = random_text(1 + mix64(i) % 4000, i);
+    std::replace(words.begin(), words.end(), '\n', ' ');
+    text += "{\"n\": " + std::to_string(i) + ", \"text\": \"" + words + "\"}\n";
+  }
+  write_input("c.jsonl", text);
+  options_.split = {0.8, 0.1, 0.1};
+  options_.tokenizer = "bpe:300";
+  for (const int world : {1, 2, 3}) {
+    options_.out = folder_ / ("out" + std::to_string(world));
+    pack_on_ranks(world, options_);
+    expect_same_files(folder_ / "out1", options_.out);
+  }
+  EXPECT_GE(Dataset::open(options_.out / "train").info().files.size(), 3U);
 }
 
 TEST_F(JsonLinesTest, SplitsOneLineByPositionAtALineOfItsText) {

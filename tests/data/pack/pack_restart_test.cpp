@@ -192,13 +192,27 @@ TEST_F(PackRestartTest, GoesOnAndIsDoneInAFolderInsideTheInput) {
   EXPECT_TRUE(result_.was_complete);
 }
 
-TEST_F(PackRestartTest, PacksAgainWhatSomebodyRemoved) {
+TEST_F(PackRestartTest, PacksAgainWhatSomebodyRemovedOrDamaged) {
   pack(reference_, {}, {});
   run(1);
-  std::filesystem::remove_all(options_.out / "valid");
-  run(1);
-  EXPECT_FALSE(result_.was_complete);
-  expect_same_files(reference_.out, options_.out);
+  const std::filesystem::path shard = options_.out / "valid/00000.h5";
+  const std::vector<std::function<void()>> losses = {
+      [&] { std::filesystem::remove_all(options_.out / "valid"); },
+      [&] { std::filesystem::remove(shard); },
+      [&] { std::filesystem::resize_file(shard, std::filesystem::file_size(shard) - 1); },
+      [&] { write_file_atomic(options_.out / "valid/dataset.json", "{"); },
+  };
+  for (const auto& lose : losses) {
+    lose();
+    const std::vector<std::string> messages = run(1);
+    EXPECT_FALSE(result_.was_complete);
+    expect_same_files(reference_.out, options_.out);
+    if (&lose != &losses.front()) {
+      ASSERT_FALSE(messages.empty());
+      EXPECT_THAT(messages[0],
+                  testing::AllOf(HasSubstr("packing again what is in " + options_.out.string()), HasSubstr("valid/")));
+    }
+  }
 }
 
 TEST_F(PackRestartTest, DoesAgainWhatWasLostOfAnInterruptedRun) {
@@ -207,9 +221,10 @@ TEST_F(PackRestartTest, DoesAgainWhatWasLostOfAnInterruptedRun) {
   PackHooks hooks;
   hooks.stop_requested = [&] { return ++asked > 8; };
   ASSERT_TRUE(pack(options_, {}, hooks).was_stopped);
-  // A shard cut short, and a record of which nothing but a piece is left under another name.
+  // A shard cut short, a record that is damaged, and what another run left half written.
   std::filesystem::resize_file(options_.out / ".pack/train-00000.h5", 10);
-  write_file_atomic(options_.out / ".pack/unit-00001.json.partial", "{");
+  write_file_atomic(options_.out / ".pack/unit-00001.json", "{");
+  write_file_atomic(options_.out / ".pack/train-00003.h5.0a1b2c3d.partial", "?");
   EXPECT_THAT(run(2), testing::Each(testing::Not(HasSubstr("all"))));
   expect_same_files(reference_.out, options_.out);
 }

@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <atomic>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -284,7 +283,11 @@ TEST_F(PackTest, ChecksItsOptionsBeforeAnythingElse) {
             "--tokenizer bpe:many: expected bpe:SIZE with a size from 257 to 16777216");
   EXPECT_EQ(error_with([](PackOptions& o) { o.tokenizer = "byte"; }),
             "--tokenizer byte: no such file; expected bytes, bpe:SIZE, or a tokenizer.json or GGUF file");
-  EXPECT_EQ(error_with([](PackOptions& o) { o.shard_mib = 0; }), "--shard-mib is 0, expected at least 1");
+  EXPECT_EQ(error_with([](PackOptions& o) { o.shard_mib = 0; }), "--shard-mib is 0, expected 1 to 1048576 MiB");
+  EXPECT_EQ(error_with([](PackOptions& o) { o.memory_mib = 1048577; }),
+            "--memory is 1048577, expected 1 to 1048576 MiB");
+  EXPECT_EQ(error_with([](PackOptions& o) { o.bpe_sample_mib = 0; }),
+            "--bpe-sample-mib is 0, expected 1 to 1048576 MiB");
   EXPECT_EQ(error_with([](PackOptions& o) { o.split = {0.5}; }), "the shares of --split add up to 0.5, expected 1");
   EXPECT_EQ(error_with([](PackOptions& o) { o.inputs = {}; }), "no input given");
   EXPECT_EQ(message_of_error(ErrorCode::kUsage, [] { static_cast<void>(parse_pack_format("txt")); }),
@@ -297,31 +300,57 @@ TEST_F(PackTest, SaysThatTheOutputCannotBeWritten) {
   write_file_atomic(folder_ / "file", "");
   options_.out = folder_ / "file";
   EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { pack_on_ranks(2, options_); }),
-            (folder_ / "file").string() + " is not a folder");
+            (folder_ / "file").string() + " cannot be written: " + (folder_ / "file").string() + " is not a folder");
   options_.out = folder_ / "file/out";
   EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
-            "cannot write to " + (folder_ / "file/out").string() + ": Not a directory");
+            options_.out.string() + " cannot be written: " + (folder_ / "file").string() + " is not a folder");
   options_.out = "/proc/lockstep-out";
   EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
-              HasSubstr("cannot write to /proc/lockstep-out: "));
+              HasSubstr("/proc/lockstep-out cannot be written: "));
+}
+
+TEST_F(PackTest, SaysBeforehandThatTheDiskIsTooSmall) {
+  constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+  constexpr std::uint64_t kInputMib = std::uint64_t{4} << 20;  // 4 TiB, of which nothing is on the disk
+  write_input("a.txt", "a");
+  std::error_code refused;
+  std::filesystem::resize_file(folder_ / "in/a.txt", kInputMib * kMiB, refused);
+  const std::uint64_t room = std::filesystem::space(folder_.path()).available;
+  if (refused || room >= 2 * kInputMib * kMiB) {
+    GTEST_SKIP() << "no file here is larger than the disk";
+  }
+  options_.shard_mib = kInputMib / 4;
+  EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { pack_on_ranks(2, options_); }),
+              testing::MatchesRegex(options_.out.string() +
+                                    " has room for [0-9]+ MiB; 4194304 MiB of input are left to pack and take at least "
+                                    "8388609 MiB"));
+  EXPECT_FALSE(std::filesystem::exists(options_.out));
+}
+
+TEST_F(PackTest, RefusesATokenizerThatCannotBeRead) {
+  write_input("a.txt", "a");
+  options_.tokenizer = folder_.path().string();
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { pack_on_ranks(2, options_); }),
+            "--tokenizer: cannot read " + (folder_ / "tokenizer.json").string() + ": No such file or directory");
 }
 
 TEST_F(PackTest, EndsOnEveryRankWhenOneFails) {
   for (std::uint64_t i = 0; i < 4; ++i) {
     write_input("f" + std::to_string(i) + ".txt", random_text(2'000'000, i));
   }
-  // The shard of the third unit cannot be made: a folder is in its place.
-  std::atomic<bool> blocked = false;
-  PackHooks hooks;
-  hooks.progress = [&](std::string_view, std::uint64_t, std::uint64_t) {
-    if (!blocked.exchange(true)) {
-      std::filesystem::create_directory(options_.out / ".pack/train-00002.h5.partial");
-    }
-  };
-  EXPECT_THAT(message_of_error(ErrorCode::kIo, [&] { pack_on_ranks(3, options_, hooks); }),
-              HasSubstr("train-00002.h5.partial: Is a directory"));
-  // The other units are kept, and when the trouble is over the run goes on.
-  std::filesystem::remove(options_.out / ".pack/train-00002.h5.partial");
+  PackHooks stopping;
+  stopping.stop_requested = [] { return true; };
+  ASSERT_TRUE(pack(options_, {}, stopping).was_stopped);
+  // The shard of the third unit cannot get its name: a folder has it.
+  const std::filesystem::path shard = options_.out / ".pack/train-00002.h5";
+  std::filesystem::create_directory(shard);
+  EXPECT_THAT(message_of_error(ErrorCode::kIo, [&] { pack_on_ranks(3, options_); }),
+              HasSubstr(shard.string() + ": Is a directory"));
+  // The other units are kept, nothing is left of the one that failed, and when the trouble is over the run goes on.
+  for (const auto& entry : std::filesystem::directory_iterator(options_.out / ".pack")) {
+    EXPECT_NE(entry.path().extension(), ".partial") << entry.path();
+  }
+  std::filesystem::remove(shard);
   std::vector<std::string> messages;
   PackHooks listening;
   listening.message = [&](const std::string& line) { messages.push_back(line); };
