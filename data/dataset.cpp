@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "data/hdf5_file.h"
+#include "data/text/unicode.h"
 
 namespace lockstep {
 namespace {
@@ -72,7 +73,7 @@ DatasetFile parse_file(const Json& entry, std::string_view where, std::size_t in
   DatasetFile file;
   file.name = reader.text("name");
   if (file.name.empty() || file.name == "." || file.name == ".." || file.name.find('/') != std::string::npos ||
-      file.name.find('\0') != std::string::npos) {
+      std::any_of(file.name.begin(), file.name.end(), [](char c) { return c >= 0 && c < ' '; })) {
     fail(ErrorCode::kCorrupt, "{}: {} is not the name of a file in the dataset's folder", where, reader.name("name"));
   }
   file.tokens = reader.number("tokens", 1, kMaxCount);
@@ -99,7 +100,7 @@ DatasetTokenizer parse_tokenizer(const Json& object, std::string_view where) {
 void expect_text(const ObjectReader& reader, std::string_view where, const char* key, std::string_view expected) {
   const std::string found = reader.text(key);
   if (found != expected) {
-    fail(ErrorCode::kCorrupt, "{}: {} is \"{}\", expected \"{}\"", where, key, found, expected);
+    fail(ErrorCode::kCorrupt, "{}: {} is {}, expected \"{}\"", where, key, in_quotes(found), expected);
   }
 }
 

@@ -172,8 +172,12 @@ Storage storage_of(hid_t array, const std::string& what) {
     return {};
   }
   hsize_t chunk = 0;
-  if (H5Pget_chunk(properties.get(), 1, &chunk) != 1) {
+  const int dimensions = H5Pget_chunk(properties.get(), 1, &chunk);
+  if (dimensions < 0) {
     fail_hdf5(ErrorCode::kCorrupt, what);
+  }
+  if (dimensions != 1) {
+    fail(ErrorCode::kCorrupt, "{}: {} dimensions, expected 1", what, dimensions);
   }
   return {chunk, H5Pget_nfilters(properties.get()) > 0};
 }

@@ -2,7 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
+#include <cstdint>
 #include <iostream>
+#include <system_error>
 #include <vector>
 
 #include "base/error.h"
@@ -104,6 +107,17 @@ bool read_command_line(CLI::App& app, std::span<const std::string> arguments) {
   } catch (const CLI::ParseError& error) {
     fail(ErrorCode::kUsage, "{}", one_line(error.what()));
   }
+}
+
+CLI::Validator whole_number() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        std::uint64_t value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        const bool is_number = error == std::errc() && end == text.data() + text.size();
+        return is_number ? std::string() : text + " is not a whole number from 0 to 18446744073709551615";
+      },
+      "");
 }
 
 std::string command_name(const CLI::App& app, std::span<const std::string> arguments) {

@@ -6,7 +6,8 @@
 
 namespace CLI {
 class App;
-}
+class Validator;
+}  // namespace CLI
 
 namespace lockstep {
 
@@ -14,6 +15,9 @@ namespace lockstep {
 // false when what was asked for is already printed (--help, --version). Throws Error(kUsage) that names the nearest
 // sub-command or option for one that does not exist.
 [[nodiscard]] bool read_command_line(CLI::App& app, std::span<const std::string> arguments);
+
+// For Option::check() of a number without a sign: refuses what is none. CLI11's own conversion takes -1 for 2^64 - 1.
+[[nodiscard]] CLI::Validator whole_number();
 
 // "lockstep train" when `arguments` begin with a sub-command, otherwise "lockstep": how messages begin.
 [[nodiscard]] std::string command_name(const CLI::App& app, std::span<const std::string> arguments);

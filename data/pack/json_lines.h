@@ -9,8 +9,8 @@
 
 namespace lockstep {
 
-// The documents of the lines that begin in the piece. A line of n bytes takes up to 4 n bytes of memory: the line with
-// room to grow, and its text as the parser gathers it and in the end. Throws Error(kUsage), such as
+// The documents of the lines that begin in the piece. A line of n bytes takes up to 5 n bytes of memory: the line and
+// its text as the parser gathers it, each with room to grow, and the text in the end. Throws Error(kUsage), such as
 //   pack: corpus.jsonl line 812: "text" is missing
 void read_json_lines(const Plan& plan, const Piece& piece, const ReaderOptions& options, DocumentSink& sink);
 

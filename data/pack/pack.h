@@ -35,7 +35,7 @@ struct PackOptions {
   std::vector<std::string> include;
   bool skip_binary = false;            // leave out files with a zero byte in their first 8 KiB
   bool overwrite = false;              // replace what another pack run left in `out`
-  std::uint64_t memory_mib = 512;      // the longest line of JSON that is taken; it needs four times as much memory
+  std::uint64_t memory_mib = 512;      // the longest line of JSON that is taken; it needs five times as much memory
   std::uint64_t shard_mib = 64;        // of input in a unit
   std::uint64_t bpe_sample_mib = 256;  // of the training split that bpe:SIZE is trained on
 };

@@ -5,15 +5,22 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/progress.h"
 #include "data/dataset.h"
 #include "launcher/commands/command.h"
+#include "launcher/output.h"
 #include "trainer/checkpoint/retention.h"
+#include "trainer/formats/hf_weights.h"
 #include "trainer/formats/safetensors.h"
 
 namespace lockstep {
@@ -21,6 +28,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
+
+constexpr const char* kDatasetName = "dataset.json";
 
 struct InspectOptions {
   std::string path;
@@ -175,28 +184,57 @@ Findings inspect_run(const fs::path& path, const fs::path& checkpoints, bool ver
   return found;
 }
 
-// A folder that pack wrote: the datasets of its splits.
-Findings inspect_splits(const fs::path& path, bool verify) {
+// A Hugging Face folder: all files of its weights.
+Findings inspect_model(const fs::path& path, const std::vector<fs::path>& files) {
+  Findings found;
+  Json list = Json::array();
+  for (const fs::path& file : files) {
+    const Findings one = inspect_safetensors(file);
+    found.text += (found.text.empty() ? "" : "\n") + one.text;
+    list.push_back(one.json);
+  }
+  found.json = {{"what", "model"}, {"path", path.string()}, {"files", list}};
+  return found;
+}
+
+// The datasets of a folder that pack wrote, by the names of their splits; empty for another folder.
+std::map<std::string, fs::path> splits_of(const fs::path& path) {
+  std::map<std::string, fs::path> splits;
+  for (const char* split : {"train", "valid", "test"}) {
+    if (fs::exists(path / split / kDatasetName)) {
+      splits.emplace(split, path / split);
+    }
+  }
+  return splits;
+}
+
+Findings inspect_splits(const fs::path& path, const std::map<std::string, fs::path>& folders, bool verify) {
   Findings found;
   Json splits = Json::object();
-  for (const char* split : {"train", "valid", "test"}) {
-    if (fs::exists(path / split / "dataset.json")) {
-      const Findings dataset = inspect_dataset(path / split, verify);
-      found.text += (found.text.empty() ? "" : "\n") + dataset.text;
-      splits[split] = dataset.json;
-    }
+  for (const auto& [split, folder] : folders) {
+    const Findings dataset = inspect_dataset(folder, verify);
+    found.text += (found.text.empty() ? "" : "\n") + dataset.text;
+    splits[split] = dataset.json;
   }
   found.json = {{"what", "splits"}, {"path", path.string()}, {"splits", splits}};
   return found;
+}
+
+Findings inspect_file(const fs::path& path) {
+  constexpr std::string_view kHdf5Signature = "\x89HDF\r\n\x1a\n";
+  std::string head(kHdf5Signature.size(), '\0');
+  head.resize(File::open_to_read(path).read_some(0, std::as_writable_bytes(std::span(head))));
+  require(head != kHdf5Signature, "{} is an HDF5 file; to inspect a dataset, give its folder", path.string());
+  return inspect_safetensors(path);
 }
 
 Findings inspect_path(const InspectOptions& options) {
   const fs::path path = options.path;
   require(fs::exists(path), "{} does not exist", path.string());
   if (!fs::is_directory(path)) {
-    return inspect_safetensors(path);
+    return inspect_file(path);
   }
-  if (fs::exists(path / "dataset.json")) {
+  if (fs::exists(path / kDatasetName)) {
     return inspect_dataset(path, options.verify);
   }
   if (fs::exists(path / kManifestName)) {
@@ -208,15 +246,24 @@ Findings inspect_path(const InspectOptions& options) {
   if (!list_checkpoints(path).empty()) {
     return inspect_run(path, path, options.verify);
   }
-  if (fs::exists(path / "train" / "dataset.json")) {
-    return inspect_splits(path, options.verify);
+  if (const auto splits = splits_of(path); !splits.empty()) {
+    return inspect_splits(path, splits, options.verify);
   }
-  if (fs::exists(path / kModelFileName)) {
-    return inspect_safetensors(path / kModelFileName);
+  if (const auto files = hf_weight_files(path); !files.empty()) {
+    return inspect_model(path, files);
   }
   fail(ErrorCode::kUsage,
        "{} is no dataset (dataset.json), checkpoint (manifest.json), run (checkpoints/) or model (model.safetensors)",
        path.string());
+}
+
+// What the file system refuses to show is an error of the path that was given.
+Findings inspect_readable(const InspectOptions& options) {
+  try {
+    return inspect_path(options);
+  } catch (const fs::filesystem_error& error) {
+    fail(ErrorCode::kUsage, "{}: {}", error.path1().string(), error.code().message());
+  }
 }
 
 }  // namespace
@@ -229,8 +276,9 @@ void add_inspect(CLI::App& app, CommandContext& context) {
   command->add_flag("--verify", options->verify, "Read every file and compare it with its checksum");
   command->callback([options, &context] {
     context.run = [options] {
-      const Findings found = inspect_path(*options);
-      fmt::print("{}", options->json ? found.json.dump(2) + "\n" : found.text);
+      const Findings found = inspect_readable(*options);
+      // Paths may be any bytes: replaced rather than refused.
+      print(options->json ? found.json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : found.text);
       return found.intact ? kExitDone : kExitUsage;
     };
   });

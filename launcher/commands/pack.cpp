@@ -14,7 +14,9 @@
 #include "base/error.h"
 #include "base/progress.h"
 #include "comm/communicator.h"
+#include "launcher/command_line.h"
 #include "launcher/commands/command.h"
+#include "launcher/output.h"
 #include "trainer/agreement.h"
 
 namespace lockstep {
@@ -86,11 +88,11 @@ PackResult pack_with_agreed_errors(const PackOptions& options, const PackPeers& 
 
 void print_result(const PackResult& result, const PackOptions& options) {
   if (result.was_complete) {
-    fmt::print("{} holds this input already, packed in the same way: nothing to do\n", options.out.string());
+    print(fmt::format("{} holds this input already, packed in the same way: nothing to do\n", options.out.string()));
   }
   for (const PackedSplit& split : result.splits) {
-    fmt::print("{:<6} {} tokens in {} documents, {} {}: {}\n", split.name, split.tokens, split.documents, split.files,
-               split.files == 1 ? "file" : "files", split.folder.string());
+    print(fmt::format("{:<6} {} tokens in {} documents, {} {}: {}\n", split.name, split.tokens, split.documents,
+                      split.files, split.files == 1 ? "file" : "files", split.folder.string()));
   }
 }
 
@@ -136,7 +138,9 @@ void add_options(CLI::App& command, PackOptions& options, std::string& format) {
       ->delimiter(',')
       ->type_name("A,B,C")
       ->default_str("0.9,0.05,0.05");
-  command.add_option("--seed", options.seed, "Decides which documents go where")->capture_default_str();
+  command.add_option("--seed", options.seed, "Decides which documents go where")
+      ->check(whole_number())
+      ->capture_default_str();
   command.add_option("--field", options.field, "jsonl: the field that holds the text")->capture_default_str();
   command
       .add_option("--include", options.include,
@@ -148,14 +152,17 @@ void add_options(CLI::App& command, PackOptions& options, std::string& format) {
   command.add_flag("--overwrite", options.overwrite, "Replace a dataset that is in DIR");
   command
       .add_option("--memory", options.memory_mib,
-                  "Longest line of JSON; a rank with such a line needs four times as much memory")
+                  "Longest line of JSON; a rank with such a line needs five times as much memory")
       ->type_name("MiB")
+      ->check(whole_number())
       ->capture_default_str();
   command.add_option("--shard-mib", options.shard_mib, "Input in one shard, at most")
       ->type_name("MiB")
+      ->check(whole_number())
       ->capture_default_str();
   command.add_option("--bpe-sample-mib", options.bpe_sample_mib, "Part of the input that bpe:SIZE is trained on")
       ->type_name("MiB")
+      ->check(whole_number())
       ->capture_default_str();
 }
 

@@ -36,11 +36,30 @@ TEST(WritableFolderTest, SaysWhyAFolderCannotBeWritten) {
             long_name + " cannot be written: " + long_name + ": File name too long");
 }
 
-TEST(WritableFolderTest, HeedsPermissions) {
-  if (::geteuid() == 0) {
-    GTEST_SKIP() << "root may write anywhere";
+// Lets root, who may do anything, be somebody else for a while.
+class NotRoot {
+ public:
+  NotRoot() : was_root_(::geteuid() == 0) {
+    if (was_root_) {
+      EXPECT_EQ(::seteuid(65534), 0);
+    }
   }
+  ~NotRoot() {
+    if (was_root_) {
+      EXPECT_EQ(::seteuid(0), 0);
+    }
+  }
+  NotRoot(const NotRoot&) = delete;
+  NotRoot& operator=(const NotRoot&) = delete;
+
+ private:
+  bool was_root_;
+};
+
+TEST(WritableFolderTest, HeedsPermissions) {
   const TemporaryFolder folder;
+  ASSERT_EQ(::chmod(folder.path().c_str(), 0777), 0);
+  const NotRoot user;
   std::filesystem::create_directory(folder / "locked");
   write_file_atomic(folder / "locked/file", "");
   const std::string locked = (folder / "locked").string();

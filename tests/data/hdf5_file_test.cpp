@@ -130,6 +130,15 @@ TEST(Hdf5FileTest, SaysThatTheDiskIsFull) {
               HasSubstr("No space left on device"));
 }
 
+TEST(Hdf5FileTest, RefusesArraysOfMoreThanOneDimension) {
+  for (const char* name : {"two_dimensions_chunked.h5", "two_dimensions_contiguous.h5"}) {
+    const std::filesystem::path path = std::filesystem::path(GOLDEN_FOLDER) / name;
+    EXPECT_EQ(message_of_error(ErrorCode::kCorrupt,
+                               [&] { static_cast<void>(Hdf5File::open_to_read(path).open_array("tokens")); }),
+              "read tokens of " + path.string() + ": 2 dimensions, expected 1");
+  }
+}
+
 TEST(Hdf5FileTest, MayBeReadByManyThreads) {
   const TemporaryFolder folder;
   const auto values = ascending(5000);

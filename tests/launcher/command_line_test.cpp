@@ -19,7 +19,7 @@ class CommandLineTest : public testing::Test {
     app_.set_version_flag("--version", "1");
     CLI::App* pack = app_.add_subcommand("pack", "packs");
     pack->add_option("--tokenizer", tokenizer_, "how")->required();
-    pack->add_option("--seed,-s", seed_, "number");
+    pack->add_option("--seed,-s", seed_, "number")->check(whole_number());
     pack->add_option("INPUT", inputs_, "files");
     app_.add_subcommand("train", "trains");
     app_.add_subcommand("inspect", "looks");
@@ -37,14 +37,14 @@ class CommandLineTest : public testing::Test {
 
   CLI::App app_{"test", "lockstep"};
   std::string tokenizer_;
-  int seed_ = 0;
+  std::uint64_t seed_ = 0;
   std::vector<std::string> inputs_;
 };
 
 TEST_F(CommandLineTest, ReadsASubCommandWithItsOptions) {
   EXPECT_TRUE(read_command_line(app_, std::vector<std::string>{"pack", "--tokenizer", "bytes", "a", "b", "-s", "7"}));
   EXPECT_EQ(tokenizer_, "bytes");
-  EXPECT_EQ(seed_, 7);
+  EXPECT_EQ(seed_, 7U);
   EXPECT_THAT(inputs_, testing::ElementsAre("a", "b"));
 }
 
@@ -62,8 +62,17 @@ TEST_F(CommandLineTest, NamesTheNearestOption) {
 TEST_F(CommandLineTest, SaysWhatIsMissingOrMalformed) {
   EXPECT_EQ(refusal({"pack"}), "--tokenizer is required");
   EXPECT_THAT(refusal({"pack", "--tokenizer"}), testing::HasSubstr("--tokenizer"));
-  EXPECT_THAT(refusal({"pack", "--tokenizer", "bytes", "--seed", "x"}), testing::HasSubstr("--seed"));
   EXPECT_EQ(refusal({"train", "a", "b"}), "unexpected argument a");
+}
+
+TEST_F(CommandLineTest, RefusesWhatIsNoWholeNumber) {
+  for (const char* text : {"x", "-1", "1.5", "7x", "18446744073709551616"}) {
+    EXPECT_EQ(refusal({"pack", "--tokenizer", "bytes", fmt::format("--seed={}", text)}),
+              fmt::format("--seed: {} is not a whole number from 0 to 18446744073709551615", text));
+  }
+  EXPECT_TRUE(read_command_line(
+      app_, std::vector<std::string>{"pack", "--tokenizer", "bytes", "--seed", "18446744073709551615"}));
+  EXPECT_EQ(seed_, 18446744073709551615U);
 }
 
 TEST_F(CommandLineTest, KnowsWhoseMessageItIs) {

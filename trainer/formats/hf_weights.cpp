@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 #include "base/error.h"
@@ -21,6 +22,25 @@ namespace fs = std::filesystem;
 
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
+
+// Which shard holds which tensor: names of files beside the index, by names of tensors.
+std::map<std::string, std::string> read_weight_map(const fs::path& index_path) {
+  const std::string name = index_path.string();
+  const nlohmann::json index = parse_strict_json(read_file(index_path), name);
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    fail(ErrorCode::kCorrupt, "{}: \"weight_map\" is missing", name);
+  }
+  std::map<std::string, std::string> shards;
+  for (const auto& [tensor_name, value] : index["weight_map"].items()) {
+    const std::string shard = value.is_string() ? value.get<std::string>() : "";
+    if (shard.empty() || shard == "." || shard == ".." || shard.find('/') != std::string::npos) {
+      fail(ErrorCode::kCorrupt, "{}: tensor {} is said to be in {}, which is not a file name", name,
+           quoted_name(tensor_name), quoted_name(shard));
+    }
+    shards.emplace(tensor_name, shard);
+  }
+  return shards;
+}
 
 // The tensors of one file or of all shards, by name.
 class TensorSource {
@@ -63,18 +83,8 @@ class TensorSource {
   }
 
   void add_shards(const fs::path& index_path) {
-    const std::string name = index_path.string();
-    const nlohmann::json index = parse_strict_json(read_file(index_path), name);
-    if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
-      fail(ErrorCode::kCorrupt, "{}: \"weight_map\" is missing", name);
-    }
     std::map<std::string, const SafetensorsFile*> shards;
-    for (const auto& [tensor_name, value] : index["weight_map"].items()) {
-      const std::string shard = value.is_string() ? value.get<std::string>() : "";
-      if (shard.empty() || shard == "." || shard == ".." || shard.find('/') != std::string::npos) {
-        fail(ErrorCode::kCorrupt, "{}: tensor {} is said to be in {}, which is not a file name", name,
-             quoted_name(tensor_name), quoted_name(shard));
-      }
+    for (const auto& [tensor_name, shard] : read_weight_map(index_path)) {
       auto& file = shards[shard];
       if (file == nullptr) {
         file = files_.emplace_back(std::make_unique<SafetensorsFile>(index_path.parent_path() / shard)).get();
@@ -89,6 +99,19 @@ class TensorSource {
 };
 
 }  // namespace
+
+std::vector<fs::path> hf_weight_files(const fs::path& folder) {
+  if (fs::exists(folder / kSingleFile)) {
+    return {folder / kSingleFile};
+  }
+  std::set<fs::path> files;
+  if (fs::exists(folder / kIndexFile)) {
+    for (const auto& [tensor_name, shard] : read_weight_map(folder / kIndexFile)) {
+      files.insert(folder / shard);
+    }
+  }
+  return {files.begin(), files.end()};
+}
 
 void load_hf_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
   assert(weights.size() == layout.total());

@@ -3,10 +3,15 @@
 
 #include <filesystem>
 #include <span>
+#include <vector>
 
 #include "trainer/flat_parameters.h"
 
 namespace lockstep {
+
+// The files that hold the weights of a folder, in the order of their names; none where there is no model. Throws
+// Error(kCorrupt) for an index that is damaged.
+[[nodiscard]] std::vector<std::filesystem::path> hf_weight_files(const std::filesystem::path& folder);
 
 // Fills `weights` (layout.total() elements; padding is set to zero) from `path`: a folder with model.safetensors or
 // model.safetensors.index.json, or one .safetensors file. F32, F16 and BF16 convert exactly, F64 is rounded. Tensors

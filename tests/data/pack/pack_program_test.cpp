@@ -2,10 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/data/pack/pack_fixture.h"
@@ -65,6 +68,72 @@ TEST_F(PackProgramTest, NamesFileAndLineOnceOnAllRanksAndLeavesNothing) {
     EXPECT_EQ(result.err.find(line, found + 1), std::string::npos) << "said more than once:\n" << result.err;
     EXPECT_FALSE(std::filesystem::exists(folder_ / "out"));
   }
+}
+
+TEST_F(PackProgramTest, RefusesNumbersThatMakeNoSense) {
+  write_input("a.txt", "a");
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--seed", "-1"}, "--seed: -1 is not a whole number from 0 to 18446744073709551615"},
+      {{"--shard-mib", "0.5"}, "--shard-mib: 0.5 is not a whole number from 0 to 18446744073709551615"},
+      {{"--shard-mib", "2000000"}, "--shard-mib is 2000000, expected 1 to 1048576 MiB"},
+      {{"--memory", "0"}, "--memory is 0, expected 1 to 1048576 MiB"},
+      {{"--bpe-sample-mib", "0"}, "--bpe-sample-mib is 0, expected 1 to 1048576 MiB"},
+  };
+  for (const auto& [options, message] : cases) {
+    std::vector<std::string> arguments = {"--format", "text", "--tokenizer", "bytes"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    const ProcessResult result = run_process(command(0, "out", arguments));
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_EQ(result.err, "lockstep pack: " + message + "\n");
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "out"));
+  }
+}
+
+// The most memory that a program has had so far, in MiB; 0 before it is running.
+std::uint64_t peak_mib(pid_t pid) {
+  const std::string process = "/proc/" + std::to_string(pid);
+  std::error_code error;
+  if (std::filesystem::read_symlink(process + "/exe", error).filename() != "lockstep") {
+    return 0;
+  }
+  std::ifstream status(process + "/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) {
+      return std::stoull(line.substr(6)) / 1024;
+    }
+  }
+  return 0;
+}
+
+// What a rank holds of the input does not grow with it: two corpora, one thirty times the other, and a long line.
+TEST_F(PackProgramTest, HoldsNoMoreMemoryThanItIsAllowed) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers hold memory of their own";
+#endif
+  const auto peak_mib_of = [&](const std::string& out, std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"--tokenizer", "bytes", "--split", "1"});
+    Process process(command(0, out, arguments));
+    std::uint64_t peak = 0;
+    while (process.is_running()) {
+      peak = std::max(peak, peak_mib(process.pid()));
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    const ProcessResult result = process.wait();
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_GT(peak, 0U);
+    return peak;
+  };
+  const std::string text = random_text(20'000'000, 1);
+  write_input("a.txt", text.substr(0, 4'000'000));
+  const std::uint64_t small = peak_mib_of("small", {"--format", "text", "--shard-mib", "16"});
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    write_input("b" + std::to_string(i) + ".txt", text);
+  }
+  EXPECT_LE(peak_mib_of("large", {"--format", "text", "--shard-mib", "16"}), small + 16);
+  std::filesystem::remove_all(folder_ / "in");
+  std::filesystem::create_directory(folder_ / "in");
+  write_input("a.jsonl", "{\"text\": \"" + std::string(std::size_t{40} << 20, 'x') + "\"}\n");
+  EXPECT_LE(peak_mib_of("line", {"--format", "jsonl", "--memory", "41"}), small + 5 * 41);
 }
 
 TEST_F(PackProgramTest, GoesOnAfterSignalsAndKillsAtAnotherRankCount) {
