@@ -37,7 +37,7 @@ std::vector<std::string> option_names(const CLI::App& app) {
 
 const CLI::App& chosen_command(const CLI::App& app) {
   const auto chosen = app.get_subcommands();
-  return chosen.empty() ? app : *chosen.front();
+  return chosen.empty() ? app : chosen_command(*chosen.front());
 }
 
 [[noreturn]] void fail_unknown_option(const CLI::App& command, const std::string& argument) {
@@ -53,6 +53,24 @@ const CLI::App& chosen_command(const CLI::App& app) {
     fail_unknown_option(command, extra);
   }
   fail(ErrorCode::kUsage, "unexpected argument {}", extra);
+}
+
+// Commands stand first, and some have commands of their own.
+void check_commands(const CLI::App& app, std::span<const std::string> arguments) {
+  const CLI::App* level = &app;
+  for (std::size_t i = 0;; ++i) {
+    const std::vector<std::string> names = subcommand_names(*level);
+    if (names.empty() || (i < arguments.size() && arguments[i].starts_with('-'))) {
+      return;
+    }
+    if (i == arguments.size()) {
+      std::cerr << level->help();
+      fail(ErrorCode::kUsage, "a command is missing: {}", fmt::join(names, ", "));
+    }
+    require(std::find(names.begin(), names.end(), arguments[i]) != names.end(), "{} is not a command{}", arguments[i],
+            did_you_mean(arguments[i], names));
+    level = level->get_subcommand(arguments[i]);
+  }
 }
 
 // A required option is often missing because its name is mistyped, and then that is what to say.
@@ -82,15 +100,7 @@ std::string one_line(std::string text) {
 }  // namespace
 
 bool read_command_line(CLI::App& app, std::span<const std::string> arguments) {
-  const std::vector<std::string> names = subcommand_names(app);
-  if (arguments.empty()) {
-    std::cerr << app.help();
-    fail(ErrorCode::kUsage, "a command is missing");
-  }
-  if (!arguments[0].starts_with('-')) {
-    require(std::find(names.begin(), names.end(), arguments[0]) != names.end(), "{} is not a command{}", arguments[0],
-            did_you_mean(arguments[0], names));
-  }
+  check_commands(app, arguments);
   // CLI11 takes arguments from the back.
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
   try {

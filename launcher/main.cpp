@@ -99,6 +99,7 @@ int run_command(CLI::App& app, const RankEnvironment& ranks, const std::vector<s
   add_generate(app, context);
   add_eval(app, context);
   add_inspect(app, context);
+  add_bench(app, context);
   return read_command_line(app, arguments) ? context.run() : kExitDone;
 }
 

@@ -5,7 +5,7 @@
 
 namespace lockstep {
 
-// Floating-point operations a second of the best of a few 1024 x 1024 x 1024 products on the backend's threads. Takes
+// Floating-point operations a second of the best of a few 960 x 960 x 960 products on the backend's threads. Takes
 // some tens of milliseconds.
 [[nodiscard]] double measure_gemm_rate(Backend& backend, DType dtype);
 

@@ -1,31 +1,18 @@
 #include "trainer/train_job.h"
 
-#include <unistd.h>
-
-#include <algorithm>
-#include <climits>
 #include <memory>
 
-#include "base/cores.h"
 #include "base/file.h"
 #include "data/text/tokenizer.h"
 #include "trainer/agreement.h"
 #include "trainer/model/architecture.h"
+#include "trainer/node_cores.h"
 #include "trainer/resume.h"
 #include "trainer/run_folder.h"
 #include "trainer/train_loop.h"
 
 namespace lockstep {
 namespace {
-
-// Collective: the cores that this rank's node offers to its ranks together, whether a launcher bound them or not.
-int cores_on_node(Communicator& communicator) {
-  char host[HOST_NAME_MAX + 1] = {};
-  gethostname(host, HOST_NAME_MAX);
-  const int cores = cores_of_host(host, communicator.all_gather_text(describe_cores(host, allowed_cores())));
-  const int quota = core_quota();
-  return quota > 0 ? std::min(cores, quota) : cores;
-}
 
 struct Data {
   DatasetInfo info;

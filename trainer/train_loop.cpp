@@ -14,18 +14,6 @@
 namespace lockstep {
 namespace {
 
-MicroBatchRange micro_batches_of(const Config& config, const Communicator& communicator) {
-  return micro_batches_of_rank(config.train.micro_batches, communicator.rank(), communicator.world_size());
-}
-
-GradReducer::Options reducer_options(const Config& config, const Communicator& communicator) {
-  const MicroBatchRange mine = micro_batches_of(config, communicator);
-  const std::int64_t world = communicator.world_size();
-  return {.local_micro_batches = mine.end - mine.begin,
-          .largest_micro_batches = (config.train.micro_batches + world - 1) / world,
-          .bucket_bytes = static_cast<std::uint64_t>(config.comm.bucket_mib) << 20};
-}
-
 // What validation losses of one run must share to be compared.
 std::string validation_of(const Config& config, const std::string& fingerprint) {
   return fingerprint.empty() ? "none" : fmt::format("{} batches of {}", config.evaluate.batches, fingerprint);
@@ -45,14 +33,10 @@ TrainLoop::TrainLoop(Setup setup, Communicator& communicator, Log& log)
       stop_requested_(std::move(setup.stop_requested)),
       communicator_(communicator),
       log_(log),
-      micro_batches_(micro_batches_of(config_, communicator)),
       backend_(make_cpu_backend(config_.train.threads)),
-      replica_(architecture_of(config_.model), config_.train.precision, *backend_),
-      optimizer_(replica_.layout(), *backend_, config_.optimizer),
-      reducer_(replica_.layout(), communicator, *backend_, reducer_options(config_, communicator)),
-      tape_(*backend_, arena_, &reducer_),
-      records_(communicator, static_cast<std::size_t>(reducer_options(config_, communicator).largest_micro_batches)),
-      writer_(replica_.layout(), checkpoint_options(setup)) {
+      train_step_(config_, communicator, *backend_),
+      records_(communicator, static_cast<std::size_t>(train_step_.largest_micro_batches())),
+      writer_(train_step_.layout(), checkpoint_options(setup)) {
   progress_.data_fingerprint = data_fingerprint(data_);
   progress_.validation = validation_;
 }
@@ -60,21 +44,22 @@ TrainLoop::TrainLoop(Setup setup, Communicator& communicator, Log& log)
 TrainLoop::~TrainLoop() = default;
 
 CheckpointOptions TrainLoop::checkpoint_options(const Setup& setup) const {
-  const bool narrow = replica_.working_dtype() == DType::kBF16;
+  const Replica& replica = train_step_.replica();
+  const bool narrow = replica.working_dtype() == DType::kBF16;
   CheckpointOptions options;
   options.folder = checkpoints_folder(config_);
   options.rank = communicator_.rank();
   options.world = communicator_.world_size();
-  options.model_dtype = replica_.working_dtype();
-  options.range = balanced_range(replica_.layout(), options.rank, options.world, options.model_dtype);
+  options.model_dtype = replica.working_dtype();
+  options.range = balanced_range(replica.layout(), options.rank, options.world, options.model_dtype);
   options.keep = config_.checkpoint.keep;
   options.keep_best = config_.checkpoint.keep_best;
   options.background = config_.checkpoint.background;
   if (options.rank == 0) {
     options.texts["config.json"] =
-        to_hf_config(replica_.model().architecture(), {.end_of_text = data_.tokenizer.end_of_text,
-                                                       .dropout = config_.model.dropout,
-                                                       .dtype = narrow ? "bfloat16" : "float32"});
+        to_hf_config(replica.model().architecture(), {.end_of_text = data_.tokenizer.end_of_text,
+                                                      .dropout = config_.model.dropout,
+                                                      .dtype = narrow ? "bfloat16" : "float32"});
     options.texts["tokenizer.json"] = setup.tokenizer_json;
     options.texts["tokenizer_config.json"] = to_hf_tokenizer_config(setup.end_of_text, config_.model.context);
   }
@@ -82,9 +67,12 @@ CheckpointOptions TrainLoop::checkpoint_options(const Setup& setup) const {
 }
 
 void TrainLoop::adopt(const CheckpointReader& checkpoint) {
-  const ParameterLayout& layout = replica_.layout();
+  const ParameterLayout& layout = train_step_.layout();
   const Manifest& manifest = checkpoint.manifest();
-  checkpoint.load(layout, {{0, layout.total()}, replica_.master(), optimizer_.exp_avg(), optimizer_.exp_avg_sq()});
+  checkpoint.load(layout, {{0, layout.total()},
+                           train_step_.replica().master(),
+                           train_step_.optimizer().exp_avg(),
+                           train_step_.optimizer().exp_avg_sq()});
   completed_ = static_cast<std::int64_t>(manifest.position.step);
   saved_ = completed_;
   progress_ = run_progress_from_json(manifest.position.extra_json);
@@ -100,19 +88,20 @@ void TrainLoop::adopt(const CheckpointReader& checkpoint) {
 }
 
 void TrainLoop::load(const CheckpointReader* checkpoint) {
-  const ParameterLayout& layout = replica_.layout();
+  const ParameterLayout& layout = train_step_.layout();
+  Replica& replica = train_step_.replica();
   if (checkpoint != nullptr) {
     adopt(*checkpoint);
     log_.info("train: continuing {} from step {}, digest {}", checkpoint->path().string(), completed_,
               checkpoint->manifest().digest.hex());
   } else if (!config_.model.from.empty()) {
-    load_weights(config_.model.from, layout, replica_.master());
+    load_weights(config_.model.from, layout, replica.master());
     log_.info("train: starting from the weights of {}", config_.model.from);
   } else {
-    initialize(replica_.model().architecture(), replica_.model().parameters(), config_.run.seed, backend_->pool(),
-               replica_.master());
+    initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend_->pool(),
+               replica.master());
   }
-  replica_.refresh();
+  replica.refresh();
   loader_ = std::make_unique<BatchLoader>(BatchLoaderOptions{.dataset = config_.data.train,
                                                              .sequence = config_.data.sequence,
                                                              .micro_batches = config_.train.micro_batches,
@@ -124,7 +113,7 @@ void TrainLoop::load(const CheckpointReader* checkpoint) {
                                                              .read_ahead_steps = config_.data.read_ahead,
                                                              .trace = config_.data.trace});
   if (communicator_.rank() == 0) {
-    check_run_folder(run_folder(config_), checkpoint_bytes(layout, replica_.working_dtype()));
+    check_run_folder(run_folder(config_), checkpoint_bytes(layout, replica.working_dtype()));
   }
 }
 
@@ -139,15 +128,16 @@ void TrainLoop::open(RunLock& lock) {
     sync_folder(config_.run.dir);
     clear_the_way(folder, static_cast<std::uint64_t>(completed_), log_);
   }
-  const double parameters = static_cast<double>(replica_.layout().parameters());
+  const Replica& replica = train_step_.replica();
+  const double parameters = static_cast<double>(replica.layout().parameters());
   report_ = std::make_unique<TrainReport>(
       config_,
       TrainReport::Options{
           .rank = communicator_.rank(),
           .completed_steps = completed_,
-          .peak_flop_per_s = measure_gemm_rate(*backend_, replica_.working_dtype()) * communicator_.world_size(),
-          .flop_per_token = training_flop_per_token(replica_.model().architecture(), parameters, config_.data.sequence),
-          .tokens_per_step = tokens_per_step()},
+          .peak_flop_per_s = measure_gemm_rate(*backend_, replica.working_dtype()) * communicator_.world_size(),
+          .flop_per_token = training_flop_per_token(replica.model().architecture(), parameters, config_.data.sequence),
+          .tokens_per_step = train_step_.tokens_per_step()},
       log_);
   log_.info("configuration:\n{}", to_yaml(config_));
   log_.info("train: {} parameters, {} rank{} x {} thread{} ({}), {} micro-batches of {} x {} tokens in {}",
@@ -155,7 +145,7 @@ void TrainLoop::open(RunLock& lock) {
             config_.train.threads, config_.train.threads == 1 ? "" : "s", communicator_.description(),
             config_.train.micro_batches, config_.train.micro_batch_size, config_.data.sequence,
             name_of(config_.train.precision));
-  if (!backend_->has_native(replica_.working_dtype())) {
+  if (!backend_->has_native(replica.working_dtype())) {
     log_.info(
         "train: this processor has no {0} products; they are computed in fp32, and train.precision: fp32 is faster",
         name_of(config_.train.precision));
@@ -186,8 +176,8 @@ TrainEnd TrainLoop::run() {
                    .grad_norm = result.grad_norm,
                    .step_ms = step_ms,
                    .data_ms = result.data_ms,
-                   .comm_ms = reducer_.comm_ms(),
-                   .comm_exposed_ms = reducer_.exposed_ms(),
+                   .comm_ms = train_step_.reducer().comm_ms(),
+                   .comm_exposed_ms = train_step_.reducer().exposed_ms(),
                    .checkpoint_ms = std::exchange(checkpoint_ms_, 0),
                    .world = communicator_.world_size()});
   }
@@ -204,29 +194,25 @@ TrainEnd TrainLoop::run() {
 TrainLoop::StepResult TrainLoop::step() {
   StepResult result;
   validation_loss_.reset();
-  losses_.clear();
-  compute_gradients();
+  const std::span<const double> losses =
+      train_step_.compute_gradients(completed_, [&]() -> const TokenBatch& { return loader_->next(); });
   result.data_ms = loader_->take_blocked_ms();
-  reducer_.finish();
+  train_step_.finish_gradients();
 
-  const GatheredRecords& gathered = exchange(losses_);
+  const GatheredRecords& gathered = exchange(losses);
   for (const double loss : gathered.micro_batch_losses) {
     result.loss += loss;
   }
-  result.loss /= static_cast<double>(tokens_per_step());
+  result.loss /= static_cast<double>(train_step_.tokens_per_step());
   result.learning_rate = learning_rate(config_, completed_);
   result.grad_norm = std::nan("");
   if (!std::isfinite(result.loss)) {
     end_diverged(result);
   }
-  result.grad_norm = optimizer_.step({.step = completed_ + 1,
-                                      .learning_rate = result.learning_rate,
-                                      .gradient = reducer_.gradient(),
-                                      .master = replica_.master()});
+  result.grad_norm = train_step_.update(completed_, result.learning_rate);
   if (!std::isfinite(result.grad_norm)) {
-    end_diverged(result);  // the optimizer has changed nothing
+    end_diverged(result);  // nothing was changed
   }
-  replica_.refresh();
   ++completed_;
   stop_ = gathered.stop_requested;
   return result;
@@ -246,22 +232,6 @@ void TrainLoop::end_diverged(const StepResult& result) {
                     fmt::format("step {}: the loss is {} and the gradient's norm {}; the weights of step {} are in {}. "
                                 "A lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm may help",
                                 completed_ + 1, result.loss, result.grad_norm, completed_, where));
-}
-
-void TrainLoop::compute_gradients() {
-  // The loss is a sum over the target tokens divided by their number in the whole global batch, so that the gradients
-  // of micro-batches add up. In plain text every position is a target, so that number is known.
-  const float scale = 1.0F / static_cast<float>(tokens_per_step());
-  for (std::int64_t m = micro_batches_.begin; m < micro_batches_.end; ++m) {
-    const TokenBatch& batch = loader_->next();
-    const auto global_index = static_cast<std::uint64_t>(completed_ * config_.train.micro_batches + m);
-    const Loss loss = replica_.model().loss(
-        tape_, replica_.weights(), {batch.inputs, batch.targets, config_.train.micro_batch_size, config_.data.sequence},
-        {static_cast<float>(config_.model.dropout), config_.run.seed, global_index}, scale);
-    losses_.push_back(loss.sum);
-    tape_.backward(loss.value);
-    reducer_.end_micro_batch();
-  }
 }
 
 const GatheredRecords& TrainLoop::exchange(std::span<const double> losses) {
@@ -284,7 +254,7 @@ bool TrainLoop::evaluation_due() const {
 }
 
 void TrainLoop::evaluate_now() {
-  const EvaluationResult result = evaluate(replica_, arena_, communicator_,
+  const EvaluationResult result = evaluate(train_step_.replica(), train_step_.arena(), communicator_,
                                            {.dataset = config_.data.valid,
                                             .sequence = config_.data.sequence,
                                             .batch_size = config_.train.micro_batch_size,
@@ -312,18 +282,19 @@ bool TrainLoop::save_due() const {
 void TrainLoop::save() {
   const double begin_ms = now_ms();
   finish_save();
+  const Replica& replica = train_step_.replica();
   const ElementRange range =
-      balanced_range(replica_.layout(), communicator_.rank(), communicator_.world_size(), replica_.working_dtype());
+      balanced_range(replica.layout(), communicator_.rank(), communicator_.world_size(), replica.working_dtype());
   const auto part = [&](std::span<float> flat) { return flat.subspan(range.begin, range.size()); };
   CheckpointSource source;
   if (communicator_.rank() == 0) {
-    source.weights = replica_.working();
+    source.weights = replica.working();
   }
-  if (replica_.working_dtype() == DType::kBF16) {
-    source.master = part(replica_.master());
+  if (replica.working_dtype() == DType::kBF16) {
+    source.master = part(replica.master());
   }
-  source.exp_avg = part(optimizer_.exp_avg());
-  source.exp_avg_sq = part(optimizer_.exp_avg_sq());
+  source.exp_avg = part(train_step_.optimizer().exp_avg());
+  source.exp_avg_sq = part(train_step_.optimizer().exp_avg_sq());
   saved_ = completed_;
   save_failure_.clear();
   writer_.begin(position(), source);
@@ -358,17 +329,13 @@ void TrainLoop::handle(const std::optional<SaveOutcome>& outcome) {
 RunPosition TrainLoop::position() const {
   RunPosition position;
   position.step = static_cast<std::uint64_t>(completed_);
-  position.tokens = static_cast<std::uint64_t>(completed_ * tokens_per_step());
+  position.tokens = static_cast<std::uint64_t>(completed_ * train_step_.tokens_per_step());
   position.samples = position.tokens / static_cast<std::uint64_t>(config_.data.sequence);
   position.seed = config_.run.seed;
   position.validation_loss = validation_loss_;
   position.config_text = to_yaml(config_);
   position.extra_json = to_json(progress_);
   return position;
-}
-
-std::int64_t TrainLoop::tokens_per_step() const {
-  return std::int64_t{config_.train.micro_batches} * config_.train.micro_batch_size * config_.data.sequence;
 }
 
 }  // namespace lockstep

@@ -13,15 +13,13 @@
 #include "trainer/checkpoint/reader.h"
 #include "trainer/checkpoint/writer.h"
 #include "trainer/config.h"
-#include "trainer/grad_reducer.h"
 #include "trainer/metrics.h"
-#include "trainer/optimizer.h"
-#include "trainer/replica.h"
 #include "trainer/resume.h"
 #include "trainer/run_folder.h"
 #include "trainer/step_record.h"
 #include "trainer/train_job.h"
 #include "trainer/train_report.h"
+#include "trainer/train_step.h"
 
 namespace lockstep {
 
@@ -59,7 +57,6 @@ class TrainLoop {
   [[nodiscard]] StepResult step();
   void adopt(const CheckpointReader& checkpoint);
   [[noreturn]] void end_diverged(const StepResult& result);
-  void compute_gradients();
   const GatheredRecords& exchange(std::span<const double> losses);
   void evaluate_now();
   [[nodiscard]] bool evaluation_due() const;
@@ -71,7 +68,6 @@ class TrainLoop {
   void handle(const std::optional<SaveOutcome>& outcome);
   [[nodiscard]] CheckpointOptions checkpoint_options(const Setup& setup) const;
   [[nodiscard]] RunPosition position() const;
-  [[nodiscard]] std::int64_t tokens_per_step() const;
 
   const Config config_;
   const DatasetInfo data_;
@@ -79,20 +75,13 @@ class TrainLoop {
   const std::function<bool()> stop_requested_;
   Communicator& communicator_;
   Log& log_;
-  const MicroBatchRange micro_batches_;  // of this rank
 
   std::unique_ptr<Backend> backend_;
-  Arena arena_;
-  Replica replica_;
-  Optimizer optimizer_;
-  GradReducer reducer_;
-  Tape tape_;
+  TrainStep train_step_;
   StepRecordExchange records_;
   CheckpointWriter writer_;
   std::unique_ptr<BatchLoader> loader_;
   std::unique_ptr<TrainReport> report_;
-
-  std::vector<double> losses_;  // of this rank's micro-batches in this step
 
   std::int64_t completed_ = 0;  // steps
   std::int64_t saved_ = -1;     // step of the last save begun

@@ -33,5 +33,6 @@ void add_train(CLI::App& app, CommandContext& context);
 void add_generate(CLI::App& app, CommandContext& context);
 void add_eval(CLI::App& app, CommandContext& context);
 void add_inspect(CLI::App& app, CommandContext& context);
+void add_bench(CLI::App& app, CommandContext& context);
 
 }  // namespace lockstep

@@ -23,6 +23,9 @@ class CommandLineTest : public testing::Test {
     pack->add_option("INPUT", inputs_, "files");
     app_.add_subcommand("train", "trains");
     app_.add_subcommand("inspect", "looks");
+    CLI::App* bench = app_.add_subcommand("bench", "measures");
+    bench->add_subcommand("gemm", "products")->add_option("--rounds", rounds_, "how often");
+    bench->add_subcommand("step", "steps");
   }
 
   std::string refusal(const std::vector<std::string>& arguments) {
@@ -38,6 +41,7 @@ class CommandLineTest : public testing::Test {
   CLI::App app_{"test", "lockstep"};
   std::string tokenizer_;
   std::uint64_t seed_ = 0;
+  int rounds_ = 0;
   std::vector<std::string> inputs_;
 };
 
@@ -51,6 +55,16 @@ TEST_F(CommandLineTest, ReadsASubCommandWithItsOptions) {
 TEST_F(CommandLineTest, NamesTheNearestCommand) {
   EXPECT_EQ(refusal({"trian", "x.yaml"}), "trian is not a command; did you mean train?");
   EXPECT_EQ(refusal({"frobnicate"}), "frobnicate is not a command");
+}
+
+TEST_F(CommandLineTest, KnowsTheCommandsOfACommand) {
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(refusal({"bench"}), "a command is missing: gemm, step");
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("Subcommands:"));
+  EXPECT_TRUE(read_command_line(app_, std::vector<std::string>{"bench", "gemm", "--rounds", "3"}));
+  EXPECT_EQ(rounds_, 3);
+  EXPECT_EQ(refusal({"bench", "stepp"}), "stepp is not a command; did you mean step?");
+  EXPECT_EQ(refusal({"bench", "gemm", "--round", "3"}), "--round is not an option; did you mean --rounds?");
 }
 
 TEST_F(CommandLineTest, NamesTheNearestOption) {

@@ -61,7 +61,8 @@ TEST(ProgramTest, ShowsItsHelpWhenACommandIsMissing) {
   const ProcessResult result = lockstep({});
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_THAT(result.err, testing::HasSubstr("Usage"));
-  EXPECT_THAT(result.err, testing::EndsWith("lockstep: a command is missing\n"));
+  EXPECT_THAT(result.err,
+              testing::EndsWith("lockstep: a command is missing: pack, train, generate, eval, inspect, bench\n"));
 }
 
 TEST(ProgramTest, RefusesEnvironmentVariablesThatMeanNothing) {

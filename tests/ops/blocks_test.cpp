@@ -17,7 +17,7 @@ class BlocksTest : public OpTest {
 };
 
 // The loss takes chunks of 64 rows at this vocabulary: two whole ones and one of 2 rows.
-constexpr std::int64_t kVocabulary = 40'000;
+constexpr std::int32_t kVocabulary = 40'000;
 constexpr std::int64_t kRows = 130;
 constexpr std::int64_t kWidth = 5;
 

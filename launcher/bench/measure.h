@@ -1,0 +1,38 @@
+// What the benchmarks share: the model they measure, the machine's limit, and how figures are told.
+//
+// The machine's limit is measured in the same rounds as the thing itself, because other work on the machine slows both:
+// a ratio is the median over the rounds.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "comm/communicator.h"
+#include "ops/backend.h"
+#include "trainer/config.h"
+
+namespace lockstep {
+
+// The configuration of a training run, resolved for this job. Collective. The vocabulary comes from data.train when
+// that is a dataset (then `has_data`), otherwise from model.vocab. Throws AgreedError(kUsage).
+struct BenchModel {
+  Config config;
+  bool has_data = false;
+};
+[[nodiscard]] BenchModel load_bench_model(const std::string& path, const std::vector<std::string>& overrides,
+                                          Communicator& communicator);
+
+// The sum over the ranks. Collective.
+[[nodiscard]] double sum_over_ranks(Communicator& communicator, double value);
+
+// FLOP/s of all ranks' matrix products, measured by all at the same time. Collective.
+[[nodiscard]] double gemm_ceiling(Communicator& communicator, Backend& backend, DType dtype);
+
+// Of at least one value; the mean of the two in the middle of an even number.
+[[nodiscard]] double median(std::vector<double> values);
+
+// The most memory that this process has held, resident, in bytes.
+[[nodiscard]] double peak_memory_bytes();
+
+}  // namespace lockstep

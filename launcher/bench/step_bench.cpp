@@ -1,0 +1,188 @@
+#include "launcher/bench/step_bench.h"
+
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "base/random.h"
+#include "data/batch_loader.h"
+#include "trainer/model/architecture.h"
+#include "trainer/stopwatch.h"
+#include "trainer/train_step.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int kWarmUpSteps = 2;
+
+TokenBatch random_batch(const Config& config) {
+  const auto tokens =
+      static_cast<std::size_t>(config.train.micro_batch_size) * static_cast<std::size_t>(config.data.sequence);
+  TokenBatch batch;
+  batch.target_tokens = static_cast<std::int64_t>(tokens);
+  const auto vocabulary = static_cast<std::uint64_t>(config.model.vocab);
+  for (std::size_t i = 0; i < tokens; ++i) {
+    batch.inputs.push_back(static_cast<std::int32_t>(mix64(2 * i) % vocabulary));
+    batch.targets.push_back(static_cast<std::int32_t>(mix64(2 * i + 1) % vocabulary));
+  }
+  return batch;
+}
+
+// Where the batches of a rank come from.
+class Batches {
+ public:
+  Batches(const BenchModel& model, const Communicator& communicator) {
+    const Config& config = model.config;
+    if (!model.has_data) {
+      batch_ = random_batch(config);
+      return;
+    }
+    loader_ = std::make_unique<BatchLoader>(BatchLoaderOptions{.dataset = config.data.train,
+                                                               .sequence = config.data.sequence,
+                                                               .micro_batches = config.train.micro_batches,
+                                                               .micro_batch_size = config.train.micro_batch_size,
+                                                               .seed = config.run.seed,
+                                                               .rank = communicator.rank(),
+                                                               .world = communicator.world_size(),
+                                                               .first_step = 0,
+                                                               .read_ahead_steps = config.data.read_ahead,
+                                                               .trace = {}});
+  }
+
+  [[nodiscard]] const TokenBatch& next() { return loader_ ? loader_->next() : batch_; }
+  // That next() has waited since the last call.
+  [[nodiscard]] double take_blocked_ms() { return loader_ ? loader_->take_blocked_ms() : 0; }
+
+ private:
+  TokenBatch batch_;
+  std::unique_ptr<BatchLoader> loader_;
+};
+
+// The steps of one rank.
+class Steps {
+ public:
+  Steps(const BenchModel& model, Communicator& communicator, TimedBackend& backend)
+      : config_(model.config),
+        communicator_(communicator),
+        backend_(backend),
+        step_(config_, communicator, backend),
+        batches_(model, communicator) {
+    Replica& replica = step_.replica();
+    initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend.pool(),
+               replica.master());
+    replica.refresh();
+  }
+
+  [[nodiscard]] TrainStep& step() { return step_; }
+
+  // Milliseconds, from a moment at which every rank begins.
+  double run() {
+    communicator_.barrier();
+    const double begin_ms = now_ms();
+    static_cast<void>(step_.compute_gradients(completed_, [&]() -> const TokenBatch& { return batches_.next(); }));
+    step_.finish_gradients();
+    static_cast<void>(step_.update(completed_, config_.optimizer.lr));
+    ++completed_;
+    return now_ms() - begin_ms;
+  }
+
+  void reset_parts() {
+    backend_.reset();
+    exposed_ms_ = 0;
+    static_cast<void>(batches_.take_blocked_ms());
+    counted_ = 0;
+    total_ms_ = 0;
+  }
+  void count(double step_ms) {
+    exposed_ms_ += step_.reducer().exposed_ms();
+    total_ms_ += step_ms;
+    ++counted_;
+  }
+  // Milliseconds a step, of the steps that were counted.
+  [[nodiscard]] std::vector<std::pair<std::string, double>> parts() {
+    std::vector<std::pair<std::string, double>> parts;
+    double rest_ms = total_ms_;
+    const auto add = [&](std::string_view name, double ms) {
+      parts.emplace_back(name, ms / counted_);
+      rest_ms -= ms;
+    };
+    for (std::size_t p = 0; p < kStepParts; ++p) {
+      const auto part = static_cast<StepPart>(p);
+      add(name_of(part), backend_.ms(part));
+    }
+    add("exposed communication", exposed_ms_);
+    add("data", batches_.take_blocked_ms());
+    parts.emplace_back("other", rest_ms / counted_);
+    return parts;
+  }
+
+ private:
+  const Config& config_;
+  Communicator& communicator_;
+  TimedBackend& backend_;
+  TrainStep step_;
+  Batches batches_;
+  std::int64_t completed_ = 0;
+  int counted_ = 0;
+  double total_ms_ = 0;
+  double exposed_ms_ = 0;
+};
+
+double gemm_rate_of(const TimedBackend& backend, std::int64_t vocabulary) {
+  double flop = 0;
+  double ms = 0;
+  for (const GemmCalls& call : backend.gemms()) {
+    if (call.m() != vocabulary && call.n() != vocabulary && call.k() != vocabulary) {
+      flop += call.flop() * static_cast<double>(call.calls);
+      ms += call.ms;
+    }
+  }
+  return ms > 0 ? flop / (ms * 1e-3) : 0;
+}
+
+}  // namespace
+
+std::vector<GemmCalls> gemms_of_step(const BenchModel& model, Communicator& communicator) {
+  TimedBackend backend(make_cpu_backend(model.config.train.threads), model.config.model.vocab);
+  Steps(model, communicator, backend).run();
+  return backend.gemms();
+}
+
+StepBenchResult bench_step(const BenchModel& model, int rounds, Communicator& communicator) {
+  const Config& config = model.config;
+  TimedBackend backend(make_cpu_backend(config.train.threads), config.model.vocab);
+  Steps steps(model, communicator, backend);
+  const Replica& replica = steps.step().replica();
+  for (int i = 0; i < kWarmUpSteps; ++i) {
+    steps.run();
+  }
+  const auto tokens = static_cast<double>(steps.step().tokens_per_step());
+  const double flop =
+      tokens * training_flop_per_token(replica.model().architecture(),
+                                       static_cast<double>(replica.layout().parameters()), config.data.sequence);
+  std::vector<double> step_ms;
+  std::vector<double> ceilings;
+  std::vector<double> ratios;
+  steps.reset_parts();
+  for (int round = 0; round < rounds; ++round) {
+    ceilings.push_back(gemm_ceiling(communicator, backend.untimed(), replica.working_dtype()));
+    step_ms.push_back(steps.run());
+    steps.count(step_ms.back());
+    ratios.push_back(flop / (step_ms.back() * 1e-3) / ceilings.back());
+  }
+  StepBenchResult result;
+  result.step_ms = median(step_ms);
+  result.tokens_per_s = tokens / (result.step_ms * 1e-3);
+  result.flop_per_s = flop / (result.step_ms * 1e-3);
+  result.ceiling_flop_per_s = median(ceilings);
+  result.of_ceiling = median(ratios);
+  result.parts = steps.parts();
+  result.gemm_flop_per_s = gemm_rate_of(backend, config.model.vocab);
+  const double memory = peak_memory_bytes();
+  result.peak_memory_bytes.resize(static_cast<std::size_t>(communicator.world_size()));
+  communicator.all_gather(std::as_bytes(std::span(&memory, 1)),
+                          std::as_writable_bytes(std::span(result.peak_memory_bytes)));
+  return result;
+}
+
+}  // namespace lockstep

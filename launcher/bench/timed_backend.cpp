@@ -1,0 +1,174 @@
+#include "launcher/bench/timed_backend.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "trainer/stopwatch.h"
+
+namespace lockstep {
+namespace {
+
+bool is_same(const Matrix& a, const Matrix& b) {
+  return a.dtype == b.dtype && a.rows == b.rows && a.columns == b.columns && a.transposed == b.transposed;
+}
+
+bool is_same(const GemmCalls& a, const GemmCalls& b) {
+  return is_same(a.gemm.a, b.gemm.a) && is_same(a.gemm.b, b.gemm.b) && is_same(a.gemm.d, b.gemm.d) &&
+         a.gemm.accumulate == b.gemm.accumulate && a.has_bias == b.has_bias && a.pass == b.pass;
+}
+
+// Adds the time until it is destroyed.
+class Timing {
+ public:
+  explicit Timing(double& total_ms) : total_ms_(total_ms), begin_ms_(now_ms()) {}
+  ~Timing() { total_ms_ += now_ms() - begin_ms_; }
+  Timing(const Timing&) = delete;
+  Timing& operator=(const Timing&) = delete;
+
+ private:
+  double& total_ms_;
+  double begin_ms_;
+};
+
+}  // namespace
+
+std::string_view name_of(StepPart part) {
+  switch (part) {
+    case StepPart::kGemm:
+      return "gemm";
+    case StepPart::kAttention:
+      return "attention";
+    case StepPart::kNorms:
+      return "norms and elementwise";
+    case StepPart::kHead:
+      return "head and loss";
+    case StepPart::kOptimizer:
+      return "optimizer";
+    case StepPart::kSums:
+      return "gradient sums";
+  }
+  return "";
+}
+
+std::string_view name_of(Pass pass) {
+  switch (pass) {
+    case Pass::kForward:
+      return "forward";
+    case Pass::kInputGradient:
+      return "input gradient";
+    case Pass::kWeightGradient:
+      return "weight gradient";
+  }
+  return "";
+}
+
+double GemmCalls::flop() const {
+  return 2.0 * static_cast<double>(m()) * static_cast<double>(n()) * static_cast<double>(k());
+}
+
+TimedBackend::TimedBackend(std::unique_ptr<Backend> backend, std::int64_t vocabulary)
+    : backend_(std::move(backend)), vocabulary_(vocabulary) {}
+
+void TimedBackend::reset() {
+  ms_ = {};
+  gemms_.clear();
+}
+
+template <typename Call>
+auto TimedBackend::timed(StepPart part, const Call& call) {
+  const Timing timing(ms_[static_cast<std::size_t>(part)]);
+  return call();
+}
+
+// The head's passes are told by where the vocabulary stands: its products are interleaved. Those of the layers come in
+// the order of the passes.
+Pass TimedBackend::pass_of(const GemmCalls& call) const {
+  if (call.gemm.a.transposed) {
+    return Pass::kWeightGradient;
+  }
+  if (call.k() == vocabulary_) {
+    return Pass::kInputGradient;
+  }
+  return in_backward_ && call.n() != vocabulary_ ? Pass::kInputGradient : Pass::kForward;
+}
+
+void TimedBackend::gemm(const Gemm& gemm) {
+  GemmCalls call{.gemm = gemm, .has_bias = gemm.bias != nullptr};
+  call.pass = pass_of(call);
+  in_backward_ = in_backward_ || call.pass == Pass::kWeightGradient;
+  const bool is_head = call.m() == vocabulary_ || call.n() == vocabulary_ || call.k() == vocabulary_;
+  {
+    const Timing timing(call.ms);
+    timed(is_head ? StepPart::kHead : StepPart::kGemm, [&] { backend_->gemm(gemm); });
+  }
+  const auto known = std::find_if(gemms_.begin(), gemms_.end(), [&](const GemmCalls& g) { return is_same(g, call); });
+  GemmCalls& entry = known != gemms_.end() ? *known : gemms_.emplace_back(call);
+  entry.ms += known != gemms_.end() ? call.ms : 0;
+  ++entry.calls;
+}
+
+void TimedBackend::norm_forward(const NormForward& norm) {
+  timed(StepPart::kNorms, [&] { backend_->norm_forward(norm); });
+}
+void TimedBackend::norm_backward(const NormBackward& norm) {
+  timed(StepPart::kNorms, [&] { backend_->norm_backward(norm); });
+}
+void TimedBackend::attention_forward(const AttentionForward& attention) {
+  timed(StepPart::kAttention, [&] { backend_->attention_forward(attention); });
+}
+void TimedBackend::attention_backward(const AttentionBackward& attention) {
+  timed(StepPart::kAttention, [&] { backend_->attention_backward(attention); });
+}
+void TimedBackend::rope(const Rope& rope) {
+  timed(StepPart::kAttention, [&] { backend_->rope(rope); });
+}
+void TimedBackend::dropout(const Dropout& dropout, const Tensor& x, const Tensor& y) {
+  timed(StepPart::kNorms, [&] { backend_->dropout(dropout, x, y); });
+}
+void TimedBackend::gelu_forward(const Tensor& x, const Tensor& y) {
+  timed(StepPart::kNorms, [&] { backend_->gelu_forward(x, y); });
+}
+void TimedBackend::gelu_backward(const Tensor& x, const Tensor& dy, const Tensor& dx) {
+  timed(StepPart::kNorms, [&] { backend_->gelu_backward(x, dy, dx); });
+}
+void TimedBackend::swiglu_forward(const Tensor& gate_up, const Tensor& y) {
+  timed(StepPart::kNorms, [&] { backend_->swiglu_forward(gate_up, y); });
+}
+void TimedBackend::swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& dgate_up) {
+  timed(StepPart::kNorms, [&] { backend_->swiglu_backward(gate_up, dy, dgate_up); });
+}
+void TimedBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
+  timed(StepPart::kNorms, [&] { backend_->add(a, b, out); });
+}
+void TimedBackend::embedding_forward(const Embedding& embedding, const Tensor& tokens_table,
+                                     const Tensor& positions_table, const Tensor& x) {
+  in_backward_ = false;
+  timed(StepPart::kNorms, [&] { backend_->embedding_forward(embedding, tokens_table, positions_table, x); });
+}
+void TimedBackend::embedding_backward(const Embedding& embedding, const Tensor& dx, const Tensor& dtokens_table,
+                                      const Tensor& dpositions_table) {
+  timed(StepPart::kNorms, [&] { backend_->embedding_backward(embedding, dx, dtokens_table, dpositions_table); });
+}
+void TimedBackend::cross_entropy(const CrossEntropy& cross_entropy) {
+  timed(StepPart::kHead, [&] { backend_->cross_entropy(cross_entropy); });
+}
+void TimedBackend::column_sum(const Tensor& x, const Tensor& sums, bool accumulate) {
+  timed(StepPart::kNorms, [&] { backend_->column_sum(x, sums, accumulate); });
+}
+double TimedBackend::sum_of_squares(std::span<const float> values) {
+  return timed(StepPart::kOptimizer, [&] { return backend_->sum_of_squares(values); });
+}
+void TimedBackend::add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out) {
+  timed(StepPart::kSums, [&] { backend_->add_f32(a, b, out); });
+}
+void TimedBackend::adamw(const AdamW& adamw) {
+  timed(StepPart::kOptimizer, [&] { backend_->adamw(adamw); });
+}
+void TimedBackend::convert(const BufferView& from, const BufferView& to) {
+  timed(StepPart::kOptimizer, [&] { backend_->convert(from, to); });
+}
+void TimedBackend::fill_zero(const Tensor& x) {
+  timed(StepPart::kNorms, [&] { backend_->fill_zero(x); });
+}
+
+}  // namespace lockstep

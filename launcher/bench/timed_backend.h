@@ -1,0 +1,99 @@
+// A Backend that passes every call on and adds up where the time goes.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "ops/backend.h"
+
+namespace lockstep {
+
+// What a training step spends its time on.
+enum class StepPart : std::uint8_t {
+  kGemm,       // the products of the layers
+  kAttention,  // with its own products, and RoPE
+  kNorms,      // norms, and all that goes element by element: activations, residuals, dropout, embeddings, bias sums
+  kHead,       // the products with the vocabulary, and the loss
+  kOptimizer,  // norm of the gradient, AdamW, the bf16 copy of the weights
+  kSums,       // additions of micro-batches' gradients
+};
+inline constexpr std::size_t kStepParts = 6;
+[[nodiscard]] std::string_view name_of(StepPart part);
+
+// Which of the three products of a linear layer.
+enum class Pass : std::uint8_t { kForward, kInputGradient, kWeightGradient };
+[[nodiscard]] std::string_view name_of(Pass pass);
+
+// A matrix product as it was asked for, without its data.
+struct GemmCalls {
+  Gemm gemm;
+  bool has_bias = false;
+  Pass pass = Pass::kForward;
+  std::int64_t calls = 0;
+  double ms = 0;
+
+  [[nodiscard]] std::int64_t m() const { return gemm.d.rows; }
+  [[nodiscard]] std::int64_t n() const { return gemm.d.columns; }
+  [[nodiscard]] std::int64_t k() const { return gemm.a.transposed ? gemm.a.rows : gemm.a.columns; }
+  // Of one call.
+  [[nodiscard]] double flop() const;
+};
+
+class TimedBackend final : public Backend {
+ public:
+  // A product with `vocabulary` rows or columns is the head's.
+  TimedBackend(std::unique_ptr<Backend> backend, std::int64_t vocabulary);
+
+  // The same kernels, without being counted.
+  [[nodiscard]] Backend& untimed() { return *backend_; }
+
+  // Forgets all times and calls.
+  void reset();
+  [[nodiscard]] double ms(StepPart part) const { return ms_[static_cast<std::size_t>(part)]; }
+  // By shape and pass, in the order in which they first appeared.
+  [[nodiscard]] const std::vector<GemmCalls>& gemms() const { return gemms_; }
+
+  [[nodiscard]] Device device() const override { return backend_->device(); }
+  [[nodiscard]] ThreadPool& pool() override { return backend_->pool(); }
+  [[nodiscard]] bool has_native(DType working) const override { return backend_->has_native(working); }
+
+  void gemm(const Gemm& gemm) override;
+  void norm_forward(const NormForward& norm) override;
+  void norm_backward(const NormBackward& norm) override;
+  void attention_forward(const AttentionForward& attention) override;
+  void attention_backward(const AttentionBackward& attention) override;
+  void rope(const Rope& rope) override;
+  void dropout(const Dropout& dropout, const Tensor& x, const Tensor& y) override;
+  void gelu_forward(const Tensor& x, const Tensor& y) override;
+  void gelu_backward(const Tensor& x, const Tensor& dy, const Tensor& dx) override;
+  void swiglu_forward(const Tensor& gate_up, const Tensor& y) override;
+  void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& dgate_up) override;
+  void add(const Tensor& a, const Tensor& b, const Tensor& out) override;
+  void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,
+                         const Tensor& x) override;
+  void embedding_backward(const Embedding& embedding, const Tensor& dx, const Tensor& dtokens_table,
+                          const Tensor& dpositions_table) override;
+  void cross_entropy(const CrossEntropy& cross_entropy) override;
+  void column_sum(const Tensor& x, const Tensor& sums, bool accumulate) override;
+  [[nodiscard]] double sum_of_squares(std::span<const float> values) override;
+  void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out) override;
+  void adamw(const AdamW& adamw) override;
+  void convert(const BufferView& from, const BufferView& to) override;
+  void fill_zero(const Tensor& x) override;
+
+ private:
+  template <typename Call>
+  auto timed(StepPart part, const Call& call);
+  [[nodiscard]] Pass pass_of(const GemmCalls& call) const;
+
+  std::unique_ptr<Backend> backend_;
+  std::int64_t vocabulary_;
+  std::array<double, kStepParts> ms_ = {};
+  std::vector<GemmCalls> gemms_;
+  bool in_backward_ = false;  // a weight gradient was asked for since the last embedding
+};
+
+}  // namespace lockstep

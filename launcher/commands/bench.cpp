@@ -1,0 +1,173 @@
+// lockstep bench: what this machine can do, and how much of it Lockstep uses.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/progress.h"
+#include "comm/communicator.h"
+#include "launcher/bench/gemm_bench.h"
+#include "launcher/bench/measure.h"
+#include "launcher/bench/step_bench.h"
+#include "launcher/commands/command.h"
+#include "launcher/output.h"
+
+namespace lockstep {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct BenchOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  int rounds = 10;
+  bool json = false;
+};
+
+// What was measured, once for programs and once for people.
+struct Figures {
+  Json json;
+  std::string text;
+};
+
+constexpr double kGiga = 1e9;
+
+Json describe(const BenchModel& model, const Communicator& communicator) {
+  const Config& config = model.config;
+  return {{"world", communicator.world_size()},
+          {"threads", config.train.threads},
+          {"precision", name_of(config.train.precision)},
+          {"layers", config.model.layers},
+          {"width", config.model.width},
+          {"vocab", config.model.vocab},
+          {"micro_batches", config.train.micro_batches},
+          {"micro_batch_size", config.train.micro_batch_size},
+          {"sequence", config.data.sequence}};
+}
+
+std::string headline(const char* what, const BenchModel& model, const Communicator& communicator) {
+  const Config& config = model.config;
+  return fmt::format("{}: {} rank{} x {} thread{}, {} layers of width {}, {} micro-batches of {} x {} tokens in {}\n",
+                     what, communicator.world_size(), communicator.world_size() == 1 ? "" : "s", config.train.threads,
+                     config.train.threads == 1 ? "" : "s", config.model.layers, config.model.width,
+                     config.train.micro_batches, config.train.micro_batch_size, config.data.sequence,
+                     name_of(config.train.precision));
+}
+
+Figures measure_gemm(const BenchModel& model, const BenchOptions& options, Communicator& communicator) {
+  const GemmBenchResult result = bench_gemm(model, options.rounds, communicator);
+  Figures figures;
+  figures.text = headline("gemm", model, communicator);
+  figures.text += fmt::format("{:>6} {:>6} {:>6}  {:<16} {:>6} {:>10}  {}\n", "m", "n", "k", "pass", "calls", "GFLOP/s",
+                              "of ceiling");
+  Json rows = Json::array();
+  for (const GemmBenchRow& row : result.rows) {
+    const GemmCalls& shape = row.shape;
+    figures.text +=
+        fmt::format("{:>6} {:>6} {:>6}  {:<16} {:>6} {:>10.1f}  {:>8.0f} %\n", shape.m(), shape.n(), shape.k(),
+                    name_of(shape.pass), shape.calls, row.flop_per_s / kGiga, 100 * row.of_ceiling);
+    rows.push_back({{"m", shape.m()},
+                    {"n", shape.n()},
+                    {"k", shape.k()},
+                    {"pass", name_of(shape.pass)},
+                    {"calls", shape.calls},
+                    {"gflop_per_s", row.flop_per_s / kGiga},
+                    {"of_ceiling", row.of_ceiling}});
+  }
+  figures.text += fmt::format("all products of a step: {:.0f} % of the ceiling, {:.1f} GFLOP/s\n",
+                              100 * result.of_ceiling, result.ceiling_flop_per_s / kGiga);
+  figures.json = describe(model, communicator);
+  figures.json["ceiling_gflop_per_s"] = result.ceiling_flop_per_s / kGiga;
+  figures.json["of_ceiling"] = result.of_ceiling;
+  figures.json["products"] = rows;
+  return figures;
+}
+
+Figures measure_step(const BenchModel& model, const BenchOptions& options, Communicator& communicator) {
+  const StepBenchResult result = bench_step(model, options.rounds, communicator);
+  Figures figures;
+  figures.text = headline("step", model, communicator);
+  figures.text +=
+      fmt::format("{:.1f} ms a step, {} tokens/s: {:.1f} GFLOP/s of the model, {:.0f} % of the ceiling, {:.1f}\n",
+                  result.step_ms, format_count(result.tokens_per_s), result.flop_per_s / kGiga, 100 * result.of_ceiling,
+                  result.ceiling_flop_per_s / kGiga);
+  double total_ms = 0;
+  for (const auto& [name, ms] : result.parts) {
+    total_ms += ms;
+  }
+  Json parts = Json::array();
+  for (const auto& [name, ms] : result.parts) {
+    figures.text += fmt::format("  {:<24} {:>9.2f} ms  {:>5.1f} %\n", name, ms, 100 * ms / total_ms);
+    parts.push_back({{"name", name}, {"ms", ms}, {"share", ms / total_ms}});
+  }
+  const double memory = *std::max_element(result.peak_memory_bytes.begin(), result.peak_memory_bytes.end());
+  figures.text += fmt::format("products of the layers: {:.1f} GFLOP/s on rank 0; peak memory {} a rank\n",
+                              result.gemm_flop_per_s / kGiga, format_bytes(static_cast<std::uint64_t>(memory)));
+  figures.json = describe(model, communicator);
+  figures.json.update({{"step_ms", result.step_ms},
+                       {"tokens_per_s", result.tokens_per_s},
+                       {"gflop_per_s", result.flop_per_s / kGiga},
+                       {"ceiling_gflop_per_s", result.ceiling_flop_per_s / kGiga},
+                       {"of_ceiling", result.of_ceiling},
+                       {"parts", parts},
+                       {"gemm_gflop_per_s", result.gemm_flop_per_s / kGiga},
+                       {"peak_memory_bytes", result.peak_memory_bytes}});
+  return figures;
+}
+
+using Measure = std::function<Figures(const BenchModel&, const BenchOptions&, Communicator&)>;
+
+int run_bench(const char* name, const Measure& measure, const BenchOptions& options) {
+  const auto communicator = make_communicator({});
+  {
+    const BenchModel model = load_bench_model(options.config, options.overrides, *communicator);
+    Figures figures = measure(model, options, *communicator);
+    if (communicator->rank() == 0) {
+      Json json = {{"bench", name}};
+      json.update(figures.json);
+      print(options.json ? json.dump() + "\n" : figures.text);
+    }
+  }
+  communicator->close();
+  return kExitDone;
+}
+
+void add_model_bench(CLI::App& bench, CommandContext& context, const char* name, const char* help,
+                     const Measure& measure) {
+  const auto options = std::make_shared<BenchOptions>();
+  CLI::App* command = bench.add_subcommand(name, help);
+  command->add_option("CONFIG", options->config, "Configuration of a training run; data.train need not exist")
+      ->required();
+  command->add_option("--set", options->overrides, "Override a key, for example --set data.sequence=256; repeatable")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--rounds", options->rounds, "Measurements, each beside the machine's limit; medians are printed")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "Print one JSON object");
+  command->callback([name, measure, options, &context] {
+    context.run = [name, measure, options] { return run_bench(name, measure, *options); };
+  });
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, CommandContext& context) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure this machine, and how much of it a training run uses");
+  bench->require_subcommand(1);
+  add_model_bench(*bench, context, "gemm", "Each matrix product of a model, forward and both gradients", measure_gemm);
+  add_model_bench(*bench, context, "step", "A whole training step, and where its time goes", measure_step);
+  bench->footer(
+      "Alone or under mpirun, as the run would be. Every figure stands beside the machine's own limit, measured in "
+      "the\n"
+      "same rounds: compare the ratios, not the seconds.\n"
+      "Example: mpirun -np 2 lockstep bench step examples/gpt2-124m/gpt2-124m.yaml --set model.vocab=50257 --set "
+      "data.sequence=256 --set train.micro_batches=2 --set train.micro_batch_size=2");
+}
+
+}  // namespace lockstep

@@ -1,0 +1,124 @@
+// lockstep bench as people run it, on a model small enough that only the shape of its answers counts.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/file.h"
+#include "tests/data/small_dataset.h"
+#include "tests/support/process.h"
+#include "tests/support/temporary_folder.h"
+
+namespace lockstep {
+namespace {
+
+using Json = nlohmann::json;
+
+class BenchTest : public testing::Test {
+ protected:
+  BenchTest() {
+    write_file_atomic(folder_ / "model.yaml",
+                      "model: {family: gpt2, layers: 2, heads: 2, width: 32, context: 16}\n"
+                      "data:  {train: none, sequence: 16}\n"
+                      "train: {steps: 1, micro_batches: 4, micro_batch_size: 2, threads: 1}\n");
+  }
+
+  [[nodiscard]] ProcessResult bench(const std::string& what, const std::vector<std::string>& options, int ranks = 0) {
+    std::vector<std::string> command;
+    if (ranks > 0) {
+      command = {LOCKSTEP_MPIRUN, std::to_string(ranks)};
+    }
+    command.insert(command.end(),
+                   {LOCKSTEP_PROGRAM, "bench", what, (folder_ / "model.yaml").string(), "--rounds", "2"});
+    command.insert(command.end(), options.begin(), options.end());
+    return run_process(command);
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(BenchTest, SaysHowFastAStepIsAndWhereItsTimeGoes) {
+  for (const int ranks : {0, 2}) {
+    const ProcessResult result = bench("step", {"--set", "model.vocab=100", "--json"}, ranks);
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const Json json = Json::parse(result.out);
+    EXPECT_EQ(json.at("bench"), "step");
+    EXPECT_EQ(json.at("world"), ranks == 0 ? 1 : ranks);
+    EXPECT_EQ(json.at("vocab"), 100);
+    EXPECT_GT(json.at("step_ms"), 0.0);
+    EXPECT_NEAR(json.at("tokens_per_s").get<double>() * json.at("step_ms").get<double>(), 4 * 2 * 16 * 1000.0, 1e-6);
+    EXPECT_GT(json.at("of_ceiling"), 0.0);
+    EXPECT_GT(json.at("ceiling_gflop_per_s"), json.at("gflop_per_s")) << "so small a model cannot reach it";
+    EXPECT_EQ(json.at("peak_memory_bytes").size(), static_cast<std::size_t>(ranks == 0 ? 1 : ranks));
+    double share = 0;
+    std::vector<std::string> names;
+    for (const Json& part : json.at("parts")) {
+      names.push_back(part.at("name"));
+      share += part.at("share").get<double>();
+    }
+    EXPECT_NEAR(share, 1, 1e-9);
+    EXPECT_THAT(names, testing::ElementsAre("gemm", "attention", "norms and elementwise", "head and loss", "optimizer",
+                                            "gradient sums", "exposed communication", "data", "other"));
+  }
+}
+
+TEST_F(BenchTest, ReadsTheDataThatAConfigurationNames) {
+  write_small_dataset(folder_ / "data", std::vector<std::uint32_t>(1000, 7), {1000}, 60);
+  const ProcessResult result = bench("step", {"--set", "data.train=" + (folder_ / "data").string(), "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(Json::parse(result.out).at("vocab"), 60);
+}
+
+TEST_F(BenchTest, MeasuresEachProductOfAModel) {
+  const ProcessResult result = bench("gemm", {"--set", "model.vocab=100", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const Json json = Json::parse(result.out);
+  std::map<std::tuple<int, int, int, std::string>, int> calls;
+  for (const Json& product : json.at("products")) {
+    EXPECT_GT(product.at("of_ceiling"), 0.0);
+    calls[{product.at("m"), product.at("n"), product.at("k"), product.at("pass")}] = product.at("calls");
+  }
+  // Four micro-batches of two layers over 32 rows: y = x w, dx = dy w^T, dw = x^T dy (or its transpose in the head).
+  std::map<std::tuple<int, int, int, std::string>, int> expected;
+  for (const auto& [in, out] : {std::pair{32, 96}, {32, 32}, {32, 128}, {128, 32}}) {
+    expected[{32, out, in, "forward"}] = 8;
+    expected[{32, in, out, "input gradient"}] = 8;
+    expected[{in, out, 32, "weight gradient"}] = 8;
+  }
+  expected[{32, 100, 32, "forward"}] = 4;
+  expected[{32, 32, 100, "input gradient"}] = 4;
+  expected[{100, 32, 32, "weight gradient"}] = 4;
+  EXPECT_EQ(calls, expected);
+}
+
+TEST_F(BenchTest, PrintsTablesForPeople) {
+  const ProcessResult step = bench("step", {"--set", "model.vocab=100"});
+  EXPECT_THAT(step.out, testing::StartsWith("step: 1 rank x 1 thread, 2 layers of width 32, 4 micro-batches of 2 x 16 "
+                                            "tokens in fp32\n"));
+  EXPECT_THAT(step.out, testing::HasSubstr("% of the ceiling"));
+  const ProcessResult gemm = bench("gemm", {"--set", "model.vocab=100"});
+  EXPECT_THAT(gemm.out, testing::HasSubstr("of ceiling\n    32     96     32  forward               8 "));
+}
+
+TEST_F(BenchTest, RefusesWhatItCannotMeasure) {
+  const ProcessResult no_vocabulary = bench("step", {});
+  EXPECT_EQ(no_vocabulary.exit_code, 2);
+  EXPECT_EQ(
+      no_vocabulary.err,
+      "lockstep bench: none is no dataset, so the size of the vocabulary is not known: --set model.vocab=50257\n");
+  const ProcessResult no_kind = run_process({LOCKSTEP_PROGRAM, "bench"});
+  EXPECT_EQ(no_kind.exit_code, 2);
+  EXPECT_THAT(no_kind.err, testing::EndsWith("lockstep bench: a command is missing: gemm, step\n"));
+  const ProcessResult unknown = bench("stepp", {});
+  EXPECT_EQ(unknown.exit_code, 2);
+  EXPECT_EQ(unknown.err, "lockstep bench: stepp is not a command; did you mean step?\n");
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,60 @@
+// The arithmetic of a training step on one rank: the gradients of its micro-batches, their sum over all ranks, the
+// update of the weights. Where batches come from and what happens between steps is the caller's.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "data/batch_loader.h"
+#include "data/sampler.h"
+#include "ops/arena.h"
+#include "ops/backend.h"
+#include "ops/tape.h"
+#include "trainer/config.h"
+#include "trainer/grad_reducer.h"
+#include "trainer/optimizer.h"
+#include "trainer/replica.h"
+
+namespace lockstep {
+
+class TrainStep {
+ public:
+  // Collective: allocates everything that a step needs. `config` is resolved. All arguments outlive it.
+  TrainStep(const Config& config, Communicator& communicator, Backend& backend);
+
+  [[nodiscard]] Replica& replica() { return replica_; }
+  [[nodiscard]] const Replica& replica() const { return replica_; }
+  [[nodiscard]] const ParameterLayout& layout() const { return replica_.layout(); }
+  [[nodiscard]] Optimizer& optimizer() { return optimizer_; }
+  [[nodiscard]] Arena& arena() { return arena_; }
+  [[nodiscard]] const GradReducer& reducer() const { return reducer_; }
+  // The most micro-batches that any rank has in a step.
+  [[nodiscard]] std::int64_t largest_micro_batches() const;
+  [[nodiscard]] std::int64_t tokens_per_step() const;
+
+  // The gradients of this rank's micro-batches of the step after `completed` others; sums of buckets over the ranks
+  // begin on the way. `next` gives the micro-batches in order. Returns their losses, sums over the target tokens, valid
+  // until the next call.
+  [[nodiscard]] std::span<const double> compute_gradients(std::int64_t completed,
+                                                          const std::function<const TokenBatch&()>& next);
+  // Waits until the gradients of all ranks are summed. Throws Error(kTimeout, kPeerLost).
+  void finish_gradients() { reducer_.finish(); }
+  // Returns the gradient's norm before clipping. When it is not finite nothing is changed.
+  [[nodiscard]] double update(std::int64_t completed, double learning_rate);
+
+ private:
+  const Config& config_;
+  const MicroBatchRange micro_batches_;  // of this rank
+  const int world_;
+  Arena arena_;
+  Replica replica_;
+  Optimizer optimizer_;
+  GradReducer reducer_;
+  Tape tape_;
+  std::vector<double> losses_;  // of this rank's micro-batches in this step
+};
+
+}  // namespace lockstep
