@@ -1,6 +1,8 @@
 #include "base/writable_folder.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -52,12 +54,13 @@ void require_writable_file(const fs::path& file) {
 }
 
 std::optional<std::uint64_t> room_at(const fs::path& path) {
-  std::error_code error;
-  const fs::space_info space = fs::space(existing_part(path), error);
-  if (error || space.available == static_cast<std::uintmax_t>(-1)) {
+  constexpr long kZfs = 0x2fc12fc1;
+  struct statfs status {};
+  if (::statfs(existing_part(path).c_str(), &status) != 0 || status.f_blocks == 0 ||
+      status.f_type == BTRFS_SUPER_MAGIC || status.f_type == kZfs) {
     return std::nullopt;
   }
-  return space.available;
+  return static_cast<std::uint64_t>(status.f_bavail) * static_cast<std::uint64_t>(status.f_bsize);
 }
 
 }  // namespace lockstep

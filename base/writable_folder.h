@@ -18,7 +18,7 @@ void require_writable_folder(const std::filesystem::path& folder);
 void require_writable_file(const std::filesystem::path& file);
 
 // The bytes that this process could still write to `path` or, where there is nothing yet, to the nearest folder above
-// it; nothing where the file system does not tell.
+// it; nothing where the file system does not tell, or compresses what is written.
 [[nodiscard]] std::optional<std::uint64_t> room_at(const std::filesystem::path& path);
 
 }  // namespace lockstep

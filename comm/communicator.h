@@ -71,6 +71,11 @@ class Communicator {
   // Blocking.
   virtual void barrier() = 0;
 
+  // For benchmarks: milliseconds that the all-reduce of the library below takes for `data`, on average over `repeats`
+  // > 0 calls in a row. Its sums have the library's own order, so training never uses it. Collective and blocking,
+  // without a deadline. 0 where there is no such library.
+  [[nodiscard]] virtual double time_library_sum(std::span<float> data, int repeats) = 0;
+
   // The orderly end, called by all ranks when every Work has been waited for and every Buffer from allocate() is gone:
   // afterwards the process may exit as it likes, or make another communicator. Without it the destructor tells the
   // other ranks that this one left; the process should then end through end_process(), with an exit code that is not 0.

@@ -220,7 +220,9 @@ void Dataset::State::check_shard(std::size_t index) const {
   std::error_code error;
   const std::uint64_t size = std::filesystem::file_size(path, error);
   if (error) {
-    fail(ErrorCode::kCorrupt, "{}: {}, but dataset.json lists it", path.string(), error.message());
+    const bool is_missing = error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory;
+    fail(is_missing ? ErrorCode::kCorrupt : ErrorCode::kIo, "{}: {}, but dataset.json lists it", path.string(),
+         error.message());
   }
   if (size != file.size_bytes) {
     fail(ErrorCode::kCorrupt, "{}: {} bytes, dataset.json says {}", path.string(), size, file.size_bytes);

@@ -121,11 +121,14 @@ bool read_command_line(CLI::App& app, std::span<const std::string> arguments) {
 
 CLI::Validator whole_number() {
   return CLI::Validator(
-      [](const std::string& text) {
+      [](std::string& text) {
         std::uint64_t value = 0;
         const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-        const bool is_number = error == std::errc() && end == text.data() + text.size();
-        return is_number ? std::string() : text + " is not a whole number from 0 to 18446744073709551615";
+        if (error != std::errc() || end != text.data() + text.size()) {
+          return text + " is not a whole number from 0 to 18446744073709551615";
+        }
+        text = std::to_string(value);
+        return std::string();
       },
       "");
 }

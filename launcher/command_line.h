@@ -16,7 +16,8 @@ namespace lockstep {
 // sub-command or option for one that does not exist.
 [[nodiscard]] bool read_command_line(CLI::App& app, std::span<const std::string> arguments);
 
-// For Option::check() of a number without a sign: refuses what is none. CLI11's own conversion takes -1 for 2^64 - 1.
+// For Option::transform() of a number without a sign: refuses what is none. CLI11's own conversion takes -1 for 2^64 -
+// 1 and 010 for 8.
 [[nodiscard]] CLI::Validator whole_number();
 
 // "lockstep train" when `arguments` begin with a sub-command, otherwise "lockstep": how messages begin.

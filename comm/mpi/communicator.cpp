@@ -65,6 +65,12 @@ class MpiCommunicator final : public Communicator {
     run([](mpi::Group& group) { group.barrier(); });
   }
 
+  [[nodiscard]] double time_library_sum(std::span<float> data, int repeats) override {
+    const auto ms = std::make_shared<double>(0);
+    run([ms, data, repeats](mpi::Group& group) { *ms = group.time_library_sum(data, repeats); });
+    return *ms;
+  }
+
   void close() override {
     run([](mpi::Group& group) { group.close(); });
     is_closed_ = true;

@@ -139,6 +139,17 @@ void Group::barrier() {
   wait_for_barrier();
 }
 
+double Group::time_library_sum(std::span<float> data, int repeats) {
+  watch_->begin_call(fmt::format("MPI_Allreduce of {} x f32", data.size()));
+  wait_for_barrier();
+  const double begin_s = MPI_Wtime();
+  for (int i = 0; i < repeats; ++i) {
+    check(MPI_Allreduce(MPI_IN_PLACE, data.data(), static_cast<int>(data.size()), MPI_FLOAT, MPI_SUM, world_),
+          "MPI_Allreduce");
+  }
+  return (MPI_Wtime() - begin_s) * 1e3 / repeats;
+}
+
 void Group::wait_for_barrier() {
   MPI_Request request = MPI_REQUEST_NULL;
   check(MPI_Ibarrier(world_, &request), "MPI_Ibarrier");

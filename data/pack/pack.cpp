@@ -31,7 +31,8 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr std::string_view kBpePrefix = "bpe:";
-constexpr const char* kStopped = "stop";  // a rank's result of a round in which it was asked to stop
+constexpr const char* kTrainedName = "tokenizer.json";  // in the work folder: the vocabulary of bpe:SIZE
+constexpr const char* kStopped = "stop";                // a rank's result of a round in which it was asked to stop
 
 // SIZE of "bpe:SIZE"; nothing for other tokenizers.
 std::optional<std::uint32_t> bpe_size_of(const std::string& tokenizer) {
@@ -110,7 +111,7 @@ class PackRun {
     begin(work);
     bool is_packed = false;
     try {
-      check_room();
+      check_room(work);
       is_packed = train_tokenizer(work) && pack_units(work);
       if (is_packed) {
         publish(work);
@@ -139,7 +140,7 @@ class PackRun {
   [[nodiscard]] PackSettings settings() const;
   [[nodiscard]] bool is_complete(const WorkFolder& work) const;
   void begin(WorkFolder& work);
-  void check_room() const;
+  void check_room(const WorkFolder& work) const;
   [[nodiscard]] std::uint64_t least_shard_bytes(std::uint64_t input_bytes) const;
   [[nodiscard]] bool train_tokenizer(const WorkFolder& work);
   [[nodiscard]] std::optional<WordCounts> count_corpus();
@@ -259,19 +260,20 @@ void PackRun::begin(WorkFolder& work) {
   }
 }
 
-// What is left to pack may turn out larger; this much it takes for sure.
-void PackRun::check_room() const {
+// What is left to pack may well turn out larger than this.
+void PackRun::check_room(const WorkFolder& work) const {
   std::uint64_t left_bytes = 0;
-  bool is_begun = false;
+  bool has_units = false;
   for (std::size_t unit = 0; unit < plan_.units.size(); ++unit) {
-    is_begun = is_begun || records_[unit].has_value();
+    has_units = has_units || records_[unit].has_value();
     left_bytes += records_[unit] ? 0 : plan_.units[unit].bytes;
   }
   const std::uint64_t needed = least_shard_bytes(left_bytes);
   on_first_rank(peers_, [&] {
     const std::uint64_t room = room_at(options_.out).value_or(needed);
     if (room < needed) {
-      // An error of the usage would cost the units that are finished.
+      // An error of the usage would cost what is finished.
+      const bool is_begun = has_units || fs::exists(work.folder() / kTrainedName);
       fail(is_begun ? ErrorCode::kNoSpace : ErrorCode::kUsage,
            "{} has room for {} MiB; {} MiB of input are left to pack and take at least {} MiB", options_.out.string(),
            room / kMiB, left_bytes / kMiB, needed / kMiB + 1);
@@ -281,7 +283,7 @@ void PackRun::check_room() const {
 }
 
 std::uint64_t PackRun::least_shard_bytes(std::uint64_t input_bytes) const {
-  constexpr std::uint64_t kBytesInAToken = 8;  // more than vocabularies of any size reach on average
+  constexpr std::uint64_t kBytesInAToken = 32;  // more than vocabularies reach on average, whatever the script
   switch (options_.format) {
     case PackFormat::kText:
       return options_.tokenizer == "bytes" ? 2 * input_bytes : 2 * (input_bytes / kBytesInAToken);
@@ -342,7 +344,7 @@ bool PackRun::train_tokenizer(const WorkFolder& work) {
   if (tokenizer_) {
     return true;
   }
-  const fs::path path = work.folder() / "tokenizer.json";
+  const fs::path path = work.folder() / kTrainedName;
   std::string json = on_first_rank(peers_, [&] { return fs::exists(path) ? read_file(path) : std::string(); });
   if (json.empty()) {
     const std::optional<WordCounts> counts = count_corpus();

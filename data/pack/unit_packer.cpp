@@ -59,11 +59,11 @@ class BlockEncoder {
   std::vector<std::uint32_t> ids_;
 };
 
-// A shard under a temporary name until finish(); without that nothing is left of it. The name is like no other: a rank
-// of a killed job may still be writing the same unit.
+// A shard under a temporary name until finish(); without that nothing is left of it.
 class UnitShard {
  public:
-  UnitShard(const fs::path& path, DType dtype) : path_(path), partial_(partial_of(path)), writer_(partial_, dtype) {}
+  UnitShard(const fs::path& path, DType dtype)
+      : path_(path), partial_(unique_partial_of(path)), writer_(partial_, dtype) {}
   ~UnitShard() {
     if (!is_finished_) {
       std::error_code ignored;  // there is an error to report already, or the run was stopped
@@ -86,10 +86,6 @@ class UnitShard {
   }
 
  private:
-  static fs::path partial_of(fs::path path) {
-    return path += fmt::format(".{:08x}{}", std::random_device()(), kPartialSuffix);
-  }
-
   fs::path path_;
   fs::path partial_;
   ShardWriter writer_;
@@ -152,6 +148,10 @@ class ShardSink : public DocumentSink {
 };
 
 }  // namespace
+
+fs::path unique_partial_of(fs::path path) {
+  return path += fmt::format(".{:08x}{}", std::random_device()(), kPartialSuffix);
+}
 
 std::string unit_shard_name(std::size_t unit, Split split) {
   return fmt::format("{}-{:05}.h5", kSplitNames[static_cast<std::size_t>(split)], unit);

@@ -32,6 +32,8 @@ struct UnitRecord {
 
 // Ends the names of files that are being written.
 inline constexpr std::string_view kPartialSuffix = ".partial";
+// A name beside `path` for what is being written, like no other: a rank of a killed job may still be at the same unit.
+[[nodiscard]] std::filesystem::path unique_partial_of(std::filesystem::path path);
 
 // "train-00012.h5": the name of a unit's shard until it is published.
 [[nodiscard]] std::string unit_shard_name(std::size_t unit, Split split);

@@ -53,10 +53,18 @@ std::optional<UnitRecord> read_record(const fs::path& path, std::size_t unit) {
   }
 }
 
-// "00012.h5" and what is left of writing it.
+// "00012.h5".
 bool is_shard_name(const std::string& name) {
   const std::size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
-  return digits >= 5 && (name.substr(digits) == ".h5" || name.substr(digits) == ".h5.partial");
+  return digits >= 5 && name.substr(digits) == ".h5";
+}
+
+// dataset.json and tokenizer.json, and what is left of writing them.
+bool is_description_name(std::string name) {
+  if (name.ends_with(kPartialSuffix)) {
+    name.resize(name.size() - kPartialSuffix.size());
+  }
+  return name == "dataset.json" || name == "tokenizer.json";
 }
 
 bool has_size(const fs::path& file, std::uint64_t size) {
@@ -83,6 +91,14 @@ bool WorkFolder::has_same_settings(const fs::path& file) const {
 }
 
 bool WorkFolder::is_complete(bool overwrite, std::string& damage) const {
+  try {
+    return look_for_finished(overwrite, damage);
+  } catch (const fs::filesystem_error& error) {
+    fail(ErrorCode::kUsage, "{} cannot be used: {}: {}", out_.string(), error.path1().string(), error.code().message());
+  }
+}
+
+bool WorkFolder::look_for_finished(bool overwrite, std::string& damage) const {
   std::error_code error;
   if (overwrite || !fs::exists(out_ / kSettingsName, error)) {
     require_writable_folder(out_);
@@ -123,6 +139,9 @@ bool WorkFolder::datasets_are_whole(std::string& damage) const {
     }
     return true;
   } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCorrupt && error.code() != ErrorCode::kUsage) {
+      throw;  // what cannot be read may be whole
+    }
     damage = error.what();
     return false;
   }
@@ -175,7 +194,7 @@ std::vector<fs::path> WorkFolder::files_of_dataset(std::size_t split) const {
   }
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    if (name == "dataset.json" || name == "tokenizer.json" || is_shard_name(name)) {
+    if (is_description_name(name) || is_shard_name(name)) {
       files.push_back(entry.path());
     }
   }
@@ -225,7 +244,11 @@ std::vector<UnitRecord> WorkFolder::finished_units(std::size_t units) const {
 }
 
 void WorkFolder::write_record(const UnitRecord& record) const {
-  write_file_atomic(folder_ / record_name(record.unit), lockstep::to_json(record));
+  const fs::path path = folder_ / record_name(record.unit);
+  const fs::path partial = unique_partial_of(path);
+  write_file_atomic(partial, lockstep::to_json(record));
+  rename_checked(partial, path);
+  sync_folder(folder_);
 }
 
 DatasetInfo WorkFolder::place_shards(std::size_t split, const std::vector<UnitRecord>& records) const {
@@ -266,10 +289,14 @@ void WorkFolder::publish(const std::vector<UnitRecord>& records, const DatasetTo
   }
   sync_folder(out_);
   write_file_atomic(out_ / kSettingsName, to_json(settings_));
-  fs::remove_all(folder_);
+  // Of no use any more, and a network file system may keep an open file.
+  lock_.reset();
+  std::error_code ignored;
+  fs::remove_all(folder_, ignored);
 }
 
 void WorkFolder::discard() {
+  lock_.reset();
   std::error_code ignored;  // the error that led here is the one to tell
   fs::remove_all(folder_, ignored);
   if (first_created_.empty()) {

@@ -66,6 +66,7 @@ class WorkFolder {
 
  private:
   [[nodiscard]] bool has_same_settings(const std::filesystem::path& file) const;
+  [[nodiscard]] bool look_for_finished(bool overwrite, std::string& damage) const;
   [[nodiscard]] bool datasets_are_whole(std::string& damage) const;
   void make_place() const;
   // The files in the folder of a split that a dataset consists of, and what is left of writing them.

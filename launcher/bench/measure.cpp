@@ -16,12 +16,10 @@
 
 namespace lockstep {
 
-BenchModel load_bench_model(const std::string& path, const std::vector<std::string>& overrides,
-                            Communicator& communicator) {
+BenchModel resolve_bench_model(const Config& config, Communicator& communicator) {
   const int cores = cores_on_node(communicator);
-  BenchModel model;
+  BenchModel model{.config = config};
   run_agreed(communicator, [&] {
-    model.config = load_config(path, overrides);
     std::error_code error;
     model.has_data = std::filesystem::exists(std::filesystem::path(model.config.data.train) / "dataset.json", error);
     int vocab = model.config.model.vocab;

@@ -4,7 +4,6 @@
 // a ratio is the median over the rounds.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "base/dtype.h"
@@ -14,14 +13,14 @@
 
 namespace lockstep {
 
-// The configuration of a training run, resolved for this job. Collective. The vocabulary comes from data.train when
-// that is a dataset (then `has_data`), otherwise from model.vocab. Throws AgreedError(kUsage).
+// The configuration of a training run, resolved for this job.
 struct BenchModel {
   Config config;
-  bool has_data = false;
+  bool has_data = false;  // data.train is a dataset
 };
-[[nodiscard]] BenchModel load_bench_model(const std::string& path, const std::vector<std::string>& overrides,
-                                          Communicator& communicator);
+// Collective. The vocabulary comes from data.train when that is a dataset, otherwise from model.vocab. Throws
+// AgreedError(kUsage).
+[[nodiscard]] BenchModel resolve_bench_model(const Config& config, Communicator& communicator);
 
 // The sum over the ranks. Collective.
 [[nodiscard]] double sum_over_ranks(Communicator& communicator, double value);

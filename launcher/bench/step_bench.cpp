@@ -71,6 +71,7 @@ class Steps {
     initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend.pool(),
                replica.master());
     replica.refresh();
+    backend.set_head(replica.weights()[static_cast<std::size_t>(replica.model().parameters().head)]);
   }
 
   [[nodiscard]] TrainStep& step() { return step_; }
@@ -128,11 +129,11 @@ class Steps {
   double exposed_ms_ = 0;
 };
 
-double gemm_rate_of(const TimedBackend& backend, std::int64_t vocabulary) {
+double gemm_rate_of(const TimedBackend& backend) {
   double flop = 0;
   double ms = 0;
   for (const GemmCalls& call : backend.gemms()) {
-    if (call.m() != vocabulary && call.n() != vocabulary && call.k() != vocabulary) {
+    if (!call.is_head) {
       flop += call.flop() * static_cast<double>(call.calls);
       ms += call.ms;
     }
@@ -143,14 +144,14 @@ double gemm_rate_of(const TimedBackend& backend, std::int64_t vocabulary) {
 }  // namespace
 
 std::vector<GemmCalls> gemms_of_step(const BenchModel& model, Communicator& communicator) {
-  TimedBackend backend(make_cpu_backend(model.config.train.threads), model.config.model.vocab);
+  TimedBackend backend(make_cpu_backend(model.config.train.threads));
   Steps(model, communicator, backend).run();
   return backend.gemms();
 }
 
 StepBenchResult bench_step(const BenchModel& model, int rounds, Communicator& communicator) {
   const Config& config = model.config;
-  TimedBackend backend(make_cpu_backend(config.train.threads), config.model.vocab);
+  TimedBackend backend(make_cpu_backend(config.train.threads));
   Steps steps(model, communicator, backend);
   const Replica& replica = steps.step().replica();
   for (int i = 0; i < kWarmUpSteps; ++i) {
@@ -177,7 +178,7 @@ StepBenchResult bench_step(const BenchModel& model, int rounds, Communicator& co
   result.ceiling_flop_per_s = median(ceilings);
   result.of_ceiling = median(ratios);
   result.parts = steps.parts();
-  result.gemm_flop_per_s = gemm_rate_of(backend, config.model.vocab);
+  result.gemm_flop_per_s = gemm_rate_of(backend);
   const double memory = peak_memory_bytes();
   result.peak_memory_bytes.resize(static_cast<std::size_t>(communicator.world_size()));
   communicator.all_gather(std::as_bytes(std::span(&memory, 1)),

@@ -14,7 +14,8 @@ bool is_same(const Matrix& a, const Matrix& b) {
 
 bool is_same(const GemmCalls& a, const GemmCalls& b) {
   return is_same(a.gemm.a, b.gemm.a) && is_same(a.gemm.b, b.gemm.b) && is_same(a.gemm.d, b.gemm.d) &&
-         a.gemm.accumulate == b.gemm.accumulate && a.has_bias == b.has_bias && a.pass == b.pass;
+         a.gemm.accumulate == b.gemm.accumulate && a.has_bias == b.has_bias && a.is_head == b.is_head &&
+         a.pass == b.pass;
 }
 
 // Adds the time until it is destroyed.
@@ -66,8 +67,7 @@ double GemmCalls::flop() const {
   return 2.0 * static_cast<double>(m()) * static_cast<double>(n()) * static_cast<double>(k());
 }
 
-TimedBackend::TimedBackend(std::unique_ptr<Backend> backend, std::int64_t vocabulary)
-    : backend_(std::move(backend)), vocabulary_(vocabulary) {}
+TimedBackend::TimedBackend(std::unique_ptr<Backend> backend) : backend_(std::move(backend)) {}
 
 void TimedBackend::reset() {
   ms_ = {};
@@ -80,26 +80,28 @@ auto TimedBackend::timed(StepPart part, const Call& call) {
   return call();
 }
 
-// The head's passes are told by where the vocabulary stands: its products are interleaved. Those of the layers come in
-// the order of the passes.
-Pass TimedBackend::pass_of(const GemmCalls& call) const {
+// The head multiplies, computes the loss and the gradients for some rows, and then for the next ones; the layers'
+// products come in the order of the passes.
+void TimedBackend::place(GemmCalls& call) {
+  call.is_head = head_gradient_is_next_ || (head_ != nullptr && call.gemm.b.data == head_);
   if (call.gemm.a.transposed) {
-    return Pass::kWeightGradient;
+    call.pass = Pass::kWeightGradient;
+  } else {
+    const bool is_backward = call.is_head ? loss_since_head_gradient_ : loss_since_embedding_;
+    call.pass = is_backward ? Pass::kInputGradient : Pass::kForward;
   }
-  if (call.k() == vocabulary_) {
-    return Pass::kInputGradient;
+  head_gradient_is_next_ = call.is_head && call.pass == Pass::kInputGradient;
+  if (call.is_head && call.pass == Pass::kWeightGradient) {
+    loss_since_head_gradient_ = false;
   }
-  return in_backward_ && call.n() != vocabulary_ ? Pass::kInputGradient : Pass::kForward;
 }
 
 void TimedBackend::gemm(const Gemm& gemm) {
   GemmCalls call{.gemm = gemm, .has_bias = gemm.bias != nullptr};
-  call.pass = pass_of(call);
-  in_backward_ = in_backward_ || call.pass == Pass::kWeightGradient;
-  const bool is_head = call.m() == vocabulary_ || call.n() == vocabulary_ || call.k() == vocabulary_;
+  place(call);
   {
     const Timing timing(call.ms);
-    timed(is_head ? StepPart::kHead : StepPart::kGemm, [&] { backend_->gemm(gemm); });
+    timed(call.is_head ? StepPart::kHead : StepPart::kGemm, [&] { backend_->gemm(gemm); });
   }
   const auto known = std::find_if(gemms_.begin(), gemms_.end(), [&](const GemmCalls& g) { return is_same(g, call); });
   GemmCalls& entry = known != gemms_.end() ? *known : gemms_.emplace_back(call);
@@ -142,7 +144,7 @@ void TimedBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
 }
 void TimedBackend::embedding_forward(const Embedding& embedding, const Tensor& tokens_table,
                                      const Tensor& positions_table, const Tensor& x) {
-  in_backward_ = false;
+  loss_since_embedding_ = false;
   timed(StepPart::kNorms, [&] { backend_->embedding_forward(embedding, tokens_table, positions_table, x); });
 }
 void TimedBackend::embedding_backward(const Embedding& embedding, const Tensor& dx, const Tensor& dtokens_table,
@@ -150,6 +152,8 @@ void TimedBackend::embedding_backward(const Embedding& embedding, const Tensor& 
   timed(StepPart::kNorms, [&] { backend_->embedding_backward(embedding, dx, dtokens_table, dpositions_table); });
 }
 void TimedBackend::cross_entropy(const CrossEntropy& cross_entropy) {
+  loss_since_embedding_ = true;
+  loss_since_head_gradient_ = true;
   timed(StepPart::kHead, [&] { backend_->cross_entropy(cross_entropy); });
 }
 void TimedBackend::column_sum(const Tensor& x, const Tensor& sums, bool accumulate) {

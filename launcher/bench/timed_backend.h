@@ -31,6 +31,7 @@ enum class Pass : std::uint8_t { kForward, kInputGradient, kWeightGradient };
 struct GemmCalls {
   Gemm gemm;
   bool has_bias = false;
+  bool is_head = false;
   Pass pass = Pass::kForward;
   std::int64_t calls = 0;
   double ms = 0;
@@ -44,8 +45,9 @@ struct GemmCalls {
 
 class TimedBackend final : public Backend {
  public:
-  // A product with `vocabulary` rows or columns is the head's.
-  TimedBackend(std::unique_ptr<Backend> backend, std::int64_t vocabulary);
+  explicit TimedBackend(std::unique_ptr<Backend> backend);
+  // Which products are the head's: those with these weights, and the gradient of them that follows.
+  void set_head(const Tensor& weight) { head_ = weight.data(); }
 
   // The same kernels, without being counted.
   [[nodiscard]] Backend& untimed() { return *backend_; }
@@ -87,13 +89,16 @@ class TimedBackend final : public Backend {
  private:
   template <typename Call>
   auto timed(StepPart part, const Call& call);
-  [[nodiscard]] Pass pass_of(const GemmCalls& call) const;
+  // Sets `pass` and `is_head` of a call and remembers where the step is.
+  void place(GemmCalls& call);
 
   std::unique_ptr<Backend> backend_;
-  std::int64_t vocabulary_;
+  const void* head_ = nullptr;
   std::array<double, kStepParts> ms_ = {};
   std::vector<GemmCalls> gemms_;
-  bool in_backward_ = false;  // a weight gradient was asked for since the last embedding
+  bool loss_since_embedding_ = false;      // the layers go backwards
+  bool loss_since_head_gradient_ = false;  // so does the head
+  bool head_gradient_is_next_ = false;
 };
 
 }  // namespace lockstep

@@ -89,7 +89,8 @@ void add_generate(CLI::App& app, CommandContext& context) {
       ->check(CLI::NonNegativeNumber);
   command->add_option("--top-p", sampling.top_p, "Draw among the likeliest tokens that make up probability P")
       ->check(CLI::Range(1e-6, 1.0));
-  command->add_option("--seed", sampling.seed, "The same seed and options give the same text")->check(whole_number());
+  command->add_option("--seed", sampling.seed, "The same seed and options give the same text")
+      ->transform(whole_number());
   command->add_flag("!--no-echo", options->echo, "Print the continuation without the prompt");
   for (CLI::Option* option : command->get_options()) {
     option->capture_default_str();

@@ -139,7 +139,7 @@ void add_options(CLI::App& command, PackOptions& options, std::string& format) {
       ->type_name("A,B,C")
       ->default_str("0.9,0.05,0.05");
   command.add_option("--seed", options.seed, "Decides which documents go where")
-      ->check(whole_number())
+      ->transform(whole_number())
       ->capture_default_str();
   command.add_option("--field", options.field, "jsonl: the field that holds the text")->capture_default_str();
   command
@@ -154,15 +154,15 @@ void add_options(CLI::App& command, PackOptions& options, std::string& format) {
       .add_option("--memory", options.memory_mib,
                   "Longest line of JSON; a rank with such a line needs five times as much memory")
       ->type_name("MiB")
-      ->check(whole_number())
+      ->transform(whole_number())
       ->capture_default_str();
   command.add_option("--shard-mib", options.shard_mib, "Input in one shard, at most")
       ->type_name("MiB")
-      ->check(whole_number())
+      ->transform(whole_number())
       ->capture_default_str();
   command.add_option("--bpe-sample-mib", options.bpe_sample_mib, "Part of the input that bpe:SIZE is trained on")
       ->type_name("MiB")
-      ->check(whole_number())
+      ->transform(whole_number())
       ->capture_default_str();
 }
 

@@ -73,6 +73,15 @@ TEST_F(BenchTest, ReadsTheDataThatAConfigurationNames) {
   const ProcessResult result = bench("step", {"--set", "data.train=" + (folder_ / "data").string(), "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(Json::parse(result.out).at("vocab"), 60);
+  const ProcessResult loader = bench("loader", {"--set", "data.train=" + (folder_ / "data").string(), "--json"}, 2);
+  ASSERT_EQ(loader.exit_code, 0) << loader.err;
+  const Json json = Json::parse(loader.out);
+  EXPECT_NEAR(json.at("tokens_per_s").get<double>() * 2, json.at("mb_per_s").get<double>() * 1e6, 1)
+      << "ids of 2 bytes";
+  EXPECT_GT(json.at("of_ceiling"), 0.0);
+  const ProcessResult no_data = bench("loader", {"--set", "model.vocab=60"});
+  EXPECT_EQ(no_data.exit_code, 2);
+  EXPECT_EQ(no_data.err, "lockstep bench: none is not a dataset; expected --set data.train=DIR\n");
 }
 
 TEST_F(BenchTest, MeasuresEachProductOfAModel) {
@@ -82,7 +91,8 @@ TEST_F(BenchTest, MeasuresEachProductOfAModel) {
   std::map<std::tuple<int, int, int, std::string>, int> calls;
   for (const Json& product : json.at("products")) {
     EXPECT_GT(product.at("of_ceiling"), 0.0);
-    calls[{product.at("m"), product.at("n"), product.at("k"), product.at("pass")}] = product.at("calls");
+    EXPECT_EQ(product.at("head"), product.at("m") == 100 || product.at("n") == 100 || product.at("k") == 100);
+    calls[{product.at("m"), product.at("n"), product.at("k"), product.at("pass")}] += product.at("calls").get<int>();
   }
   // Four micro-batches of two layers over 32 rows: y = x w, dx = dy w^T, dw = x^T dy (or its transpose in the head).
   std::map<std::tuple<int, int, int, std::string>, int> expected;
@@ -97,13 +107,37 @@ TEST_F(BenchTest, MeasuresEachProductOfAModel) {
   EXPECT_EQ(calls, expected);
 }
 
+TEST_F(BenchTest, ComparesSumsWithTheLibrarysAndWithTheBareSum) {
+  for (const int ranks : {2, 4}) {
+    const ProcessResult result = run_process({LOCKSTEP_MPIRUN, std::to_string(ranks), LOCKSTEP_PROGRAM, "bench",
+                                              "allreduce", "--max-mib", "1", "--rounds", "1", "--json"});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const Json json = Json::parse(result.out);
+    EXPECT_EQ(json.at("world"), ranks);
+    std::vector<int> sizes;
+    for (const Json& row : json.at("sizes")) {
+      sizes.push_back(row.at("bytes"));
+      const double algbw = row.at("algbw_gb_per_s");
+      EXPECT_NEAR(algbw * row.at("us").get<double>() * 1000, row.at("bytes").get<double>(), 1e-3);
+      EXPECT_NEAR(row.at("busbw_gb_per_s").get<double>(), algbw * 2 * (ranks - 1) / ranks, 1e-9);
+      EXPECT_GT(row.at("of_ceiling"), 0.0);
+      EXPECT_GT(row.at("of_library"), 0.0);
+    }
+    EXPECT_EQ(sizes, (std::vector<int>{4096, 16384, 65536, 262144, 1048576}));
+  }
+  const ProcessResult alone = run_process({LOCKSTEP_PROGRAM, "bench", "allreduce"});
+  EXPECT_EQ(alone.exit_code, 2);
+  EXPECT_EQ(alone.err,
+            "lockstep bench: one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce\n");
+}
+
 TEST_F(BenchTest, PrintsTablesForPeople) {
   const ProcessResult step = bench("step", {"--set", "model.vocab=100"});
   EXPECT_THAT(step.out, testing::StartsWith("step: 1 rank x 1 thread, 2 layers of width 32, 4 micro-batches of 2 x 16 "
                                             "tokens in fp32\n"));
   EXPECT_THAT(step.out, testing::HasSubstr("% of the ceiling"));
   const ProcessResult gemm = bench("gemm", {"--set", "model.vocab=100"});
-  EXPECT_THAT(gemm.out, testing::HasSubstr("of ceiling\n    32     96     32  forward               8 "));
+  EXPECT_THAT(gemm.out, testing::HasSubstr("of ceiling\n    32     96     32  forward                 8 "));
 }
 
 TEST_F(BenchTest, RefusesWhatItCannotMeasure) {
@@ -114,7 +148,7 @@ TEST_F(BenchTest, RefusesWhatItCannotMeasure) {
       "lockstep bench: none is no dataset, so the size of the vocabulary is not known: --set model.vocab=50257\n");
   const ProcessResult no_kind = run_process({LOCKSTEP_PROGRAM, "bench"});
   EXPECT_EQ(no_kind.exit_code, 2);
-  EXPECT_THAT(no_kind.err, testing::EndsWith("lockstep bench: a command is missing: gemm, step\n"));
+  EXPECT_THAT(no_kind.err, testing::EndsWith("lockstep bench: a command is missing: gemm, allreduce, loader, step\n"));
   const ProcessResult unknown = bench("stepp", {});
   EXPECT_EQ(unknown.exit_code, 2);
   EXPECT_EQ(unknown.err, "lockstep bench: stepp is not a command; did you mean step?\n");

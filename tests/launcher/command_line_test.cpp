@@ -19,7 +19,7 @@ class CommandLineTest : public testing::Test {
     app_.set_version_flag("--version", "1");
     CLI::App* pack = app_.add_subcommand("pack", "packs");
     pack->add_option("--tokenizer", tokenizer_, "how")->required();
-    pack->add_option("--seed,-s", seed_, "number")->check(whole_number());
+    pack->add_option("--seed,-s", seed_, "number")->transform(whole_number());
     pack->add_option("INPUT", inputs_, "files");
     app_.add_subcommand("train", "trains");
     app_.add_subcommand("inspect", "looks");
@@ -87,6 +87,8 @@ TEST_F(CommandLineTest, RefusesWhatIsNoWholeNumber) {
   EXPECT_TRUE(read_command_line(
       app_, std::vector<std::string>{"pack", "--tokenizer", "bytes", "--seed", "18446744073709551615"}));
   EXPECT_EQ(seed_, 18446744073709551615U);
+  EXPECT_TRUE(read_command_line(app_, std::vector<std::string>{"pack", "--tokenizer", "bytes", "--seed", "010"}));
+  EXPECT_EQ(seed_, 10U);
 }
 
 TEST_F(CommandLineTest, KnowsWhoseMessageItIs) {

@@ -1,4 +1,5 @@
 // lockstep pack as people run it: alone, under mpirun, killed and started again.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -1,0 +1,88 @@
+#include "launcher/bench/all_reduce_bench.h"
+
+#include <algorithm>
+#include <memory>
+#include <span>
+
+#include "base/buffer.h"
+#include "launcher/bench/measure.h"
+#include "launcher/bench/shared_sum.h"
+#include "trainer/agreement.h"
+#include "trainer/stopwatch.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::uint64_t kMinBytes = std::uint64_t{4} << 10;
+// Enough for the clock, and little enough for the round to be one moment.
+constexpr std::uint64_t kBytesARound = std::uint64_t{128} << 20;
+
+int repeats_for(std::uint64_t size_bytes) {
+  return static_cast<int>(std::clamp<std::uint64_t>(kBytesARound / size_bytes, 1, 500));
+}
+
+double time_lockstep(std::span<float> data, int repeats, Communicator& communicator) {
+  communicator.barrier();
+  const double begin_ms = now_ms();
+  for (int i = 0; i < repeats; ++i) {
+    communicator.all_reduce_sum(view_of(data)).wait();
+  }
+  return (now_ms() - begin_ms) / repeats;
+}
+
+AllReduceBenchRow bench_size(std::span<float> data, SharedSum* bare, int rounds, Communicator& communicator) {
+  const int repeats = repeats_for(data.size_bytes());
+  std::vector<double> ours;
+  std::vector<double> library;
+  std::vector<double> bares;
+  std::vector<double> of_library;
+  std::vector<double> of_bare;
+  for (int round = -1; round < rounds; ++round) {
+    const double our_ms = time_lockstep(data, repeats, communicator);
+    const double library_ms = communicator.time_library_sum(data, repeats);
+    const double bare_ms = bare != nullptr ? bare->time_sum(data.size(), repeats) : 0;
+    if (round < 0) {
+      continue;  // to warm up
+    }
+    ours.push_back(our_ms);
+    library.push_back(library_ms);
+    bares.push_back(bare_ms);
+    of_library.push_back(library_ms / our_ms);
+    of_bare.push_back(bare_ms / our_ms);
+  }
+  AllReduceBenchRow row{.size_bytes = data.size_bytes(),
+                        .lockstep_ms = median(ours),
+                        .library_ms = median(library),
+                        .bare_ms = std::nullopt,
+                        .of_library = median(of_library),
+                        .of_ceiling = std::nullopt};
+  if (bare != nullptr) {
+    row.bare_ms = median(bares);
+    row.of_ceiling = median(of_bare);
+  }
+  return row;
+}
+
+}  // namespace
+
+AllReduceBenchResult bench_all_reduce(std::uint64_t max_bytes, int rounds, Communicator& communicator) {
+  const Buffer buffer = communicator.allocate(max_bytes);
+  const std::span<float> data = buffer.as<float>(max_bytes / sizeof(float));
+  std::fill(data.begin(), data.end(), 0.0F);
+  AllReduceBenchResult result;
+  std::unique_ptr<SharedSum> bare;
+  try {
+    if (SharedSum::is_possible(communicator)) {
+      bare = std::make_unique<SharedSum>(communicator, data.size());
+    }
+  } catch (const AgreedError& error) {
+    result.note = fmt::format("without the bare sum: {}", error.what());
+  }
+  for (std::uint64_t size = kMinBytes; size < 4 * max_bytes; size *= 4) {
+    const std::uint64_t bytes = std::min(size, max_bytes);
+    result.rows.push_back(bench_size(data.first(bytes / sizeof(float)), bare.get(), rounds, communicator));
+  }
+  return result;
+}
+
+}  // namespace lockstep
