@@ -4,10 +4,14 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <set>
+#include <string>
+#include <system_error>
 #include <thread>
 
 #include "tests/support/training_job.h"
@@ -89,13 +93,30 @@ TEST_F(PromiseTest, HoldsWithSavesInTheForegroundAndWithout) {
   EXPECT_EQ(train("only-at-the-end", 2, {"checkpoint.every_steps=0"}), background);
 }
 
+// The last of them, by its name; 0 without.
+int newest_checkpoint(const std::filesystem::path& folder) {
+  int newest = 0;
+  std::error_code none_yet;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, none_yet)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("step-") && name.find('.') == std::string::npos) {
+      newest = std::max(newest, std::stoi(name.substr(5)));
+    }
+  }
+  return newest;
+}
+
 TEST_F(PromiseTest, HoldsWhenStoppedBySignalsAndResumedOnOtherRankCounts) {
   const TrainingJob::Result whole = train("whole", 2, {"train.steps=400"});
   int stops = 0;
   for (int attempt = 0;; ++attempt) {
     ASSERT_LT(attempt, 20);
+    const int before = newest_checkpoint(job_->checkpoints("stopped"));
     Process process(job_->command({"stopped", 1 << (attempt % 4), {"train.steps=400"}}));
     std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    while (process.is_running() && newest_checkpoint(job_->checkpoints("stopped")) < before + 40) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // slow with sanitizers, and on a busy machine
+    }
     process.send(SIGTERM);
     const ProcessResult result = process.wait();
     if (result.exit_code == 0) {
