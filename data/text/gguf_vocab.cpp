@@ -138,6 +138,11 @@ TokenIds add_tokens(const Metadata& metadata, TokenizerDefinition& definition) {
   ids.reserve(metadata.tokens.size());
   for (std::uint32_t id = 0; id < metadata.tokens.size(); ++id) {
     const std::string& text = metadata.tokens[id];
+    // Strings of a GGUF file are UTF-8, and a tokenizer.json could not hold this one.
+    if (valid_utf8_end(text, 0) != text.size()) {
+      fail(ErrorCode::kCorrupt, "{}: tokenizer.ggml.tokens: token {} is not UTF-8: {}", definition.name, id,
+           in_quotes(text));
+    }
     const auto [other, is_new] = ids.emplace(text, id);
     if (!is_new) {
       fail(ErrorCode::kCorrupt, "{}: tokenizer.ggml.tokens: the tokens {} and {} are both {}", definition.name,

@@ -172,6 +172,10 @@ TEST(GgufVocabulary, NamesWhatIsWrongWithTheVocabulary) {
   EXPECT_THAT(message(vocabulary, ErrorCode::kCorrupt),
               testing::StartsWith("v.gguf: tokenizer.ggml.tokens: the tokens 800 and 900 are both "));
   vocabulary = good;
+  vocabulary.tokens[900] = "<\xFF>";
+  EXPECT_EQ(message(vocabulary, ErrorCode::kCorrupt),
+            "v.gguf: tokenizer.ggml.tokens: token 900 is not UTF-8: \"<\\xFF>\"");
+  vocabulary = good;
   vocabulary.types.pop_back();
   EXPECT_EQ(message(vocabulary, ErrorCode::kCorrupt),
             "v.gguf: 999 entries in tokenizer.ggml.token_type for 1000 tokens");
@@ -202,7 +206,7 @@ TEST(GgufVocabulary, TakesOrRefusesEveryFuzzedInput) {
   for (const auto& entry : std::filesystem::directory_iterator(LOCKSTEP_FUZZ_CORPUS "/gguf")) {
     ++files;
     try {
-      static_cast<void>(read(read_file(entry.path())));
+      static_cast<void>(read(read_file(entry.path())).to_json());
     } catch (const Error& error) {
       EXPECT_THAT(error.what(), testing::StartsWith("v.gguf: ")) << entry.path();
     }
