@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 #include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <shared_mutex>
@@ -66,6 +67,27 @@ struct Plan {
 
 std::byte* offset(const Matrix& matrix, std::int64_t elements) {
   return static_cast<std::byte*>(matrix.data) + static_cast<std::size_t>(elements) * size_of(matrix.dtype);
+}
+
+void copy_rows(const Matrix& from, const Matrix& to) {
+  for (std::int64_t row = 0; row < from.rows; ++row) {
+    std::memcpy(offset(to, row * to.stride), offset(from, row * from.stride),
+                static_cast<std::size_t>(from.columns) * size_of(from.dtype));
+  }
+}
+
+// One column whose elements lie apart, copied together into `packed`; any other matrix as it is. oneDNN 3.7 takes a
+// vector for dense, whatever its stride says.
+Matrix without_gaps(const Matrix& matrix, std::vector<std::byte>& packed) {
+  if (matrix.columns != 1 || matrix.rows == 1 || matrix.stride == 1) {
+    return matrix;
+  }
+  packed.resize(static_cast<std::size_t>(matrix.rows) * size_of(matrix.dtype));
+  Matrix dense = matrix;
+  dense.data = packed.data();
+  dense.stride = 1;
+  copy_rows(matrix, dense);
+  return dense;
 }
 
 // Grows to the largest scratchpad that its thread has met.
@@ -243,12 +265,18 @@ void GemmCache::run_here(const Gemm& gemm) {
   }
 
   use_one_openmp_thread();
+  thread_local std::vector<std::byte> packed_a;
+  thread_local std::vector<std::byte> packed_b;
+  thread_local std::vector<std::byte> packed_d;
+  const Matrix a = without_gaps(gemm.a, packed_a);
+  const Matrix b = without_gaps(gemm.b, packed_b);
+  const Matrix d = without_gaps(gemm.d, packed_d);
   const Key key{m,
                 n,
                 k,
-                gemm.a.stride,
-                gemm.b.stride,
-                gemm.d.stride,
+                a.stride,
+                b.stride,
+                d.stride,
                 gemm.a.dtype,
                 gemm.d.dtype,
                 gemm.a.transposed,
@@ -260,9 +288,9 @@ void GemmCache::run_here(const Gemm& gemm) {
   const std::size_t scratch_bytes = plan.scratch.get_size();
   std::byte* scratch = thread_scratch(scratch_bytes).data();
   scratch += -reinterpret_cast<std::uintptr_t>(scratch) & 63U;
-  std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, memory(plan.a, state_->engine, gemm.a.data)},
-                                            {DNNL_ARG_WEIGHTS, memory(plan.b, state_->engine, gemm.b.data)},
-                                            {DNNL_ARG_DST, memory(plan.d, state_->engine, gemm.d.data)}};
+  std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, memory(plan.a, state_->engine, a.data)},
+                                            {DNNL_ARG_WEIGHTS, memory(plan.b, state_->engine, b.data)},
+                                            {DNNL_ARG_DST, memory(plan.d, state_->engine, d.data)}};
   if (gemm.bias != nullptr) {
     arguments.emplace(DNNL_ARG_BIAS, memory(plan.bias, state_->engine, const_cast<void*>(gemm.bias)));
   }
@@ -271,6 +299,9 @@ void GemmCache::run_here(const Gemm& gemm) {
   }
   thread_local const dnnl::stream stream(state_->engine);
   plan.matmul.execute(stream, arguments);
+  if (d.data != gemm.d.data) {
+    copy_rows(d, gemm.d);
+  }
 }
 
 }  // namespace lockstep::cpu

@@ -240,7 +240,7 @@ TEST_P(DeterminismTest, InstructionSetsAgreeAndThoseWithFusedMultiplyAddHaveTheS
   // Lower bits are better sets: AVX2 and all above it have fused multiply-add and sum in the same lanes.
   const std::int64_t with_fma = HWY_AVX2 | (HWY_AVX2 - 1);
   const Results best = kernels_at_offset(GetParam(), 0);
-  // Of those that the processor has, Highway compiles for fewer: AVX3_DL has to be asked for.
+  // Of those that the processor has, the kernels are compiled for fewer.
   const std::int64_t supported = hwy::SupportedTargets() & HWY_TARGETS;
   const bool best_has_fma = (supported & with_fma) != 0;
   for (std::int64_t left = supported; left != 0; left &= left - 1) {
