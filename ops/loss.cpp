@@ -8,10 +8,10 @@
 namespace lockstep {
 namespace {
 
-// Logits of one chunk: about this much memory, whatever the vocabulary; at least 64 rows so that the products stay
-// efficient.
+// Logits of one chunk: about this much memory; but so many rows at least, because each chunk passes over the head's
+// weights and their gradient once, which takes longer than the products when it has few.
 constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
-constexpr std::int64_t kMinChunkRows = 64;
+constexpr std::int64_t kMinChunkRows = 256;
 
 std::int64_t chunk_rows(std::int64_t vocabulary) {
   const std::int64_t rows = kChunkBytes / (vocabulary * static_cast<std::int64_t>(sizeof(float)));
