@@ -21,6 +21,8 @@ namespace lockstep {
 namespace {
 
 constexpr std::size_t kPageBytes = 4096;
+// Between the numbers of two ranks, beyond whole pages: loads that lie a multiple of 4 KiB behind stores wait for them.
+constexpr std::size_t kStaggerElements = 1088;
 // Elements that are added at a time, so that what was read is still in the cache when it is written.
 constexpr std::size_t kPieceElements = 8192;
 
@@ -78,7 +80,7 @@ SharedSum::SharedSum(Communicator& communicator, std::size_t max_count)
     : communicator_(communicator),
       rank_(static_cast<std::size_t>(communicator.rank())),
       world_(static_cast<std::size_t>(communicator.world_size())),
-      max_count_((max_count + kPageBytes - 1) / kPageBytes * kPageBytes),
+      max_count_((max_count + kPageBytes - 1) / kPageBytes * kPageBytes + kStaggerElements),
       size_bytes_(kPageBytes + world_ * max_count_ * sizeof(float)) {
   const std::string name =
       communicator.broadcast_text(fmt::format("/lockstep-bench-{}-{:.0f}", ::getpid(), now_ms()), 0);
