@@ -102,16 +102,9 @@ void TrainLoop::load(const CheckpointReader* checkpoint) {
                replica.master());
   }
   replica.refresh();
-  loader_ = std::make_unique<BatchLoader>(BatchLoaderOptions{.dataset = config_.data.train,
-                                                             .sequence = config_.data.sequence,
-                                                             .micro_batches = config_.train.micro_batches,
-                                                             .micro_batch_size = config_.train.micro_batch_size,
-                                                             .seed = config_.run.seed,
-                                                             .rank = communicator_.rank(),
-                                                             .world = communicator_.world_size(),
-                                                             .first_step = static_cast<std::uint64_t>(completed_),
-                                                             .read_ahead_steps = config_.data.read_ahead,
-                                                             .trace = config_.data.trace});
+  BatchLoaderOptions options = loader_options(config_, communicator_, static_cast<std::uint64_t>(completed_));
+  options.trace = config_.data.trace;
+  loader_ = std::make_unique<BatchLoader>(std::move(options));
   if (communicator_.rank() == 0) {
     check_run_folder(run_folder(config_), checkpoint_bytes(layout, replica.working_dtype()));
   }

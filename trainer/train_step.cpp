@@ -11,6 +11,20 @@ std::int64_t largest_share(const Config& config, int world) { return (config.tra
 
 }  // namespace
 
+BatchLoaderOptions loader_options(const Config& config, const Communicator& communicator, std::uint64_t first_step) {
+  BatchLoaderOptions options;
+  options.dataset = config.data.train;
+  options.sequence = config.data.sequence;
+  options.micro_batches = config.train.micro_batches;
+  options.micro_batch_size = config.train.micro_batch_size;
+  options.seed = config.run.seed;
+  options.rank = communicator.rank();
+  options.world = communicator.world_size();
+  options.first_step = first_step;
+  options.read_ahead_steps = config.data.read_ahead;
+  return options;
+}
+
 TrainStep::TrainStep(const Config& config, Communicator& communicator, Backend& backend)
     : config_(config),
       micro_batches_(micro_batches_of_rank(config.train.micro_batches, communicator.rank(), communicator.world_size())),

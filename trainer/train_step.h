@@ -57,4 +57,8 @@ class TrainStep {
   std::vector<double> losses_;  // of this rank's micro-batches in this step
 };
 
+// This rank's part of data.train, from a step on. data.trace is left out: the caller decides whether to keep one.
+[[nodiscard]] BatchLoaderOptions loader_options(const Config& config, const Communicator& communicator,
+                                                std::uint64_t first_step);
+
 }  // namespace lockstep

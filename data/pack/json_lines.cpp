@@ -111,7 +111,9 @@ std::string parse_line(std::string_view line, const std::string& field, std::str
 std::string document_of(const LineReader& reader, std::string_view line, const std::string& field) {
   std::string problem;
   std::string text = parse_line(line, field, problem);
-  require(problem.empty(), "{}: {}", problem.empty() ? std::string() : reader.place(), problem);
+  if (!problem.empty()) {
+    fail(ErrorCode::kUsage, "{}: {}", reader.place(), problem);
+  }
   return text;
 }
 
@@ -126,8 +128,10 @@ void hand_on(std::string_view text, Split split, DocumentSink& sink) {
 
 void hand_on_by_position(const Plan& plan, std::string_view text, const LineReader& reader, DocumentSink& sink) {
   const std::size_t parts = active_splits(plan.shares);
-  require(text.size() >= parts, "{}: a document of {} bytes is too short to be split into {} parts; see --split",
-          text.size() >= parts ? std::string() : reader.place(), text.size(), parts);
+  if (text.size() < parts) {
+    fail(ErrorCode::kUsage, "{}: a document of {} bytes is too short to be split into {} parts; see --split",
+         reader.place(), text.size(), parts);
+  }
   const auto cuts = cuts_by_position(text.size(), plan.shares);
   std::size_t begin = 0;
   for (std::size_t s = 0; s < kSplits; ++s) {

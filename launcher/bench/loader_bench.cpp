@@ -13,6 +13,7 @@
 #include "data/dataset.h"
 #include "data/sampler.h"
 #include "trainer/stopwatch.h"
+#include "trainer/train_step.h"
 
 namespace lockstep {
 namespace {
@@ -63,16 +64,7 @@ LoaderBenchResult bench_loader(const BenchModel& model, int rounds, Communicator
   const std::int64_t steps = std::max(20 * ahead, std::min(kMaxStepsARound, kTokensARound / tokens_a_step));
   const std::uint64_t bytes = static_cast<std::uint64_t>(steps * tokens_a_step) * size_of(info.token_dtype());
 
-  BatchLoader loader({.dataset = config.data.train,
-                      .sequence = config.data.sequence,
-                      .micro_batches = config.train.micro_batches,
-                      .micro_batch_size = config.train.micro_batch_size,
-                      .seed = config.run.seed,
-                      .rank = communicator.rank(),
-                      .world = communicator.world_size(),
-                      .first_step = 0,
-                      .read_ahead_steps = config.data.read_ahead,
-                      .trace = {}});
+  BatchLoader loader(loader_options(config, communicator, 0));
   SequentialReader reader(config.data.train, info);
   std::vector<double> rates;
   std::vector<double> ceilings;

@@ -37,16 +37,7 @@ class Batches {
       batch_ = random_batch(config);
       return;
     }
-    loader_ = std::make_unique<BatchLoader>(BatchLoaderOptions{.dataset = config.data.train,
-                                                               .sequence = config.data.sequence,
-                                                               .micro_batches = config.train.micro_batches,
-                                                               .micro_batch_size = config.train.micro_batch_size,
-                                                               .seed = config.run.seed,
-                                                               .rank = communicator.rank(),
-                                                               .world = communicator.world_size(),
-                                                               .first_step = 0,
-                                                               .read_ahead_steps = config.data.read_ahead,
-                                                               .trace = {}});
+    loader_ = std::make_unique<BatchLoader>(loader_options(config, communicator, 0));
   }
 
   [[nodiscard]] const TokenBatch& next() { return loader_ ? loader_->next() : batch_; }
