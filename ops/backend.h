@@ -170,6 +170,8 @@ class Backend {
   [[nodiscard]] virtual bool has_native(DType working) const = 0;
 
   virtual void gemm(const Gemm& gemm) = 0;
+  // Products that do not need one another, side by side: on a CPU each is computed by one thread.
+  virtual void gemm_each(std::span<const Gemm> products) = 0;
 
   virtual void norm_forward(const NormForward& norm) = 0;
   virtual void norm_backward(const NormBackward& norm) = 0;

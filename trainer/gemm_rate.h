@@ -5,8 +5,8 @@
 
 namespace lockstep {
 
-// Floating-point operations a second of the best of a few 960 x 960 x 960 products on the backend's threads. Takes
-// some tens of milliseconds.
+// Floating-point operations a second of 960 x 960 x 960 products, one on each of the backend's threads at the same
+// time, at the best of a few attempts. Takes some tens of milliseconds.
 [[nodiscard]] double measure_gemm_rate(Backend& backend, DType dtype);
 
 }  // namespace lockstep

@@ -109,6 +109,9 @@ void TimedBackend::gemm(const Gemm& gemm) {
   ++entry.calls;
 }
 
+void TimedBackend::gemm_each(std::span<const Gemm> products) {
+  timed(StepPart::kGemm, [&] { backend_->gemm_each(products); });
+}
 void TimedBackend::norm_forward(const NormForward& norm) {
   timed(StepPart::kNorms, [&] { backend_->norm_forward(norm); });
 }

@@ -63,6 +63,7 @@ class TimedBackend final : public Backend {
   [[nodiscard]] bool has_native(DType working) const override { return backend_->has_native(working); }
 
   void gemm(const Gemm& gemm) override;
+  void gemm_each(std::span<const Gemm> products) override;
   void norm_forward(const NormForward& norm) override;
   void norm_backward(const NormBackward& norm) override;
   void attention_forward(const AttentionForward& attention) override;

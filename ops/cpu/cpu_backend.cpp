@@ -25,6 +25,7 @@ class CpuBackend final : public Backend {
   [[nodiscard]] bool has_native(DType working) const override { return gemms_.has_native(working); }
 
   void gemm(const Gemm& gemm) override { gemms_.run(gemm, pool_); }
+  void gemm_each(std::span<const Gemm> products) override { gemms_.run_each(products, pool_); }
 
   void norm_forward(const NormForward& norm) override { cpu::norm_forward(norm, pool_); }
   void norm_backward(const NormBackward& norm) override { cpu::norm_backward(norm, pool_); }

@@ -3,11 +3,12 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <cassert>
+#include <cmath>
 #include <cstring>
 #include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
-#include <shared_mutex>
 #include <unordered_map>
 #include <vector>
 
@@ -20,10 +21,24 @@ namespace {
 
 using dnnl::memory;
 
-// A product of this size is worth a chunk of its own (about 2 to 5 ms on one core).
-constexpr double kChunkFlop = 5e8;
+// Chunks are powers of two in number, which cores are too. Their number grows with the root of the work, so that small
+// products still occupy a few threads and large ones keep large chunks, and none has fewer rows or columns than
+// kMinChunk: it would read the whole other operand for too little work.
+constexpr double kUnitFlop = 1.5e7;
 constexpr std::int64_t kMaxChunks = 32;
-constexpr std::int64_t kChunkGranule = 64;  // rows or columns: a multiple of every register tile
+constexpr std::int64_t kMinChunk = 128;
+constexpr std::int64_t kChunkGranule = 32;  // rows or columns: a multiple of every register tile
+
+std::int64_t chunks_of(std::int64_t m, std::int64_t n, std::int64_t k) {
+  const double flop = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+  const double wanted = std::sqrt(flop / kUnitFlop);
+  const std::int64_t most = std::min(kMaxChunks, std::max(m, n) / kMinChunk);
+  std::int64_t chunks = 1;
+  while (2 * chunks <= most && 2 * static_cast<double>(chunks) <= wanted) {
+    chunks *= 2;
+  }
+  return chunks;
+}
 
 // What a primitive depends on; data pointers are given at execution.
 struct Key {
@@ -63,6 +78,56 @@ const dnnl::engine& cpu_engine() {
 struct Plan {
   memory::desc a, b, bias, d, scratch;
   dnnl::matmul matmul;
+};
+
+// A plan in one thread's hands: with arguments of its own, so that a call allocates nothing and waits for no lock.
+class ThreadPlan {
+ public:
+  explicit ThreadPlan(const Plan& plan)
+      : matmul_(plan.matmul), stream_(cpu_engine()), scratch_bytes_(plan.scratch.get_size()) {
+    set(kA, DNNL_ARG_SRC, plan.a);
+    set(kB, DNNL_ARG_WEIGHTS, plan.b);
+    set(kD, DNNL_ARG_DST, plan.d);
+    if (!plan.bias.is_zero()) {
+      set(kBias, DNNL_ARG_BIAS, plan.bias);
+    }
+    if (scratch_bytes_ != 0) {
+      set(kScratch, DNNL_ARG_SCRATCHPAD, plan.scratch);
+    }
+  }
+  ThreadPlan(const ThreadPlan&) = delete;
+  ThreadPlan& operator=(const ThreadPlan&) = delete;
+
+  [[nodiscard]] std::size_t scratch_bytes() const { return scratch_bytes_; }
+
+  void execute(const Gemm& gemm, void* scratch) {
+    const std::array<void*, kOperands> data = {gemm.a.data, gemm.b.data, gemm.d.data, const_cast<void*>(gemm.bias),
+                                               scratch};
+    std::array<dnnl_exec_arg_t, kOperands> arguments{};
+    int count = 0;
+    for (std::size_t i = 0; i < kOperands; ++i) {
+      if (memories_[i]) {
+        memories_[i].set_data_handle(data[i]);
+        arguments[static_cast<std::size_t>(count++)] = {names_[i], memories_[i].get()};
+      }
+    }
+    dnnl::error::wrap_c_api(dnnl_primitive_execute(matmul_.get(), stream_.get(), count, arguments.data()),
+                            "a matrix product failed");
+  }
+
+ private:
+  enum Operand : std::uint8_t { kA, kB, kD, kBias, kScratch, kOperands };
+
+  void set(Operand operand, int name, const memory::desc& description) {
+    memories_[operand] = memory(description, cpu_engine(), nullptr);
+    names_[operand] = name;
+  }
+
+  dnnl::matmul matmul_;
+  dnnl::stream stream_;
+  std::size_t scratch_bytes_;
+  std::array<memory, kOperands> memories_;  // null: the product has no such operand
+  std::array<int, kOperands> names_{};
 };
 
 std::byte* offset(const Matrix& matrix, std::int64_t elements) {
@@ -149,17 +214,18 @@ struct GemmCache::State {
 
   bool has_native_bf16 = true;
   const dnnl::engine& engine = cpu_engine();
-  std::shared_mutex mutex;
+  std::mutex mutex;
   std::unordered_map<Key, std::unique_ptr<Plan>, KeyHash> plans;
 
+  // A plan depends on nothing but its key, so a thread keeps what it has met for all caches.
+  ThreadPlan& thread_plan_for(const Key& key) {
+    thread_local std::unordered_map<Key, ThreadPlan, KeyHash> thread_plans;
+    const auto found = thread_plans.find(key);
+    return found != thread_plans.end() ? found->second : thread_plans.try_emplace(key, plan_for(key)).first->second;
+  }
+
   const Plan& plan_for(const Key& key) {
-    {
-      const std::shared_lock lock(mutex);
-      if (const auto found = plans.find(key); found != plans.end()) {
-        return *found->second;
-      }
-    }
-    const std::unique_lock lock(mutex);
+    const std::scoped_lock lock(mutex);
     std::unique_ptr<Plan>& plan = plans[key];
     if (!plan) {
       plan = make_plan(key);
@@ -227,10 +293,7 @@ void GemmCache::run(const Gemm& gemm, ThreadPool& pool) {
   const std::int64_t n = gemm.d.columns;
   const std::int64_t k = gemm.a.transposed ? gemm.a.rows : gemm.a.columns;
   const bool by_columns = n >= m;
-  const std::int64_t granules = (std::max(m, n) + kChunkGranule - 1) / kChunkGranule;
-  const double flop = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
-  const std::int64_t chunks =
-      std::clamp<std::int64_t>(static_cast<std::int64_t>(flop / kChunkFlop), 1, std::min(granules, kMaxChunks));
+  const std::int64_t chunks = chunks_of(m, n, k);
   if (m == 0 || n == 0) {
     return;
   }
@@ -238,6 +301,10 @@ void GemmCache::run(const Gemm& gemm, ThreadPool& pool) {
     const Range range = range_of(static_cast<std::int64_t>(chunk), chunks, by_columns ? n : m);
     run_here(by_columns ? columns_of(gemm, range) : rows_of(gemm, range));
   });
+}
+
+void GemmCache::run_each(std::span<const Gemm> products, ThreadPool& pool) {
+  pool.parallel_for(products.size(), [&](std::size_t product) { run_here(products[product]); });
 }
 
 void GemmCache::run_here(const Gemm& gemm) {
@@ -268,39 +335,18 @@ void GemmCache::run_here(const Gemm& gemm) {
   thread_local std::vector<std::byte> packed_a;
   thread_local std::vector<std::byte> packed_b;
   thread_local std::vector<std::byte> packed_d;
-  const Matrix a = without_gaps(gemm.a, packed_a);
-  const Matrix b = without_gaps(gemm.b, packed_b);
-  const Matrix d = without_gaps(gemm.d, packed_d);
-  const Key key{m,
-                n,
-                k,
-                a.stride,
-                b.stride,
-                d.stride,
-                gemm.a.dtype,
-                gemm.d.dtype,
-                gemm.a.transposed,
-                gemm.b.transposed,
-                gemm.bias != nullptr,
-                gemm.accumulate};
-  const Plan& plan = state_->plan_for(key);
-
-  const std::size_t scratch_bytes = plan.scratch.get_size();
-  std::byte* scratch = thread_scratch(scratch_bytes).data();
+  Gemm dense = gemm;
+  dense.a = without_gaps(gemm.a, packed_a);
+  dense.b = without_gaps(gemm.b, packed_b);
+  dense.d = without_gaps(gemm.d, packed_d);
+  ThreadPlan& plan =
+      state_->thread_plan_for({m, n, k, dense.a.stride, dense.b.stride, dense.d.stride, gemm.a.dtype, gemm.d.dtype,
+                               gemm.a.transposed, gemm.b.transposed, gemm.bias != nullptr, gemm.accumulate});
+  std::byte* scratch = thread_scratch(plan.scratch_bytes()).data();
   scratch += -reinterpret_cast<std::uintptr_t>(scratch) & 63U;
-  std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, memory(plan.a, state_->engine, a.data)},
-                                            {DNNL_ARG_WEIGHTS, memory(plan.b, state_->engine, b.data)},
-                                            {DNNL_ARG_DST, memory(plan.d, state_->engine, d.data)}};
-  if (gemm.bias != nullptr) {
-    arguments.emplace(DNNL_ARG_BIAS, memory(plan.bias, state_->engine, const_cast<void*>(gemm.bias)));
-  }
-  if (scratch_bytes != 0) {
-    arguments.emplace(DNNL_ARG_SCRATCHPAD, memory(plan.scratch, state_->engine, scratch));
-  }
-  thread_local const dnnl::stream stream(state_->engine);
-  plan.matmul.execute(stream, arguments);
-  if (d.data != gemm.d.data) {
-    copy_rows(d, gemm.d);
+  plan.execute(dense, scratch);
+  if (dense.d.data != gemm.d.data) {
+    copy_rows(dense.d, gemm.d);
   }
 }
 

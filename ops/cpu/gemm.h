@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 
 #include "base/thread_pool.h"
 #include "ops/backend.h"
@@ -25,6 +26,8 @@ class GemmCache {
 
   // The whole product, on all threads of the pool.
   void run(const Gemm& gemm, ThreadPool& pool);
+  // Independent products, each on one thread of the pool.
+  void run_each(std::span<const Gemm> products, ThreadPool& pool);
   // The whole product, on the calling thread: for use inside a parallel loop, from any number of threads.
   void run_here(const Gemm& gemm);
 

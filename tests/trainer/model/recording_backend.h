@@ -21,6 +21,7 @@ class RecordingBackend final : public Backend {
   [[nodiscard]] ThreadPool& pool() override { return backend_->pool(); }
   [[nodiscard]] bool has_native(DType working) const override { return backend_->has_native(working); }
   void gemm(const Gemm& gemm) override { backend_->gemm(gemm); }
+  void gemm_each(std::span<const Gemm> products) override { backend_->gemm_each(products); }
   void norm_forward(const NormForward& norm) override {
     note(norm.dropout, forward_keys);
     backend_->norm_forward(norm);
