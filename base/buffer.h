@@ -1,8 +1,10 @@
 // Buffer owns a piece of memory; BufferView points into one.
 #pragma once
 
+#include <algorithm>
 #include <cassert>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
 
@@ -10,6 +12,21 @@
 #include "base/dtype.h"
 
 namespace lockstep {
+
+// Elements [begin, end) of a buffer.
+struct ElementRange {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+
+  [[nodiscard]] std::uint64_t size() const { return end - begin; }
+  friend bool operator==(const ElementRange&, const ElementRange&) = default;
+};
+
+// What `a` shares with `b`: a part of `a`, empty where they share nothing.
+[[nodiscard]] inline ElementRange intersection(const ElementRange& a, const ElementRange& b) {
+  const std::uint64_t begin = std::min(std::max(a.begin, b.begin), a.end);
+  return {begin, std::max(begin, std::min(a.end, b.end))};
+}
 
 // A typed range in somebody else's memory: what collectives and the optimizer work on.
 struct BufferView {
@@ -29,6 +46,7 @@ struct BufferView {
     assert(begin <= count && n <= count - begin);
     return {static_cast<std::byte*>(data) + begin * size_of(dtype), n, dtype, device};
   }
+  [[nodiscard]] BufferView slice(const ElementRange& range) const { return slice(range.begin, range.size()); }
 };
 
 template <typename T>

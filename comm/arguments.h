@@ -9,6 +9,8 @@
 namespace lockstep::comm_detail {
 
 void check_all_reduce(const BufferView& data);
+void check_reduce_scatter(const BufferView& data, std::span<const ElementRange> owned, int world_size);
+void check_all_gather_ranges(const BufferView& data, std::span<const ElementRange> owned, int world_size);
 void check_broadcast(int root, int world_size);
 void check_all_gather(std::span<const std::byte> mine, std::span<const std::byte> all, int world_size);
 

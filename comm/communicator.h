@@ -55,14 +55,22 @@ class Communicator {
   // "self", "mpi": for the log.
   [[nodiscard]] virtual std::string description() const = 0;
 
-  // Zeroed memory in which all_reduce_sum needs no staging copy. Collective, with the same size on every rank. Must be
-  // destroyed before the communicator.
+  // Zeroed memory in which sums and all_gather_ranges need no staging copy. Collective, with the same size on every
+  // rank. Must be destroyed before the communicator.
   [[nodiscard]] virtual Buffer allocate(std::size_t size_bytes) = 0;
 
   // Starts replacing `data` (f32 or f64) by its sum over all ranks, along the tree. `data` has the same count and dtype
   // on every rank, may lie anywhere, and must not be touched before Work::wait(). Several may be in flight; they run in
   // the order of the calls.
   [[nodiscard]] virtual Work all_reduce_sum(BufferView data) = 0;
+
+  // The same sum, of which rank r receives elements owned[r] only: what `data` holds elsewhere is undefined afterwards.
+  // The ranges, one a rank, follow one another and cover `data`; they are the same on every rank and stay valid until
+  // Work::wait().
+  [[nodiscard]] virtual Work reduce_scatter_sum(BufferView data, std::span<const ElementRange> owned) = 0;
+  // Starts copying elements owned[r] of rank r's `data` to every other rank's, bit by bit, whatever their dtype. The
+  // ranges do not overlap, and ascend; otherwise as above.
+  [[nodiscard]] virtual Work all_gather_ranges(BufferView data, std::span<const ElementRange> owned) = 0;
 
   // Blocking. `bytes` has the same size on every rank.
   virtual void broadcast(std::span<std::byte> bytes, int root) = 0;

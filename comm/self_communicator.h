@@ -14,6 +14,8 @@ class SelfCommunicator final : public Communicator {
 
   [[nodiscard]] Buffer allocate(std::size_t size_bytes) override;
   [[nodiscard]] Work all_reduce_sum(BufferView data) override;
+  [[nodiscard]] Work reduce_scatter_sum(BufferView data, std::span<const ElementRange> owned) override;
+  [[nodiscard]] Work all_gather_ranges(BufferView data, std::span<const ElementRange> owned) override;
   void broadcast(std::span<std::byte> bytes, int root) override;
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override;
   void barrier() override {}

@@ -59,20 +59,30 @@ class BlockFolder {
 };
 
 template <typename T>
+const T* as_const_array(const std::byte* bytes) {
+  return reinterpret_cast<const T*>(bytes);
+}
+template <typename T>
+T* as_array(std::byte* bytes) {
+  return reinterpret_cast<T*>(bytes);
+}
+
+template <typename T>
 void tree_sum_of(std::span<const std::byte* const> source_bytes, std::span<std::byte* const> destination_bytes,
                  std::size_t count) {
-  std::vector<const T*> sources;
-  for (const std::byte* bytes : source_bytes) {
-    sources.push_back(reinterpret_cast<const T*>(bytes));
-  }
-  std::vector<T*> destinations;
-  for (std::byte* bytes : destination_bytes) {
-    destinations.push_back(reinterpret_cast<T*>(bytes));
-  }
-  if (std::has_single_bit(sources.size()) && sources.size() <= comm_detail::kMaxFold) {
-    comm_detail::fold(sources.data(), sources.size(), destinations.data(), destinations.size(), count);
+  if (std::has_single_bit(source_bytes.size()) && source_bytes.size() <= comm_detail::kMaxFold &&
+      destination_bytes.size() <= comm_detail::kMaxFold) {
+    std::array<const T*, comm_detail::kMaxFold> sources{};
+    std::array<T*, comm_detail::kMaxFold> destinations{};
+    std::transform(source_bytes.begin(), source_bytes.end(), sources.begin(), as_const_array<T>);
+    std::transform(destination_bytes.begin(), destination_bytes.end(), destinations.begin(), as_array<T>);
+    comm_detail::fold(sources.data(), source_bytes.size(), destinations.data(), destination_bytes.size(), count);
     return;
   }
+  std::vector<const T*> sources(source_bytes.size());
+  std::vector<T*> destinations(destination_bytes.size());
+  std::transform(source_bytes.begin(), source_bytes.end(), sources.begin(), as_const_array<T>);
+  std::transform(destination_bytes.begin(), destination_bytes.end(), destinations.begin(), as_array<T>);
   BlockFolder<T> folder(sources);
   for (std::size_t begin = 0; begin < count; begin += kBlock) {
     const std::size_t length = std::min(kBlock, count - begin);

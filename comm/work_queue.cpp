@@ -26,6 +26,7 @@ constexpr auto kStuckCheck = std::chrono::milliseconds(250);
 struct WorkQueue::Shared {
   struct Item {
     std::function<void()> task;
+    Start start = Start::kAtOnce;
     std::atomic<bool> done = false;
     std::exception_ptr error;  // set before `done`
   };
@@ -35,12 +36,18 @@ struct WorkQueue::Shared {
     ItemState(std::shared_ptr<Shared> shared, std::shared_ptr<Item> item)
         : shared_(std::move(shared)), item_(std::move(item)) {}
     void wait() override {
-      shared_->wait_until([this] { return item_->done.load(std::memory_order_acquire); });
+      shared_->run_or_wait(item_);
       if (item_->error) {
         std::rethrow_exception(item_->error);
       }
     }
-    [[nodiscard]] bool is_done() const override { return item_->done.load(std::memory_order_acquire); }
+    [[nodiscard]] bool is_done() const override {
+      if (item_->done.load(std::memory_order_acquire)) {
+        return true;
+      }
+      shared_->wake();
+      return false;
+    }
 
    private:
     std::shared_ptr<Shared> shared_;
@@ -63,37 +70,93 @@ struct WorkQueue::Shared {
     }
   }
 
+  // Runs the item here when it is the next one and nobody is at work; otherwise waits until the thread has run it.
+  void run_or_wait(const std::shared_ptr<Item>& item) {
+    if (item->done.load(std::memory_order_acquire)) {
+      return;
+    }
+    if (item->start == Start::kWhenWaitedFor) {
+      std::unique_lock lock(mutex);
+      if (!running && !stopping && !queue.empty() && queue.front() == item) {
+        take_next();
+        lock.unlock();
+        execute(*item);
+        return;
+      }
+    }
+    wake();
+    wait_until([&item] { return item->done.load(std::memory_order_acquire); });
+  }
+
+  bool try_push(const std::shared_ptr<Item>& item) {
+    const std::scoped_lock lock(mutex);
+    if (queue.size() == limits.tasks) {
+      return false;
+    }
+    queue.push_back(item);
+    return true;
+  }
+
+  // The thread shall run what is queued, up to the last item.
+  void wake() {
+    {
+      const std::scoped_lock lock(mutex);
+      if (awake || queue.empty()) {
+        return;
+      }
+      awake = true;
+    }
+    thread_wanted.notify_one();
+  }
+
+  // Under the lock.
+  std::shared_ptr<Item> take_next() {
+    std::shared_ptr<Item> item = std::move(queue.front());
+    queue.pop_front();
+    running = true;
+    note_sign_of_life();
+    return item;
+  }
+
+  // The item that was taken last: one at a time, so the error needs no lock of its own.
+  void execute(Item& item) {
+    try {
+      if (first_error) {
+        std::rethrow_exception(first_error);
+      }
+      item.task();
+    } catch (...) {
+      first_error = std::current_exception();
+      item.error = first_error;
+    }
+    item.task = nullptr;
+    bool thread_goes_on = false;
+    {
+      const std::scoped_lock lock(mutex);
+      running = false;
+      awake = awake && !queue.empty();
+      thread_goes_on = awake || stopping;
+      item.done.store(true, std::memory_order_release);
+    }
+    if (thread_goes_on) {
+      thread_wanted.notify_one();
+    }
+    changed.notify_all();
+  }
+
   void run() {
     for (;;) {
       std::shared_ptr<Item> item;
       {
         std::unique_lock lock(mutex);
-        changed.wait(lock, [this] { return stopping || !queue.empty(); });
+        thread_wanted.wait(lock, [this] { return !running && (stopping || (awake && !queue.empty())); });
         if (stopping) {
           break;
         }
-        item = queue.front();
-        queue.pop_front();
-        running = true;
-        note_sign_of_life();
+        item = take_next();
       }
       changed.notify_all();
-      try {
-        if (first_error) {
-          std::rethrow_exception(first_error);
-        }
-        item->task();
-      } catch (...) {
-        first_error = std::current_exception();
-        item->error = first_error;
-      }
-      item->task = nullptr;
-      {
-        const std::scoped_lock lock(mutex);
-        running = false;
-        item->done.store(true, std::memory_order_release);
-      }
-      changed.notify_all();
+      execute(*item);
     }
     const std::scoped_lock lock(mutex);
     for (const auto& item : queue) {
@@ -108,13 +171,15 @@ struct WorkQueue::Shared {
 
   const Limits limits;
   std::mutex mutex;
-  std::condition_variable changed;
+  std::condition_variable thread_wanted;
+  std::condition_variable changed;  // for everybody else
   std::deque<std::shared_ptr<Item>> queue;
   bool stopping = false;
-  bool running = false;
+  bool awake = false;    // the thread is to run what is queued
+  bool running = false;  // a task, here or where it was waited for
   bool ended = false;
   std::atomic<Clock::rep> last_sign_ns = 0;
-  std::exception_ptr first_error;  // the thread's own
+  std::exception_ptr first_error;  // of who is running
   std::thread thread;
 };
 
@@ -127,7 +192,7 @@ WorkQueue::~WorkQueue() {
   {
     std::unique_lock lock(shared_->mutex);
     shared_->stopping = true;
-    shared_->changed.notify_all();
+    shared_->thread_wanted.notify_one();
     ended = shared_->changed.wait_for(lock, kGrace, [this] { return shared_->ended; });
   }
   if (ended) {
@@ -137,15 +202,18 @@ WorkQueue::~WorkQueue() {
   }
 }
 
-Work WorkQueue::push(std::function<void()> task) {
+Work WorkQueue::push(std::function<void()> task, Start start) {
   auto item = std::make_shared<Shared::Item>();
   item->task = std::move(task);
-  shared_->wait_until([this] { return shared_->queue.size() < shared_->limits.tasks; });
-  {
-    const std::scoped_lock lock(shared_->mutex);
-    shared_->queue.push_back(item);
+  item->start = start;
+  if (!shared_->try_push(item)) {
+    shared_->wake();
+    shared_->wait_until([&] { return shared_->queue.size() < shared_->limits.tasks; });
+    shared_->try_push(item);
   }
-  shared_->changed.notify_all();
+  if (start == Start::kAtOnce) {
+    shared_->wake();
+  }
   return Work(std::make_unique<Shared::ItemState>(shared_, std::move(item)));
 }
 

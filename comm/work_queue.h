@@ -5,9 +5,14 @@
 // same error without being run. A task reports sign_of_life() before each of its own waits, which have deadlines; where
 // it stays silent for longer than `stuck_ms` all the same (inside a library that does not return), waiting for it
 // throws Error(kTimeout), and the destructor leaves the thread behind. So tasks own what they use.
+//
+// The way to the thread and back takes longer than a short task. One that is pushed kWhenWaitedFor does not wake the
+// thread: who waits for it runs it, unless a later task has set the thread going meanwhile. There nobody watches over
+// its silence, so it must not call what may never return.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -28,7 +33,8 @@ class WorkQueue {
   WorkQueue(const WorkQueue&) = delete;
   WorkQueue& operator=(const WorkQueue&) = delete;
 
-  [[nodiscard]] Work push(std::function<void()> task);
+  enum class Start : std::uint8_t { kAtOnce, kWhenWaitedFor };
+  [[nodiscard]] Work push(std::function<void()> task, Start start = Start::kAtOnce);
 
   // Callable from the tasks, and safe after the queue is gone.
   [[nodiscard]] std::function<void()> sign_of_life() const;

@@ -77,13 +77,13 @@ std::size_t ParameterLayout::index_at(std::uint64_t element) const {
   return static_cast<std::size_t>(std::upper_bound(offsets_.begin(), offsets_.end(), element) - offsets_.begin()) - 1;
 }
 
-ElementRange ParameterLayout::shard(int rank, int world) const {
-  assert(rank >= 0 && rank < world);
-  const std::uint64_t blocks = total_ / kAlignment;
+ElementRange ParameterLayout::shard(int rank, int world, std::uint64_t granule) const {
+  assert(rank >= 0 && rank < world && granule % kAlignment == 0);
+  const std::uint64_t blocks = (total_ + granule - 1) / granule;
   const auto border = [&](std::uint64_t r) {
     const auto n = static_cast<std::uint64_t>(world);
     // blocks * r / n, without the product: it need not fit.
-    return (blocks / n * r + blocks % n * r / n) * kAlignment;
+    return std::min(total_, (blocks / n * r + blocks % n * r / n) * granule);
   };
   return {border(static_cast<std::uint64_t>(rank)), border(static_cast<std::uint64_t>(rank) + 1)};
 }

@@ -13,6 +13,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/buffer.h"
+
 namespace lockstep {
 
 // One tensor under the name that Hugging Face gives it: a contiguous sub-range of a parameter. A fused parameter (q, k
@@ -30,15 +32,6 @@ struct ParameterSpec {
   // In the order of their offsets, covering the parameter without gap or overlap. Empty: the parameter is exported
   // whole under its own name.
   std::vector<ParameterExport> exports;
-};
-
-// Elements [begin, end) of a flat buffer.
-struct ElementRange {
-  std::uint64_t begin = 0;
-  std::uint64_t end = 0;
-
-  [[nodiscard]] std::uint64_t size() const { return end - begin; }
-  friend bool operator==(const ElementRange&, const ElementRange&) = default;
 };
 
 class ParameterLayout {
@@ -65,9 +58,9 @@ class ParameterLayout {
   // Elements of all parameters, without padding.
   [[nodiscard]] std::uint64_t parameters() const { return parameters_; }
 
-  // Rank `rank`'s part when the flat buffer is cut into `world` ranges of nearly equal size, at multiples of
-  // kAlignment.
-  [[nodiscard]] ElementRange shard(int rank, int world) const;
+  // Rank `rank`'s part when the flat buffer is cut into `world` ranges of nearly equal size, at multiples of `granule`,
+  // itself one of kAlignment.
+  [[nodiscard]] ElementRange shard(int rank, int world, std::uint64_t granule = kAlignment) const;
 
  private:
   std::vector<ParameterSpec> specs_;

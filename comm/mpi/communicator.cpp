@@ -48,7 +48,17 @@ class MpiCommunicator final : public Communicator {
 
   [[nodiscard]] Work all_reduce_sum(BufferView data) override {
     comm_detail::check_all_reduce(data);
-    return push([data](mpi::Group& group) { group.sum(data); });
+    return push([data](mpi::Group& group) { group.sum(data); }, start_of(data));
+  }
+
+  [[nodiscard]] Work reduce_scatter_sum(BufferView data, std::span<const ElementRange> owned) override {
+    comm_detail::check_reduce_scatter(data, owned, world_size());
+    return push([data, owned](mpi::Group& group) { group.reduce_scatter(data, owned); }, start_of(data));
+  }
+
+  [[nodiscard]] Work all_gather_ranges(BufferView data, std::span<const ElementRange> owned) override {
+    comm_detail::check_all_gather_ranges(data, owned, world_size());
+    return push([data, owned](mpi::Group& group) { group.all_gather_ranges(data, owned); }, start_of(data));
   }
 
   void broadcast(std::span<std::byte> bytes, int root) override {
@@ -78,11 +88,16 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  // `call` runs on the queue's thread with the group.
+  [[nodiscard]] WorkQueue::Start start_of(const BufferView& data) const {
+    return data.size_bytes() <= group_->short_sum_bytes() ? WorkQueue::Start::kWhenWaitedFor
+                                                          : WorkQueue::Start::kAtOnce;
+  }
+
+  // `call` runs with the group, on the queue's thread or on one that waits for it.
   template <typename Call>
-  Work push(Call call) {
+  Work push(Call call, WorkQueue::Start start = WorkQueue::Start::kAtOnce) {
     require(!is_closed_, "comm: a call after close()");
-    return queue_->push([group = group_, call] { group->run(call); });
+    return queue_->push([group = group_, call] { group->run(call); }, start);
   }
   template <typename Call>
   void run(Call call) {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <deque>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
@@ -16,6 +16,8 @@ namespace {
 constexpr int kTag = 2;
 // A message: small enough that adding one overlaps receiving the next, and that scratch memory stays in the cache.
 constexpr std::size_t kMessageBytes = std::size_t{512} << 10;
+// Up to this size a message costs more than the bytes in it.
+constexpr std::size_t kWholeBytes = std::size_t{16} << 10;
 // Of the direct exchange: what one rank adds up at a time.
 constexpr std::size_t kPartBytes = std::size_t{256} << 10;
 
@@ -32,11 +34,11 @@ BufferView piece(const BufferView& data, std::size_t index) {
 
 class Exchange::Messages {
  public:
-  explicit Messages(Exchange& exchange) : exchange_(exchange) {}
+  explicit Messages(Exchange& exchange) : exchange_(exchange) { open_.reserve(4); }
   Messages(const Messages&) = delete;
   Messages& operator=(const Messages&) = delete;
   ~Messages() {
-    for (Message& message : open_) {
+    for (Message& message : open()) {
       if (message.request != MPI_REQUEST_NULL) {
         if (message.is_receive) {
           MPI_Cancel(&message.request);
@@ -60,9 +62,21 @@ class Exchange::Messages {
           "MPI_Irecv");
   }
 
+  void send_all(const BufferView& data, std::size_t to) {
+    for (std::size_t i = 0; i < messages(data); ++i) {
+      send(piece(data, i), to);
+    }
+  }
+
+  void receive_all(const BufferView& data, std::size_t from) {
+    for (std::size_t i = 0; i < messages(data); ++i) {
+      receive(piece(data, i), from);
+    }
+  }
+
   // Waits for the oldest message. Throws Error(kUsage) when less came than expected.
   void finish_one() {
-    Message& message = open_.front();
+    Message& message = open_[finished_];
     const int other = exchange_.ranks_[message.other];
     MPI_Status status;
     wait_for(message.request, exchange_.watch_, other, &status);
@@ -73,11 +87,11 @@ class Exchange::Messages {
               "all_reduce_sum: {} sent {} bytes, expected {}: the ranks sum buffers of different sizes",
               exchange_.watch_.peers().name_of(other), bytes, message.size_bytes);
     }
-    open_.pop_front();
+    ++finished_;
   }
 
   void finish_all() {
-    while (!open_.empty()) {
+    while (!open().empty()) {
       finish_one();
     }
   }
@@ -90,8 +104,11 @@ class Exchange::Messages {
     bool is_receive;
   };
 
+  [[nodiscard]] std::span<Message> open() { return std::span(open_).subspan(finished_); }
+
   Exchange& exchange_;
-  std::deque<Message> open_;
+  std::vector<Message> open_;  // from finished_ on
+  std::size_t finished_ = 0;
 };
 
 Exchange::Exchange(MPI_Comm comm, std::vector<int> ranks, Watch& watch)
@@ -105,13 +122,54 @@ void Exchange::sum(const BufferView& data) {
   if (ranks_.size() == 1 || data.count == 0) {
     return;
   }
-  if (std::has_single_bit(ranks_.size())) {
-    halve_and_double(data);
+  if (!std::has_single_bit(ranks_.size())) {
+    for_each_block(data, [&](const BufferView& block, std::size_t /*begin*/) {
+      sum_part(block);
+      const auto part = [&](std::size_t member) { return part_of(member, block.count); };
+      const std::vector<ElementRange> whole(ranks_.size(), ElementRange{0, block.count});
+      deliver(block, part, whole);
+    });
+  } else if (data.size_bytes() <= kWholeBytes) {
+    double_whole(data);
+  } else {
+    halve(data);
+    double_back(data);
+  }
+}
+
+void Exchange::reduce_scatter(const BufferView& data, std::span<const ElementRange> owned) {
+  if (ranks_.size() == 1 || data.count == 0) {
     return;
   }
-  const std::size_t block = ranks_.size() * kPartBytes / size_of(data.dtype);
-  for (std::size_t begin = 0; begin < data.count; begin += block) {
-    exchange_directly(data.slice(begin, std::min(block, data.count - begin)));
+  if (!std::has_single_bit(ranks_.size())) {
+    for_each_block(data, [&](const BufferView& block, std::size_t begin) {
+      sum_part(block);
+      const auto part = [&](std::size_t member) {
+        const ElementRange in_block = part_of(member, block.count);
+        return ElementRange{begin + in_block.begin, begin + in_block.end};
+      };
+      deliver(data, part, owned);
+    });
+  } else if (data.size_bytes() <= kWholeBytes) {
+    double_whole(data);
+  } else {
+    halve(data);
+    deliver(
+        data, [&](std::size_t member) { return halving_steps(member, data.count).back().kept; }, owned);
+  }
+}
+
+void Exchange::all_gather(const BufferView& data, std::span<const ElementRange> owned) {
+  deliver(
+      data, [&](std::size_t member) { return owned[member]; },
+      std::vector<ElementRange>(ranks_.size(), ElementRange{0, data.count}));
+}
+
+template <typename Use>
+void Exchange::for_each_block(const BufferView& data, const Use& use) const {
+  const std::size_t length = ranks_.size() * kPartBytes / size_of(data.dtype);
+  for (std::size_t begin = 0; begin < data.count; begin += length) {
+    use(data.slice(begin, std::min(length, data.count - begin)), begin);
   }
 }
 
@@ -130,34 +188,46 @@ bool Exchange::agree(std::size_t count, DType dtype, bool holds) {
   return agreement_[2] == 0;
 }
 
-void Exchange::halve_and_double(const BufferView& data) {
-  struct Step {
-    std::size_t partner;
-    Range kept;
-    Range given;
-  };
-  std::vector<Step> steps;
-  Range range{0, data.count};
+void Exchange::double_whole(const BufferView& data) {
+  scratch_.resize(std::max(scratch_.size(), data.size_bytes()));
+  BufferView version = data;
+  version.data = scratch_.data();
   for (std::size_t distance = 1; distance < ranks_.size(); distance *= 2) {
-    const Range low{range.begin, range.count / 2};
-    const Range high{range.begin + low.count, range.count - low.count};
-    const bool keeps_low = (rank_ & distance) == 0;
-    steps.push_back({rank_ ^ distance, keeps_low ? low : high, keeps_low ? high : low});
-    const Step& step = steps.back();
-    trade(data.slice(step.given.begin, step.given.count), data.slice(step.kept.begin, step.kept.count), step.partner);
-    range = step.kept;
+    swap(data, version, rank_ ^ distance);
+    add_into(data, version);
   }
+}
+
+std::vector<Exchange::Step> Exchange::halving_steps(std::size_t member, std::size_t count) const {
+  std::vector<Step> steps;
+  ElementRange range{0, count};
+  for (std::size_t distance = 1; distance < ranks_.size(); distance *= 2) {
+    const std::uint64_t middle = range.begin + range.size() / 2;
+    const ElementRange low{range.begin, middle};
+    const ElementRange high{middle, range.end};
+    const bool keeps_low = (member & distance) == 0;
+    steps.push_back({member ^ distance, keeps_low ? low : high, keeps_low ? high : low});
+    range = steps.back().kept;
+  }
+  return steps;
+}
+
+void Exchange::halve(const BufferView& data) {
+  for (const Step& step : halving_steps(rank_, data.count)) {
+    trade(data.slice(step.given), data.slice(step.kept), step.partner);
+  }
+}
+
+void Exchange::double_back(const BufferView& data) {
+  const std::vector<Step> steps = halving_steps(rank_, data.count);
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-    swap(data.slice(step->kept.begin, step->kept.count), data.slice(step->given.begin, step->given.count),
-         step->partner);
+    swap(data.slice(step->kept), data.slice(step->given), step->partner);
   }
 }
 
 void Exchange::trade(const BufferView& give, const BufferView& keep, std::size_t partner) {
   Messages sends(*this);
-  for (std::size_t i = 0; i < messages(give); ++i) {
-    sends.send(piece(give, i), partner);
-  }
+  sends.send_all(give, partner);
   // Two receives are open at a time: one is added while the next arrives.
   scratch_.resize(std::max(scratch_.size(), 2 * kMessageBytes));
   const auto arriving = [&](std::size_t i) {
@@ -182,25 +252,21 @@ void Exchange::trade(const BufferView& give, const BufferView& keep, std::size_t
 
 void Exchange::swap(const BufferView& give, const BufferView& take, std::size_t partner) {
   Messages receives(*this);
-  for (std::size_t i = 0; i < messages(take); ++i) {
-    receives.receive(piece(take, i), partner);
-  }
+  receives.receive_all(take, partner);
   Messages sends(*this);
-  for (std::size_t i = 0; i < messages(give); ++i) {
-    sends.send(piece(give, i), partner);
-  }
+  sends.send_all(give, partner);
   receives.finish_all();
   sends.finish_all();
 }
 
-void Exchange::exchange_directly(const BufferView& block) {
+ElementRange Exchange::part_of(std::size_t member, std::size_t count) const {
+  const std::size_t length = (count + ranks_.size() - 1) / ranks_.size();
+  return {std::min(member * length, count), std::min((member + 1) * length, count)};
+}
+
+void Exchange::sum_part(const BufferView& block) {
   const std::size_t n = ranks_.size();
-  const std::size_t part_length = (block.count + n - 1) / n;
-  const auto part = [&](std::size_t r) {
-    const std::size_t begin = std::min(r * part_length, block.count);
-    return block.slice(begin, std::min(part_length, block.count - begin));
-  };
-  const BufferView mine = part(rank_);
+  const BufferView mine = block.slice(part_of(rank_, block.count));
   scratch_.resize(std::max(scratch_.size(), n * kPartBytes));
 
   Messages receives(*this);
@@ -211,20 +277,26 @@ void Exchange::exchange_directly(const BufferView& block) {
     if (r != rank_) {
       version.data = scratch_.data() + r * kPartBytes;
       receives.receive(version, r);
-      sends.send(part(r), r);
+      sends.send(block.slice(part_of(r, block.count)), r);
     }
     versions.push_back(static_cast<const std::byte*>(version.data));
   }
   receives.finish_all();
   const std::array<std::byte*, 1> result = {static_cast<std::byte*>(mine.data)};
   tree_sum(versions, result, mine.count, mine.dtype);
-
-  // The sums arrive where this rank's own versions were sent from, so those sends have to be over.
+  // Finished sums arrive where this member's own versions were sent from, so those sends have to be over.
   sends.finish_all();
-  for (std::size_t r = 0; r < n; ++r) {
-    if (r != rank_) {
-      receives.receive(part(r), r);
-      sends.send(mine, r);
+}
+
+template <typename Finished>
+void Exchange::deliver(const BufferView& data, const Finished& finished, std::span<const ElementRange> owned) {
+  Messages receives(*this);
+  Messages sends(*this);
+  const ElementRange mine = finished(rank_);
+  for (std::size_t m = 0; m < ranks_.size(); ++m) {
+    if (m != rank_) {
+      receives.receive_all(data.slice(intersection(finished(m), owned[rank_])), m);
+      sends.send_all(data.slice(intersection(mine, owned[m])), m);
     }
   }
   receives.finish_all();

@@ -15,6 +15,9 @@ namespace {
 
 // Broadcast and all-gather go through memory of the group's own, in pieces of this many bytes in all.
 constexpr std::size_t kBounceBytes = std::size_t{4} << 20;
+// See short_sum_bytes(): some 100 us.
+constexpr std::size_t kShortBytesInANode = std::size_t{4} << 20;
+constexpr std::size_t kShortBytesBetweenNodes = std::size_t{256} << 10;
 
 // By rank: the first rank that shares its memory.
 std::vector<int> detect_nodes(MPI_Comm world, int rank, int world_size) {
@@ -88,7 +91,7 @@ Buffer Group::allocate(std::size_t size_bytes) {
 }
 
 void Group::sum(const BufferView& data) {
-  watch_->begin_call(fmt::format("all_reduce_sum of {} x {}", data.count, name_of(data.dtype)));
+  watch_->begin_call("all_reduce_sum of {} x {}", data.count, name_of(data.dtype));
   if (node_sum_) {
     node_sum_->sum(data);
   } else {
@@ -96,8 +99,30 @@ void Group::sum(const BufferView& data) {
   }
 }
 
+void Group::reduce_scatter(const BufferView& data, std::span<const ElementRange> owned) {
+  watch_->begin_call("reduce_scatter_sum of {} x {}", data.count, name_of(data.dtype));
+  if (node_sum_) {
+    node_sum_->reduce_scatter(data, owned);
+  } else {
+    exchange_->reduce_scatter(data, owned);
+  }
+}
+
+void Group::all_gather_ranges(const BufferView& data, std::span<const ElementRange> owned) {
+  watch_->begin_call("all_gather_ranges of {} x {}", data.count, name_of(data.dtype));
+  if (node_sum_) {
+    node_sum_->all_gather(data, owned);
+  } else {
+    exchange_->all_gather(data, owned);
+  }
+}
+
+std::size_t Group::short_sum_bytes() const {
+  return topology_.nodes > 1 ? kShortBytesBetweenNodes : kShortBytesInANode;
+}
+
 void Group::broadcast(std::span<std::byte> bytes, int root) {
-  watch_->begin_call(fmt::format("broadcast of {} bytes from rank {}", bytes.size(), root));
+  watch_->begin_call("broadcast of {} bytes from rank {}", bytes.size(), root);
   bounce_.resize(std::max(bounce_.size(), std::min(kBounceBytes, bytes.size())));
   for (std::size_t begin = 0; begin < bytes.size(); begin += kBounceBytes) {
     const auto piece = bytes.subspan(begin, std::min(kBounceBytes, bytes.size() - begin));
@@ -112,7 +137,7 @@ void Group::broadcast(std::span<std::byte> bytes, int root) {
 }
 
 void Group::all_gather(std::span<const std::byte> mine, std::span<std::byte> all) {
-  watch_->begin_call(fmt::format("all_gather of {} bytes a rank", mine.size()));
+  watch_->begin_call("all_gather of {} bytes a rank", mine.size());
   const auto ranks = static_cast<std::size_t>(world_size());
   const std::size_t longest = std::min(std::max<std::size_t>(1, kBounceBytes / (ranks + 1)), mine.size());
   bounce_.resize(std::max(bounce_.size(), longest * (ranks + 1)));
@@ -140,7 +165,7 @@ void Group::barrier() {
 }
 
 double Group::time_library_sum(std::span<float> data, int repeats) {
-  watch_->begin_call(fmt::format("MPI_Allreduce of {} x f32", data.size()));
+  watch_->begin_call("MPI_Allreduce of {} x f32", data.size());
   wait_for_barrier();
   const double begin_s = MPI_Wtime();
   for (int i = 0; i < repeats; ++i) {

@@ -53,6 +53,10 @@ class Group {
   // Zeroed memory, in a shared window where the node has one and room for it.
   [[nodiscard]] Buffer allocate(std::size_t size_bytes);
   void sum(const BufferView& data);
+  void reduce_scatter(const BufferView& data, std::span<const ElementRange> owned);
+  void all_gather_ranges(const BufferView& data, std::span<const ElementRange> owned);
+  // Up to this size a sum takes no longer than waking another thread would; the same on every rank.
+  [[nodiscard]] std::size_t short_sum_bytes() const;
   void broadcast(std::span<std::byte> bytes, int root);
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all);
   void barrier();

@@ -37,7 +37,12 @@ void copy_in(const BufferView& data, std::size_t piece, std::byte* staging) {
 }  // namespace
 
 NodeSum::NodeSum(MPI_Comm node, std::vector<int> ranks, Exchange* between_nodes, Watch& watch)
-    : node_(node), ranks_(std::move(ranks)), between_nodes_(between_nodes), watch_(watch) {
+    : node_(node),
+      ranks_(std::move(ranks)),
+      between_nodes_(between_nodes),
+      watch_(watch),
+      arrays_(ranks_.size()),
+      sources_(ranks_.size()) {
   static_assert(sizeof(Control) <= kControlBytes);
   int rank = 0;
   check(MPI_Comm_rank(node_, &rank), "MPI_Comm_rank");
@@ -97,7 +102,7 @@ void NodeSum::close() {
   control_window_->free();
 }
 
-void NodeSum::sum(const BufferView& data) {
+void NodeSum::reduce(const BufferView& data, std::span<const ElementRange> owned) {
   Control& own = control(local_rank_);
   own.place = find(data);
   if (own.place.window == 0) {
@@ -106,9 +111,9 @@ void NodeSum::sum(const BufferView& data) {
   own.arrived.raise_to(pieces_so_far_ + 1);
   wait_for_all(&Control::arrived, pieces_so_far_ + 1);
   if (is_in_windows_everywhere(own.place)) {
-    sum_in_place(data);
+    sum_in_place(data, owned);
   } else {
-    sum_in_pieces(data);
+    sum_in_pieces(data, owned);
   }
 }
 
@@ -125,23 +130,22 @@ bool NodeSum::is_in_windows_everywhere(const Place& own) const {
   return between_nodes_ == nullptr ? in_windows : between_nodes_->agree(own.count, own.dtype, in_windows);
 }
 
-void NodeSum::sum_in_place(const BufferView& data) {
-  std::vector<std::byte*> arrays;
+void NodeSum::sum_in_place(const BufferView& data, std::span<const ElementRange> owned) {
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
-    arrays.push_back(resolve(r, control(r).place));
+    arrays_[r] = resolve(r, control(r).place);
   }
-  sum_part(arrays, data.count, data.dtype);
+  sum_part({0, data.count}, data.dtype, owned);
   ++pieces_so_far_;
-  control(local_rank_).done.raise_to(pieces_so_far_);
-  wait_for_all(&Control::done, pieces_so_far_);
+  part_ways();
 }
 
 // Piece p uses the half p % 2 of the staging memory. When piece p + 1 is copied into its half, every rank is done with
 // piece p - 1, which was there before: this rank waited for that at the end of the last turn.
-void NodeSum::sum_in_pieces(const BufferView& data) {
+void NodeSum::sum_in_pieces(const BufferView& data, std::span<const ElementRange> owned) {
   Control& own = control(local_rank_);
   const bool is_staged = own.place.window == 0;
   const std::size_t pieces = std::max<std::size_t>(1, (data.size_bytes() + kPieceBytes - 1) / kPieceBytes);
+  const std::size_t length = kPieceBytes / size_of(data.dtype);
   for (std::size_t p = 0; p < pieces; ++p) {
     if (p + 1 < pieces) {
       if (is_staged) {
@@ -150,44 +154,159 @@ void NodeSum::sum_in_pieces(const BufferView& data) {
       own.arrived.raise_to(pieces_so_far_ + 2);
     }
     wait_for_all(&Control::arrived, pieces_so_far_ + 1);
-    std::vector<std::byte*> arrays;
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       const Place& place = control(r).place;
-      arrays.push_back(place.window == 0 ? staging(r, p) : resolve(r, place) + p * kPieceBytes);
+      arrays_[r] = place.window == 0 ? staging(r, p) : resolve(r, place) + p * kPieceBytes;
     }
-    const BufferView piece = piece_of(data, p);
-    sum_part(arrays, piece.count, piece.dtype);
+    const ElementRange range{p * length, std::min((p + 1) * length, data.count)};
+    sum_part(range, data.dtype, owned);
     ++pieces_so_far_;
-    own.done.raise_to(pieces_so_far_);
-    wait_for_all(&Control::done, pieces_so_far_);
-    if (is_staged && piece.count > 0) {
-      std::memcpy(piece.data, staging(local_rank_, p), piece.size_bytes());
+    part_ways();
+    const ElementRange mine = owned.empty() ? range : intersection(range, owned[world_rank(local_rank_)]);
+    if (is_staged && mine.size() > 0) {
+      const BufferView target = data.slice(mine);
+      std::memcpy(target.data, staging(local_rank_, p) + (mine.begin - range.begin) * size_of(data.dtype),
+                  target.size_bytes());
     }
   }
 }
 
-void NodeSum::sum_part(const std::vector<std::byte*>& arrays, std::size_t count, DType dtype) {
+void NodeSum::sum_part(const ElementRange& range, DType dtype, std::span<const ElementRange> owned) {
   const std::size_t ranks = ranks_.size();
-  const std::size_t share = (count + ranks * kPartGrain - 1) / (ranks * kPartGrain) * kPartGrain;
-  const std::size_t begin = std::min(local_rank_ * share, count);
-  const std::size_t length = std::min(share, count - begin);
-  std::vector<std::byte*> parts;
-  for (std::byte* array : arrays) {
-    parts.push_back(array + begin * size_of(dtype));
-  }
-  const std::vector<const std::byte*> sources(parts.begin(), parts.end());
-  if (between_nodes_ == nullptr) {
-    tree_sum(sources, parts, length, dtype);
+  const std::size_t share = (range.size() + ranks * kPartGrain - 1) / (ranks * kPartGrain) * kPartGrain;
+  const std::uint64_t begin = std::min(range.begin + local_rank_ * share, range.end);
+  const ElementRange part{begin, std::min(begin + share, range.end)};
+  const auto part_of_owner = [&](std::size_t local_rank) {
+    return owned.empty() ? part : intersection(part, owned[world_rank(local_rank)]);
+  };
+  if (between_nodes_ == nullptr && owned.empty()) {
+    point_at(part.begin, range, dtype);
+    tree_sum(sources_, arrays_, part.size(), dtype);
     return;
   }
-  const std::array<std::byte*, 1> own = {parts[local_rank_]};
-  tree_sum(sources, own, length, dtype);
-  between_nodes_->sum({own[0], length, dtype, Device{}});
-  for (std::size_t r = 0; r < ranks && length > 0; ++r) {
-    if (r != local_rank_) {
-      std::memcpy(parts[r], own[0], length * size_of(dtype));
+  if (between_nodes_ == nullptr) {
+    for (std::size_t r = 0; r < ranks; ++r) {
+      const ElementRange mine = part_of_owner(r);
+      const std::array<std::byte*, 1> owner = {arrays_[r] + (mine.begin - range.begin) * size_of(dtype)};
+      std::transform(arrays_.begin(), arrays_.end(), sources_.begin(),
+                     [&](const std::byte* array) { return array + (mine.begin - range.begin) * size_of(dtype); });
+      tree_sum(sources_, owner, mine.size(), dtype);
+    }
+    return;
+  }
+  point_at(part.begin, range, dtype);
+  const std::array<std::byte*, 1> own = {arrays_[local_rank_]};
+  tree_sum(sources_, own, part.size(), dtype);
+  sum_between_nodes(part, {own[0], part.size(), dtype, Device{}}, owned);
+  for (std::size_t r = 0; r < ranks; ++r) {
+    const ElementRange mine = part_of_owner(r);
+    if (r != local_rank_ && mine.size() > 0) {
+      const std::size_t offset_bytes = (mine.begin - part.begin) * size_of(dtype);
+      std::memcpy(arrays_[r] + offset_bytes, own[0] + offset_bytes, mine.size() * size_of(dtype));
     }
   }
+}
+
+void NodeSum::sum_between_nodes(const ElementRange& part, const BufferView& own, std::span<const ElementRange> owned) {
+  if (owned.empty()) {
+    between_nodes_->sum(own);
+    return;
+  }
+  between_nodes_owned_.clear();
+  for (std::size_t first = 0; first < owned.size(); first += ranks_.size()) {
+    const ElementRange node = intersection(part, {owned[first].begin, owned[first + ranks_.size() - 1].end});
+    between_nodes_owned_.push_back({node.begin - part.begin, node.end - part.begin});
+  }
+  between_nodes_->reduce_scatter(own, between_nodes_owned_);
+}
+
+void NodeSum::point_at(std::uint64_t begin, const ElementRange& range, DType dtype) {
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    arrays_[r] += (begin - range.begin) * size_of(dtype);
+    sources_[r] = arrays_[r];
+  }
+}
+
+void NodeSum::all_gather(const BufferView& data, std::span<const ElementRange> owned) {
+  if (between_nodes_ != nullptr) {
+    between_nodes_owned_.clear();
+    for (std::size_t first = 0; first < owned.size(); first += ranks_.size()) {
+      between_nodes_owned_.push_back(owned[first + local_rank_]);
+    }
+    between_nodes_->all_gather(data, between_nodes_owned_);
+  }
+  Control& own = control(local_rank_);
+  own.place = find(data);
+  arrive();
+  if (is_in_windows_everywhere(own.place)) {
+    gather_in_place(data, owned);
+  } else {
+    gather_in_pieces(data, owned);
+  }
+}
+
+template <typename Use>
+void NodeSum::for_each_range_at(std::size_t local_rank, std::span<const ElementRange> owned, const Use& use) const {
+  for (std::size_t first = 0; first < owned.size(); first += ranks_.size()) {
+    if (owned[first + local_rank].size() > 0) {
+      use(owned[first + local_rank]);
+    }
+  }
+}
+
+void NodeSum::gather_in_place(const BufferView& data, std::span<const ElementRange> owned) {
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    if (r == local_rank_) {
+      continue;
+    }
+    const std::byte* const source = resolve(r, control(r).place);
+    for_each_range_at(r, owned, [&](const ElementRange& range) {
+      const BufferView target = data.slice(range);
+      std::memcpy(target.data, source + range.begin * size_of(data.dtype), target.size_bytes());
+    });
+  }
+  part_ways();
+}
+
+// Every rank puts a piece of what it has into its staging memory, and the others take it from there.
+void NodeSum::gather_in_pieces(const BufferView& data, std::span<const ElementRange> owned) {
+  part_ways();  // the places were compared
+  const std::size_t length = kPieceBytes / size_of(data.dtype);
+  for (std::size_t first = 0; first < owned.size(); first += ranks_.size()) {
+    const auto of_node = owned.subspan(first, ranks_.size());
+    std::uint64_t longest = 0;
+    for (const ElementRange& range : of_node) {
+      longest = std::max(longest, range.size());
+    }
+    for (std::uint64_t begin = 0; begin < longest; begin += length) {
+      const auto piece = [&](std::size_t local_rank) {
+        const ElementRange& range = of_node[local_rank];
+        return data.slice(intersection(range, {range.begin + begin, range.begin + begin + length}));
+      };
+      const BufferView own = piece(local_rank_);
+      if (own.count > 0) {
+        std::memcpy(staging(local_rank_, 0), own.data, own.size_bytes());
+      }
+      arrive();
+      for (std::size_t r = 0; r < ranks_.size(); ++r) {
+        const BufferView target = piece(r);
+        if (r != local_rank_ && target.count > 0) {
+          std::memcpy(target.data, staging(r, 0), target.size_bytes());
+        }
+      }
+      part_ways();
+    }
+  }
+}
+
+void NodeSum::arrive() {
+  control(local_rank_).arrived.raise_to(++pieces_so_far_);
+  wait_for_all(&Control::arrived, pieces_so_far_);
+}
+
+void NodeSum::part_ways() {
+  control(local_rank_).done.raise_to(pieces_so_far_);
+  wait_for_all(&Control::done, pieces_so_far_);
 }
 
 NodeSum::Control& NodeSum::control(std::size_t local_rank) const {

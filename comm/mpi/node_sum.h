@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/buffer.h"
@@ -44,7 +45,13 @@ class NodeSum {
   };
   [[nodiscard]] std::optional<Allocation> allocate(std::size_t size_bytes);
 
-  void sum(const BufferView& data);
+  void sum(const BufferView& data) { reduce(data, {}); }
+  // The same sum, of which rank r of the world receives owned[r] only; the ranges cover `data`. Each part is summed as
+  // above and written to its owners' segments. `owned` has a range for each rank of the world.
+  void reduce_scatter(const BufferView& data, std::span<const ElementRange> owned) { reduce(data, owned); }
+  // Copies owned[r] of rank r's data to all other ranks: with more nodes first to the rank's counterparts, by messages;
+  // then every rank reads what it lacks from the segments of its node.
+  void all_gather(const BufferView& data, std::span<const ElementRange> owned);
 
   [[nodiscard]] bool has_memory_in_use() const;
   // Collective: frees all windows.
@@ -70,15 +77,31 @@ class NodeSum {
     std::shared_ptr<std::atomic<bool>> in_use;
   };
 
+  [[nodiscard]] std::size_t world_rank(std::size_t local_rank) const {
+    return static_cast<std::size_t>(ranks_[local_rank]);
+  }
   [[nodiscard]] Control& control(std::size_t local_rank) const;
   [[nodiscard]] std::byte* staging(std::size_t local_rank, std::size_t piece) const;
   [[nodiscard]] Place find(const BufferView& data) const;
   // Whether the data of all ranks, on all nodes, lies in windows. Throws Error(kUsage) when counts or types differ.
   [[nodiscard]] bool is_in_windows_everywhere(const Place& own) const;
-  void sum_in_place(const BufferView& data);
-  void sum_in_pieces(const BufferView& data);
-  // Sums this rank's part of arrays that all ranks of the node see, one a rank.
-  void sum_part(const std::vector<std::byte*>& arrays, std::size_t count, DType dtype);
+  // To the owners, or to every rank where `owned` is empty.
+  void reduce(const BufferView& data, std::span<const ElementRange> owned);
+  void sum_in_place(const BufferView& data, std::span<const ElementRange> owned);
+  void sum_in_pieces(const BufferView& data, std::span<const ElementRange> owned);
+  // Sums this rank's part of elements `range`, with which arrays_ begin.
+  void sum_part(const ElementRange& range, DType dtype, std::span<const ElementRange> owned);
+  void sum_between_nodes(const ElementRange& part, const BufferView& own, std::span<const ElementRange> owned);
+  // Moves arrays_, which begin with `range`, to element `begin`, and sources_ with them.
+  void point_at(std::uint64_t begin, const ElementRange& range, DType dtype);
+  // The ranges of rank `local_rank` of this node and of its counterparts in the others.
+  template <typename Use>
+  void for_each_range_at(std::size_t local_rank, std::span<const ElementRange> owned, const Use& use) const;
+  void gather_in_place(const BufferView& data, std::span<const ElementRange> owned);
+  void gather_in_pieces(const BufferView& data, std::span<const ElementRange> owned);
+  // All ranks of the node arrive, and end what they do with each other's data.
+  void arrive();
+  void part_ways();
   [[nodiscard]] std::byte* resolve(std::size_t local_rank, const Place& place) const;
   void wait_for_all(Flag Control::*flag, std::uint32_t number);
   void free_unused();
@@ -92,7 +115,10 @@ class NodeSum {
   std::uint32_t pieces_so_far_ = 0;  // the number that both flags have after the last call
   std::uint32_t windows_so_far_ = 0;
   std::vector<DataWindow> windows_;
-  std::vector<std::uint8_t> in_use_here_;  // by window; members since MPI may write to them after an error
+  std::vector<std::byte*> arrays_;  // by rank of the node: its data, or a piece of it, as all of them see it
+  std::vector<const std::byte*> sources_;
+  std::vector<ElementRange> between_nodes_owned_;  // by node, for the exchange between them
+  std::vector<std::uint8_t> in_use_here_;          // by window; members since MPI may write to them after an error
   std::vector<std::uint8_t> in_use_anywhere_;
 };
 

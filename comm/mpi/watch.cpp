@@ -50,10 +50,8 @@ Watch::Watch(MPI_Comm world, const Peers& peers, Settings settings)
   check(MPI_Comm_dup(world, &notices_), "MPI_Comm_dup");
 }
 
-void Watch::begin_call(const std::string& name) {
+void Watch::begin_named_call() {
   ++call_;
-  call_name_ = name;
-  receive_notices();
   if (left_ && left_->first.call < call_) {
     fail_with_notice(left_->first, left_->second);
   }
@@ -218,10 +216,7 @@ void Watch::close() {
   check(MPI_Comm_free(&notices_), "MPI_Comm_free");
 }
 
-Wait::Wait(Watch& watch, int awaited)
-    : watch_(watch), awaited_(awaited), since_(Watch::Clock::now()), last_look_(since_) {
-  watch_.settings_.sign_of_life();
-}
+Wait::Wait(Watch& watch, int awaited) : watch_(watch), awaited_(awaited) {}
 
 microseconds Wait::next_sleep() {
   if (++looks_ < kSpins) {
@@ -229,6 +224,11 @@ microseconds Wait::next_sleep() {
     return microseconds(0);
   }
   const auto now = Watch::Clock::now();
+  if (looks_ == kSpins) {
+    since_ = now;
+    last_look_ = now;
+    watch_.settings_.sign_of_life();
+  }
   if (now - last_look_ > kLookEvery) {
     last_look_ = now;
     watch_.look(since_, awaited_);

@@ -12,12 +12,14 @@
 // Used by one thread. After an Error only flush() may be called.
 #pragma once
 
+#include <fmt/format.h>
 #include <mpi.h>
 
 #include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <utility>
@@ -33,7 +35,7 @@ class Watch {
 
   struct Settings {
     int timeout_ms = 0;
-    std::function<void()> sign_of_life;  // called when a wait begins
+    std::function<void()> sign_of_life;  // called when a wait gets longer than a few microseconds
     std::function<bool()> is_abandoned;  // true: the communicator is being destroyed, waits shall end
   };
 
@@ -44,7 +46,12 @@ class Watch {
   ~Watch() = default;  // the duplicate is freed by close(), which is collective
 
   // A call of the Communicator starts; the same calls in the same order on every rank.
-  void begin_call(const std::string& name);
+  template <typename... Args>
+  void begin_call(fmt::format_string<Args...> name, Args&&... args) {
+    call_name_.clear();
+    fmt::format_to(std::back_inserter(call_name_), name, std::forward<Args>(args)...);
+    begin_named_call();
+  }
   [[nodiscard]] const Peers& peers() const { return peers_; }
 
   // Tells every rank that this one ends the group. Never throws.
@@ -69,6 +76,7 @@ class Watch {
   };
   static constexpr int kNobody = -1;
 
+  void begin_named_call();
   // The slow part of a wait that began at `since` for `awaited` (kNobody: any rank). Throws.
   void look(Clock::time_point since, int awaited);
   void receive_notices();
@@ -104,7 +112,7 @@ class Wait {
  private:
   Watch& watch_;
   const int awaited_;
-  const Watch::Clock::time_point since_;
+  Watch::Clock::time_point since_;  // the end of the spinning
   Watch::Clock::time_point last_look_;
   int looks_ = 0;
 };

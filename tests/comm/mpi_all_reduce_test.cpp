@@ -171,6 +171,86 @@ TEST_P(AllReduceTest, ReusesMemoryAsBuffersComeAndGo) {
   kept.clear();
 }
 
+// Cut unevenly, with ranks that own nothing.
+std::vector<ElementRange> uneven_ranges(int world, std::size_t count) {
+  std::vector<ElementRange> ranges;
+  std::uint64_t begin = 0;
+  for (int rank = 0; rank < world; ++rank) {
+    const std::uint64_t left = count - begin;
+    const std::uint64_t size = rank + 1 == world ? left : rank % 3 == 1 ? 0 : left / 2 + left % 2;
+    ranges.push_back({begin, begin + size});
+    begin += size;
+  }
+  return ranges;
+}
+
+TEST_P(AllReduceTest, ReduceScatterGivesEachRankItsPartOfTheSum) {
+  for (const bool allocated : {true, false}) {
+    for (const std::size_t count : kSizes) {
+      SCOPED_TRACE(std::to_string(count) + (allocated ? " allocated" : " elsewhere"));
+      const std::vector<ElementRange> owned = uneven_ranges(comm_->world_size(), count);
+      const Buffer buffer = comm_->allocate(count * sizeof(float));
+      std::vector<float> values = my_values<float>(count);
+      std::span<float> data(values);
+      if (allocated) {
+        data = buffer.as<float>(count);
+        std::copy(values.begin(), values.end(), data.begin());
+      }
+      comm_->reduce_scatter_sum(view_of(data), owned).wait();
+      const ElementRange mine = owned[static_cast<std::size_t>(comm_->rank())];
+      const std::vector<float>& sums = expected<float>(count);
+      EXPECT_TRUE(
+          test::same_bits(data.subspan(mine.begin, mine.size()), std::span(sums).subspan(mine.begin, mine.size())));
+    }
+  }
+}
+
+TEST_P(AllReduceTest, AllGatherGivesEveryRankTheOthersRangesAndChangesNothingElse) {
+  constexpr float kUntouched = 0.5F;
+  for (const bool allocated : {true, false}) {
+    for (const std::size_t count : kSizes) {
+      SCOPED_TRACE(std::to_string(count) + (allocated ? " allocated" : " elsewhere"));
+      std::vector<ElementRange> owned = uneven_ranges(comm_->world_size(), count);
+      std::vector<float> wanted(count, kUntouched);
+      for (std::size_t rank = 0; rank < owned.size(); ++rank) {
+        if (owned[rank].size() > 2) {
+          --owned[rank].end;  // gaps between the ranges
+        }
+        const std::vector<float> values = test::leaf_values<float>(static_cast<int>(rank), count);
+        std::copy(values.begin() + static_cast<std::ptrdiff_t>(owned[rank].begin),
+                  values.begin() + static_cast<std::ptrdiff_t>(owned[rank].end),
+                  wanted.begin() + static_cast<std::ptrdiff_t>(owned[rank].begin));
+      }
+      const Buffer buffer = comm_->allocate(count * sizeof(float));
+      std::vector<float> elsewhere(count);
+      const std::span<float> data = allocated ? buffer.as<float>(count) : std::span(elsewhere);
+      std::fill(data.begin(), data.end(), kUntouched);
+      const ElementRange mine = owned[static_cast<std::size_t>(comm_->rank())];
+      const std::vector<float> values = my_values<float>(count);
+      std::copy(values.begin() + static_cast<std::ptrdiff_t>(mine.begin),
+                values.begin() + static_cast<std::ptrdiff_t>(mine.end),
+                data.begin() + static_cast<std::ptrdiff_t>(mine.begin));
+      comm_->all_gather_ranges(view_of(data), owned).wait();
+      EXPECT_TRUE(test::same_bits(data, wanted));
+    }
+  }
+}
+
+TEST_P(AllReduceTest, RefusesRangesThatDoNotFit) {
+  std::vector<float> values(100);
+  const BufferView data = view_of(std::span(values));
+  std::vector<ElementRange> owned = uneven_ranges(comm_->world_size(), values.size());
+  const auto refuses = [&](const std::vector<ElementRange>& ranges) {
+    EXPECT_THROW(static_cast<void>(comm_->reduce_scatter_sum(data, ranges)), Error);
+  };
+  refuses({});
+  --owned.back().end;
+  refuses(owned);  // an element that nobody owns
+  owned.back().end = values.size() + 1;
+  refuses(owned);
+  EXPECT_THROW(static_cast<void>(comm_->all_gather_ranges(data, owned)), Error);
+}
+
 // 8 micro-batches in order at the leaves, each rank adding its own by the same tree: the promise of determinism:
 // elastic.
 TEST_P(AllReduceTest, GivesTheSameBitsOnAnyNumberOfRanks) {

@@ -48,6 +48,57 @@ TEST(WorkQueueTest, TellsWhetherATaskIsDoneWithoutWaiting) {
   EXPECT_TRUE(work.is_done());
 }
 
+TEST(WorkQueueTest, RunsAShortTaskWhereItIsWaitedFor) {
+  WorkQueue queue(kLimits);
+  std::thread::id ran_on;
+  Work work = queue.push([&] { ran_on = std::this_thread::get_id(); }, WorkQueue::Start::kWhenWaitedFor);
+  work.wait();
+  EXPECT_EQ(ran_on, std::this_thread::get_id());
+  EXPECT_TRUE(work.is_done());
+}
+
+TEST(WorkQueueTest, KeepsTheOrderOfShortAndLongTasks) {
+  std::vector<int> order;
+  {
+    WorkQueue queue({100, 60'000});
+    std::vector<Work> works;
+    for (int i = 0; i < 100; ++i) {
+      const auto start = i % 5 == 4 ? WorkQueue::Start::kAtOnce : WorkQueue::Start::kWhenWaitedFor;
+      works.push_back(queue.push([&order, i] { order.push_back(i); }, start));
+      if (i % 7 == 0) {
+        works.back().wait();
+      }
+    }
+    // Out of order, as the destructors of Work may come.
+    while (!works.empty()) {
+      works.pop_back();
+    }
+  }
+  ASSERT_EQ(order.size(), 100U);
+  EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
+}
+
+TEST(WorkQueueTest, RunsShortTasksWhenManyAreQueuedOrSomebodyAsks) {
+  WorkQueue queue(kLimits);
+  std::atomic<int> ran = 0;
+  std::vector<Work> works;
+  for (int i = 0; i < 10; ++i) {  // more than the queue holds
+    works.push_back(queue.push([&] { ++ran; }, WorkQueue::Start::kWhenWaitedFor));
+  }
+  while (!works.back().is_done()) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(ran, 10);
+}
+
+TEST(WorkQueueTest, FailsAfterAShortTaskThatFailed) {
+  WorkQueue queue(kLimits);
+  Work first = queue.push([] { fail(ErrorCode::kPeerLost, "gone"); }, WorkQueue::Start::kWhenWaitedFor);
+  EXPECT_THROW(first.wait(), Error);
+  Work second = queue.push([] {});
+  EXPECT_THROW(second.wait(), Error);
+}
+
 TEST(WorkQueueTest, FailsEverythingAfterATaskThatFailed) {
   WorkQueue queue(kLimits);
   bool ran = false;

@@ -126,6 +126,12 @@ class CountingCommunicator final : public Communicator {
     counts.push_back(data.count);
     return {};
   }
+  [[nodiscard]] Work reduce_scatter_sum(BufferView data, std::span<const ElementRange> /*owned*/) override {
+    return all_reduce_sum(data);
+  }
+  [[nodiscard]] Work all_gather_ranges(BufferView /*data*/, std::span<const ElementRange> /*owned*/) override {
+    return {};
+  }
   void broadcast(std::span<std::byte> /*bytes*/, int /*root*/) override {}
   void all_gather(std::span<const std::byte> /*mine*/, std::span<std::byte> /*all*/) override {}
   void barrier() override {}
