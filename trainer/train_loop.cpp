@@ -10,6 +10,7 @@
 #include "trainer/model/architecture.h"
 #include "trainer/schedule.h"
 #include "trainer/stopwatch.h"
+#include "trainer/train_checkpoint.h"
 
 namespace lockstep {
 namespace {
@@ -17,11 +18,6 @@ namespace {
 // What validation losses of one run must share to be compared.
 std::string validation_of(const Config& config, const std::string& fingerprint) {
   return fingerprint.empty() ? "none" : fmt::format("{} batches of {}", config.evaluate.batches, fingerprint);
-}
-
-std::uint64_t checkpoint_bytes(const ParameterLayout& layout, DType working) {
-  const std::uint64_t moments_and_master = (working == DType::kF32 ? 2 : 3) * sizeof(float);
-  return layout.total() * (size_of(working) + moments_and_master);
 }
 
 }  // namespace
@@ -36,35 +32,15 @@ TrainLoop::TrainLoop(Setup setup, Communicator& communicator, Log& log)
       backend_(make_cpu_backend(config_.train.threads)),
       train_step_(config_, communicator, *backend_),
       records_(communicator, static_cast<std::size_t>(train_step_.largest_micro_batches())),
-      writer_(train_step_.layout(), checkpoint_options(setup)) {
+      writer_(train_step_.layout(), checkpoint_options(config_, train_step_, communicator,
+                                                       {.json = setup.tokenizer_json,
+                                                        .end_of_text = setup.end_of_text,
+                                                        .end_of_text_id = data_.tokenizer.end_of_text})) {
   progress_.data_fingerprint = data_fingerprint(data_);
   progress_.validation = validation_;
 }
 
 TrainLoop::~TrainLoop() = default;
-
-CheckpointOptions TrainLoop::checkpoint_options(const Setup& setup) const {
-  const Replica& replica = train_step_.replica();
-  const bool narrow = replica.working_dtype() == DType::kBF16;
-  CheckpointOptions options;
-  options.folder = checkpoints_folder(config_);
-  options.rank = communicator_.rank();
-  options.world = communicator_.world_size();
-  options.model_dtype = replica.working_dtype();
-  options.range = balanced_range(replica.layout(), options.rank, options.world, options.model_dtype);
-  options.keep = config_.checkpoint.keep;
-  options.keep_best = config_.checkpoint.keep_best;
-  options.background = config_.checkpoint.background;
-  if (options.rank == 0) {
-    options.texts["config.json"] =
-        to_hf_config(replica.model().architecture(), {.end_of_text = data_.tokenizer.end_of_text,
-                                                      .dropout = config_.model.dropout,
-                                                      .dtype = narrow ? "bfloat16" : "float32"});
-    options.texts["tokenizer.json"] = setup.tokenizer_json;
-    options.texts["tokenizer_config.json"] = to_hf_tokenizer_config(setup.end_of_text, config_.model.context);
-  }
-  return options;
-}
 
 void TrainLoop::adopt(const CheckpointReader& checkpoint) {
   const ParameterLayout& layout = train_step_.layout();
@@ -106,7 +82,7 @@ void TrainLoop::load(const CheckpointReader* checkpoint) {
   options.trace = config_.data.trace;
   loader_ = std::make_unique<BatchLoader>(std::move(options));
   if (communicator_.rank() == 0) {
-    check_run_folder(run_folder(config_), checkpoint_bytes(layout, replica.working_dtype()));
+    check_run_folder(run_folder(config_), checkpoint_bytes(replica));
   }
 }
 
@@ -275,22 +251,9 @@ bool TrainLoop::save_due() const {
 void TrainLoop::save() {
   const double begin_ms = now_ms();
   finish_save();
-  const Replica& replica = train_step_.replica();
-  const ElementRange range =
-      balanced_range(replica.layout(), communicator_.rank(), communicator_.world_size(), replica.working_dtype());
-  const auto part = [&](std::span<float> flat) { return flat.subspan(range.begin, range.size()); };
-  CheckpointSource source;
-  if (communicator_.rank() == 0) {
-    source.weights = replica.working();
-  }
-  if (replica.working_dtype() == DType::kBF16) {
-    source.master = part(replica.master());
-  }
-  source.exp_avg = part(train_step_.optimizer().exp_avg());
-  source.exp_avg_sq = part(train_step_.optimizer().exp_avg_sq());
   saved_ = completed_;
   save_failure_.clear();
-  writer_.begin(position(), source);
+  writer_.begin(position(), checkpoint_source(train_step_, communicator_));
   checkpoint_ms_ += now_ms() - begin_ms;
 }
 
@@ -320,13 +283,8 @@ void TrainLoop::handle(const std::optional<SaveOutcome>& outcome) {
 }
 
 RunPosition TrainLoop::position() const {
-  RunPosition position;
-  position.step = static_cast<std::uint64_t>(completed_);
-  position.tokens = static_cast<std::uint64_t>(completed_ * train_step_.tokens_per_step());
-  position.samples = position.tokens / static_cast<std::uint64_t>(config_.data.sequence);
-  position.seed = config_.run.seed;
+  RunPosition position = run_position(config_, train_step_, completed_);
   position.validation_loss = validation_loss_;
-  position.config_text = to_yaml(config_);
   position.extra_json = to_json(progress_);
   return position;
 }

@@ -66,7 +66,6 @@ class TrainLoop {
   void save();
   void finish_save();
   void handle(const std::optional<SaveOutcome>& outcome);
-  [[nodiscard]] CheckpointOptions checkpoint_options(const Setup& setup) const;
   [[nodiscard]] RunPosition position() const;
 
   const Config config_;

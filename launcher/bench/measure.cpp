@@ -15,6 +15,15 @@
 #include "trainer/node_cores.h"
 
 namespace lockstep {
+namespace {
+
+std::vector<double> values_of_ranks(Communicator& communicator, double value) {
+  std::vector<double> all(static_cast<std::size_t>(communicator.world_size()));
+  communicator.all_gather(std::as_bytes(std::span(&value, 1)), std::as_writable_bytes(std::span(all)));
+  return all;
+}
+
+}  // namespace
 
 BenchModel resolve_bench_model(const Config& config, Communicator& communicator) {
   const int cores = cores_on_node(communicator);
@@ -37,9 +46,13 @@ BenchModel resolve_bench_model(const Config& config, Communicator& communicator)
 }
 
 double sum_over_ranks(Communicator& communicator, double value) {
-  std::vector<double> all(static_cast<std::size_t>(communicator.world_size()));
-  communicator.all_gather(std::as_bytes(std::span(&value, 1)), std::as_writable_bytes(std::span(all)));
+  const std::vector<double> all = values_of_ranks(communicator, value);
   return std::accumulate(all.begin(), all.end(), 0.0);
+}
+
+double max_over_ranks(Communicator& communicator, double value) {
+  const std::vector<double> all = values_of_ranks(communicator, value);
+  return *std::max_element(all.begin(), all.end());
 }
 
 double gemm_ceiling(Communicator& communicator, Backend& backend, DType dtype) {

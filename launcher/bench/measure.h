@@ -22,8 +22,9 @@ struct BenchModel {
 // AgreedError(kUsage).
 [[nodiscard]] BenchModel resolve_bench_model(const Config& config, Communicator& communicator);
 
-// The sum over the ranks. Collective.
+// The sum over the ranks, and the largest of their values. Collective.
 [[nodiscard]] double sum_over_ranks(Communicator& communicator, double value);
+[[nodiscard]] double max_over_ranks(Communicator& communicator, double value);
 
 // FLOP/s of all ranks' matrix products, measured by all at the same time. Collective.
 [[nodiscard]] double gemm_ceiling(Communicator& communicator, Backend& backend, DType dtype);

@@ -1,11 +1,9 @@
 #include "launcher/bench/step_bench.h"
 
-#include <functional>
-#include <memory>
 #include <span>
 
-#include "base/random.h"
 #include "data/batch_loader.h"
+#include "launcher/bench/batches.h"
 #include "trainer/model/architecture.h"
 #include "trainer/stopwatch.h"
 #include "trainer/train_step.h"
@@ -14,40 +12,6 @@ namespace lockstep {
 namespace {
 
 constexpr int kWarmUpSteps = 2;
-
-TokenBatch random_batch(const Config& config) {
-  const auto tokens =
-      static_cast<std::size_t>(config.train.micro_batch_size) * static_cast<std::size_t>(config.data.sequence);
-  TokenBatch batch;
-  batch.target_tokens = static_cast<std::int64_t>(tokens);
-  const auto vocabulary = static_cast<std::uint64_t>(config.model.vocab);
-  for (std::size_t i = 0; i < tokens; ++i) {
-    batch.inputs.push_back(static_cast<std::int32_t>(mix64(2 * i) % vocabulary));
-    batch.targets.push_back(static_cast<std::int32_t>(mix64(2 * i + 1) % vocabulary));
-  }
-  return batch;
-}
-
-// Where the batches of a rank come from.
-class Batches {
- public:
-  Batches(const BenchModel& model, const Communicator& communicator) {
-    const Config& config = model.config;
-    if (!model.has_data) {
-      batch_ = random_batch(config);
-      return;
-    }
-    loader_ = std::make_unique<BatchLoader>(loader_options(config, communicator, 0));
-  }
-
-  [[nodiscard]] const TokenBatch& next() { return loader_ ? loader_->next() : batch_; }
-  // That next() has waited since the last call.
-  [[nodiscard]] double take_blocked_ms() { return loader_ ? loader_->take_blocked_ms() : 0; }
-
- private:
-  TokenBatch batch_;
-  std::unique_ptr<BatchLoader> loader_;
-};
 
 // The steps of one rank.
 class Steps {

@@ -14,12 +14,15 @@
 #include "base/progress.h"
 #include "comm/communicator.h"
 #include "launcher/bench/all_reduce_bench.h"
+#include "launcher/bench/checkpoint_bench.h"
 #include "launcher/bench/gemm_bench.h"
 #include "launcher/bench/loader_bench.h"
 #include "launcher/bench/measure.h"
 #include "launcher/bench/step_bench.h"
 #include "launcher/commands/command.h"
 #include "launcher/output.h"
+#include "launcher/signals.h"
+#include "trainer/run_folder.h"
 
 namespace lockstep {
 namespace {
@@ -145,6 +148,37 @@ Figures measure_loader(const BenchModel& model, const BenchOptions& options, Com
   return figures;
 }
 
+Figures measure_checkpoint(const BenchModel& model, const BenchOptions& options, Communicator& communicator,
+                           const StopSignal& stop) {
+  const CheckpointBenchResult result =
+      bench_checkpoint(model, options.rounds, communicator, [&stop] { return stop.requested(); });
+  Figures figures;
+  figures.text = headline("checkpoint", model, communicator);
+  figures.text += fmt::format(
+      "a save makes the training {:.1f} ms longer, {:.1f} of them to copy the state: {:.2f} % of 100 steps of {:.1f} "
+      "ms\n",
+      result.exposed_ms, result.copy_ms, 100 * result.of_100_steps, result.step_ms);
+  figures.text += fmt::format("it lasts {:g} steps, {:.0f} ms; with nothing beside it {:.0f} ms\n", result.save_steps,
+                              result.save_ms, result.idle_ms);
+  figures.text += fmt::format("{} in {}: {:.0f} MB/s, {:.0f} % of plain files, {:.0f} MB/s\n",
+                              format_bytes(result.size_bytes), checkpoints_folder(model.config).string(),
+                              result.bytes_per_s / kMega, 100 * result.of_ceiling, result.ceiling_bytes_per_s / kMega);
+  figures.json = describe(model, communicator);
+  figures.json.update({{"background", model.config.checkpoint.background},
+                       {"checkpoint_bytes", result.size_bytes},
+                       {"step_ms", result.step_ms},
+                       {"exposed_ms", result.exposed_ms},
+                       {"copy_ms", result.copy_ms},
+                       {"exposed_of_100_steps", result.of_100_steps},
+                       {"save_steps", result.save_steps},
+                       {"save_ms", result.save_ms},
+                       {"idle_ms", result.idle_ms},
+                       {"mb_per_s", result.bytes_per_s / kMega},
+                       {"ceiling_mb_per_s", result.ceiling_bytes_per_s / kMega},
+                       {"of_ceiling", result.of_ceiling}});
+  return figures;
+}
+
 using Measure = std::function<Figures(const BenchModel&, const BenchOptions&, Communicator&)>;
 
 int run_bench(const char* name, const Measure& measure, const BenchOptions& options) {
@@ -165,8 +199,9 @@ int run_bench(const char* name, const Measure& measure, const BenchOptions& opti
   return kExitDone;
 }
 
-void add_model_bench(CLI::App& bench, CommandContext& context, const char* name, const char* help,
-                     const Measure& measure) {
+using Run = std::function<int(const BenchOptions&)>;
+
+void add_model_command(CLI::App& bench, CommandContext& context, const char* name, const char* help, const Run& run) {
   const auto options = std::make_shared<BenchOptions>();
   CLI::App* command = bench.add_subcommand(name, help);
   command
@@ -179,9 +214,26 @@ void add_model_bench(CLI::App& bench, CommandContext& context, const char* name,
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   command->add_flag("--json", options->json, "Print one JSON object");
-  command->callback([name, measure, options, &context] {
-    context.run = [name, measure, options] { return run_bench(name, measure, *options); };
-  });
+  command->callback([run, options, &context] { context.run = [run, options] { return run(*options); }; });
+}
+
+void add_model_bench(CLI::App& bench, CommandContext& context, const char* name, const char* help,
+                     const Measure& measure) {
+  add_model_command(bench, context, name, help,
+                    [name, measure](const BenchOptions& options) { return run_bench(name, measure, options); });
+}
+
+void add_checkpoint(CLI::App& bench, CommandContext& context) {
+  add_model_command(bench, context, "checkpoint",
+                    "What a save costs the steps beside it, and how fast it is, beside plain files",
+                    [&context](const BenchOptions& options) {
+                      context.stop.listen();  // its files are to go also when it is stopped
+                      const Measure measure = [&context](const BenchModel& model, const BenchOptions& same,
+                                                         Communicator& communicator) {
+                        return measure_checkpoint(model, same, communicator, context.stop);
+                      };
+                      return run_bench("checkpoint", measure, options);
+                    });
 }
 
 struct AllReduceOptions {
@@ -269,10 +321,12 @@ void add_bench(CLI::App& app, CommandContext& context) {
   add_model_bench(*bench, context, "loader", "Batches out of a dataset, beside reading its files in their order",
                   measure_loader);
   add_model_bench(*bench, context, "step", "A whole training step, and where its time goes", measure_step);
+  add_checkpoint(*bench, context);
   bench->footer(
       "Alone or under mpirun, as the run would be. Every figure stands beside the machine's own limit, measured in "
       "the\n"
       "same rounds: compare the ratios, not the seconds.\n"
+      "checkpoint writes to runs/NAME/checkpoints/benchmark, and leaves nothing there.\n"
       "Example: mpirun -np 2 lockstep bench step examples/gpt2-124m/gpt2-124m.yaml --set model.vocab=50257 --set "
       "data.sequence=256 --set train.micro_batches=2 --set train.micro_batch_size=2");
 }

@@ -2,11 +2,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <csignal>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -38,6 +42,13 @@ class BenchTest : public testing::Test {
                    {LOCKSTEP_PROGRAM, "bench", what, (folder_ / "model.yaml").string(), "--rounds", "2"});
     command.insert(command.end(), options.begin(), options.end());
     return run_process(command);
+  }
+
+  // Of a run of the configuration's name in folder_ / "runs".
+  [[nodiscard]] std::filesystem::path checkpoints() const { return folder_ / "runs" / "model" / "checkpoints"; }
+  [[nodiscard]] std::vector<std::string> with_runs(std::vector<std::string> options) const {
+    options.insert(options.end(), {"--set", "model.vocab=100", "--set", "run.dir=" + (folder_ / "runs").string()});
+    return options;
   }
 
   TemporaryFolder folder_;
@@ -131,6 +142,96 @@ TEST_F(BenchTest, ComparesSumsWithTheLibrarysAndWithTheBareSum) {
             "lockstep bench: one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce\n");
 }
 
+TEST_F(BenchTest, SaysWhatASaveCostsAndLeavesNothing) {
+  // Weights and two moments of 29184 parameters in f32; the rest is headers, config.json and the like.
+  constexpr double kStateBytes = 3 * 4 * 29184;
+  for (const int ranks : {0, 2}) {
+    const ProcessResult result = bench("checkpoint", with_runs({"--json"}), ranks);
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const Json json = Json::parse(result.out);
+    EXPECT_EQ(json.at("bench"), "checkpoint");
+    EXPECT_EQ(json.at("world"), ranks == 0 ? 1 : ranks);
+    EXPECT_EQ(json.at("background"), true);
+    const double bytes = json.at("checkpoint_bytes");
+    EXPECT_GT(bytes, kStateBytes);
+    EXPECT_LT(bytes, kStateBytes + 20000);
+    EXPECT_GT(json.at("step_ms"), 0.0);
+    EXPECT_GT(json.at("copy_ms"), 0.0);
+    EXPECT_TRUE(json.at("exposed_of_100_steps").is_number());
+    EXPECT_GT(json.at("save_ms"), json.at("exposed_ms")) << "the steps beside the save are not the save's";
+    EXPECT_GE(json.at("save_steps"), 2.0) << "one in which all ranks' files are known to be there, one for rank 0";
+    EXPECT_NEAR(json.at("mb_per_s").get<double>() * json.at("idle_ms").get<double>() * 1e3, bytes, 1);
+    EXPECT_GT(json.at("ceiling_mb_per_s"), 0.0);
+    EXPECT_GT(json.at("of_ceiling"), 0.0);
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "runs"));
+  }
+}
+
+TEST_F(BenchTest, MeasuresSavesInTheForegroundAndInBf16) {
+  const ProcessResult result = bench(
+      "checkpoint", with_runs({"--set", "checkpoint.background=false", "--set", "train.precision=bf16", "--json"}), 2);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const Json json = Json::parse(result.out);
+  EXPECT_EQ(json.at("background"), false);
+  EXPECT_EQ(json.at("precision"), "bf16");
+  EXPECT_GT(json.at("checkpoint_bytes"), (2 + 3 * 4) * 29184) << "weights in bf16, their masters and two moments";
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "runs"));
+}
+
+TEST_F(BenchTest, WritesBesideTheCheckpointsOfARunAndTouchesNone) {
+  std::filesystem::create_directories(checkpoints() / "step-00000007");
+  write_file_atomic(checkpoints() / "step-00000007" / "manifest.json", "no manifest, and so not a good checkpoint");
+  // As a benchmark leaves it that was killed.
+  std::filesystem::create_directories(checkpoints() / "benchmark" / "step-00000900");
+  write_file_atomic(checkpoints() / "benchmark" / "step-00000900" / "model.safetensors", "half of it");
+  const ProcessResult result = bench("checkpoint", with_runs({}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(read_file(checkpoints() / "step-00000007" / "manifest.json"), "no manifest, and so not a good checkpoint");
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoints())) {
+    names.push_back(entry.path().filename().string());
+  }
+  EXPECT_THAT(names, testing::ElementsAre("step-00000007"));
+}
+
+TEST_F(BenchTest, RefusesAFolderThatItCannotHave) {
+  write_file_atomic(folder_ / "runs", "");
+  const ProcessResult file = bench("checkpoint", with_runs({}));
+  EXPECT_EQ(file.exit_code, 2);
+  EXPECT_EQ(file.err, "lockstep bench: " + (checkpoints() / "benchmark").string() +
+                          " cannot be written: " + (folder_ / "runs").string() + " is not a folder\n");
+  const ProcessResult ranks = bench("checkpoint", with_runs({}), 2);
+  EXPECT_EQ(ranks.exit_code, 2);
+  EXPECT_THAT(ranks.err, testing::HasSubstr(file.err));
+
+  std::filesystem::remove(folder_ / "runs");
+  std::filesystem::create_directories(checkpoints() / "benchmark");
+  const File lock = File::open_or_create(checkpoints() / "benchmark" / ".lock");
+  ASSERT_TRUE(lock.try_lock());
+  const ProcessResult taken = bench("checkpoint", with_runs({}));
+  EXPECT_EQ(taken.exit_code, 2);
+  EXPECT_EQ(taken.err, "lockstep bench: another benchmark is writing to " + (checkpoints() / "benchmark").string() +
+                           "; wait for it to end, or give this one another run.name\n");
+  EXPECT_TRUE(std::filesystem::exists(lock.path()));
+}
+
+TEST_F(BenchTest, RemovesItsFilesWhenItIsStopped) {
+  std::vector<std::string> command = {LOCKSTEP_PROGRAM, "bench", "checkpoint", (folder_ / "model.yaml").string(),
+                                      "--rounds",       "10000"};
+  const std::vector<std::string> options = with_runs({});
+  command.insert(command.end(), options.begin(), options.end());
+  Process process(command);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (!std::filesystem::exists(checkpoints() / "benchmark") && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  process.send(SIGTERM);
+  const ProcessResult result = process.wait();
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_EQ(result.err, "lockstep bench: stopped by a signal before all was measured\n");
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "runs"));
+}
+
 TEST_F(BenchTest, PrintsTablesForPeople) {
   const ProcessResult step = bench("step", {"--set", "model.vocab=100"});
   EXPECT_THAT(step.out, testing::StartsWith("step: 1 rank x 1 thread, 2 layers of width 32, 4 micro-batches of 2 x 16 "
@@ -138,6 +239,11 @@ TEST_F(BenchTest, PrintsTablesForPeople) {
   EXPECT_THAT(step.out, testing::HasSubstr("% of the ceiling"));
   const ProcessResult gemm = bench("gemm", {"--set", "model.vocab=100"});
   EXPECT_THAT(gemm.out, testing::HasSubstr("of ceiling\n    32     96     32  forward                 8 "));
+  const ProcessResult checkpoint = bench("checkpoint", with_runs({}));
+  EXPECT_THAT(checkpoint.out, testing::StartsWith("checkpoint: 1 rank x 1 thread, 2 layers of width 32, "));
+  EXPECT_THAT(checkpoint.out, testing::HasSubstr("% of 100 steps of "));
+  EXPECT_THAT(checkpoint.out, testing::HasSubstr(" KiB in " + checkpoints().string() + ": "));
+  EXPECT_THAT(checkpoint.out, testing::HasSubstr("% of plain files, "));
 }
 
 TEST_F(BenchTest, RefusesWhatItCannotMeasure) {
@@ -148,7 +254,8 @@ TEST_F(BenchTest, RefusesWhatItCannotMeasure) {
       "lockstep bench: none is no dataset, so the size of the vocabulary is not known: --set model.vocab=50257\n");
   const ProcessResult no_kind = run_process({LOCKSTEP_PROGRAM, "bench"});
   EXPECT_EQ(no_kind.exit_code, 2);
-  EXPECT_THAT(no_kind.err, testing::EndsWith("lockstep bench: a command is missing: gemm, allreduce, loader, step\n"));
+  EXPECT_THAT(no_kind.err,
+              testing::EndsWith("lockstep bench: a command is missing: gemm, allreduce, loader, step, checkpoint\n"));
   const ProcessResult unknown = bench("stepp", {});
   EXPECT_EQ(unknown.exit_code, 2);
   EXPECT_EQ(unknown.err, "lockstep bench: stepp is not a command; did you mean step?\n");

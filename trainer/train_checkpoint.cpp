@@ -1,0 +1,74 @@
+#include "trainer/train_checkpoint.h"
+
+#include <span>
+
+#include "base/dtype.h"
+#include "trainer/model/architecture.h"
+#include "trainer/run_folder.h"
+
+namespace lockstep {
+namespace {
+
+ElementRange range_of_rank(const Replica& replica, const Communicator& communicator) {
+  return balanced_range(replica.layout(), communicator.rank(), communicator.world_size(), replica.working_dtype());
+}
+
+}  // namespace
+
+CheckpointOptions checkpoint_options(const Config& config, const TrainStep& train_step,
+                                     const Communicator& communicator, const SavedTokenizer& tokenizer) {
+  const Replica& replica = train_step.replica();
+  const bool narrow = replica.working_dtype() == DType::kBF16;
+  CheckpointOptions options;
+  options.folder = checkpoints_folder(config);
+  options.rank = communicator.rank();
+  options.world = communicator.world_size();
+  options.model_dtype = replica.working_dtype();
+  options.range = range_of_rank(replica, communicator);
+  options.keep = config.checkpoint.keep;
+  options.keep_best = config.checkpoint.keep_best;
+  options.background = config.checkpoint.background;
+  if (options.rank == 0) {
+    options.texts["config.json"] =
+        to_hf_config(replica.model().architecture(), {.end_of_text = tokenizer.end_of_text_id,
+                                                      .dropout = config.model.dropout,
+                                                      .dtype = narrow ? "bfloat16" : "float32"});
+    options.texts["tokenizer.json"] = tokenizer.json;
+    options.texts["tokenizer_config.json"] = to_hf_tokenizer_config(tokenizer.end_of_text, config.model.context);
+  }
+  return options;
+}
+
+CheckpointSource checkpoint_source(TrainStep& train_step, const Communicator& communicator) {
+  const Replica& replica = train_step.replica();
+  const ElementRange range = range_of_rank(replica, communicator);
+  const auto part = [&](std::span<float> flat) { return flat.subspan(range.begin, range.size()); };
+  CheckpointSource source;
+  if (communicator.rank() == 0) {
+    source.weights = replica.working();
+  }
+  if (replica.working_dtype() == DType::kBF16) {
+    source.master = part(replica.master());
+  }
+  source.exp_avg = part(train_step.optimizer().exp_avg());
+  source.exp_avg_sq = part(train_step.optimizer().exp_avg_sq());
+  return source;
+}
+
+RunPosition run_position(const Config& config, const TrainStep& train_step, std::int64_t completed) {
+  RunPosition position;
+  position.step = static_cast<std::uint64_t>(completed);
+  position.tokens = static_cast<std::uint64_t>(completed * train_step.tokens_per_step());
+  position.samples = position.tokens / static_cast<std::uint64_t>(config.data.sequence);
+  position.seed = config.run.seed;
+  position.config_text = to_yaml(config);
+  return position;
+}
+
+std::uint64_t checkpoint_bytes(const Replica& replica) {
+  const DType working = replica.working_dtype();
+  const std::uint64_t moments_and_master = (working == DType::kF32 ? 2 : 3) * sizeof(float);
+  return replica.layout().total() * (size_of(working) + moments_and_master);
+}
+
+}  // namespace lockstep
