@@ -8,6 +8,7 @@
 // what ran before. Where values are reduced, the order is fixed by the shape alone.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -157,6 +158,11 @@ struct AdamW {
   float bias_correction2 = 1;  // 1 - beta2^step
 };
 
+inline constexpr std::size_t kSquaresBlock = 4096;
+[[nodiscard]] constexpr std::size_t squares_blocks(std::size_t elements) {
+  return (elements + kSquaresBlock - 1) / kSquaresBlock;
+}
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -216,8 +222,9 @@ class Backend {
   // sums[C] (f32) = the sum over the rows of x[N, C], in fixed blocks of rows; added to sums when `accumulate`.
   virtual void column_sum(const Tensor& x, const Tensor& sums, bool accumulate) = 0;
 
-  // The sum of squares in f64: fixed blocks of 4096 elements, their sums added in order.
-  [[nodiscard]] virtual double sum_of_squares(std::span<const float> values) = 0;
+  // The sums of squares, in f64, of the blocks of kSquaresBlock elements that `values` is made of; the last may be
+  // shorter. Their sum in order is the sum of squares, whoever computed which.
+  virtual void sums_of_squares(std::span<const float> values, std::span<double> block_sums) = 0;
   // out[i] = a[i] + b[i]; out may be a or b.
   virtual void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out) = 0;
   virtual void adamw(const AdamW& adamw) = 0;

@@ -29,7 +29,7 @@ helps = {}
 
 def options_of(command):
     if command not in helps:
-        code, text = output_of(command, "--help")
+        code, text = output_of(*command.split(), "--help")
         helps[command] = set(re.findall(r"--[a-z][a-z-]*", text)) if code == 0 else None
     return helps[command]
 
@@ -50,6 +50,8 @@ KEYS = configuration_keys()
 def check_lockstep(words):
     """`words` begin behind `lockstep`."""
     command, arguments = words[0], words[1:]
+    if command == "bench" and arguments and not arguments[0].startswith("-"):
+        command, arguments = f"{command} {arguments[0]}", arguments[1:]
     if command.startswith("-"):
         return [] if output_of(command)[0] == 0 else [f"{command} is refused"]
     options = options_of(command)

@@ -35,7 +35,6 @@ struct ConfigKey {
   ConfigRange range = {};                      // numbers
   std::vector<std::string_view> choices = {};  // strings; empty: any text
   std::string_view word_for_zero = {};         // written instead of 0, which is then not a value
-  std::string_view not_yet = {};               // added to the message about a value out of range
   bool required = false;
 };
 

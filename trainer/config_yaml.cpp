@@ -61,9 +61,8 @@ std::vector<std::string> section_names() {
 }
 
 [[noreturn]] void fail_value(const std::string& place, const ConfigKey& key, const std::string& found) {
-  const std::string hint = key.not_yet.empty() ? "" : fmt::format(" ({})", key.not_yet);
-  fail(ErrorCode::kUsage, "{}: {} is {}; expected {}{}", place, key.name, found.empty() ? "empty" : found,
-       expected_text(key), hint);
+  fail(ErrorCode::kUsage, "{}: {} is {}; expected {}", place, key.name, found.empty() ? "empty" : found,
+       expected_text(key));
 }
 
 void assign_node(const ConfigKey& key, const YAML::Node& node, const std::string& place, Config& config) {

@@ -37,6 +37,11 @@ GradReducer::GradReducer(const ParameterLayout& layout, Communicator& communicat
       bucket_of_[p] = b;
     }
     bucket_pending_.push_back(buckets_[b].last_parameter - buckets_[b].first_parameter + 1);
+    std::vector<ElementRange>& owned = bucket_owned_.emplace_back();
+    for (const ElementRange& of_rank : options.owned) {
+      const ElementRange part = intersection(buckets_[b].range, of_rank);
+      owned.push_back({part.begin - buckets_[b].range.begin, part.end - buckets_[b].range.begin});
+    }
   }
   // A binary counter that counts to n holds at most bit_width(n) - 1 finished sums and the one being made.
   const auto n = static_cast<std::uint64_t>(options.largest_micro_batches);
@@ -77,7 +82,9 @@ void GradReducer::start_bucket(std::size_t bucket) {
   }
   const ElementRange& range = buckets_[bucket].range;
   merge(range, top_);
-  works_.push_back(communicator_.all_reduce_sum(view_of(flat(0).subspan(range.begin, range.size()))));
+  const BufferView data = view_of(flat(0)).slice(range);
+  works_.push_back(options_.owned.empty() ? communicator_.all_reduce_sum(data)
+                                          : communicator_.reduce_scatter_sum(data, bucket_owned_[bucket]));
 }
 
 void GradReducer::end_micro_batch() {

@@ -39,6 +39,8 @@ class GradReducer final : public GradientSink {
     std::int64_t local_micro_batches = 1;    // of this rank in a step
     std::int64_t largest_micro_batches = 1;  // of any rank: decides how many buffers all of them allocate
     std::uint64_t bucket_bytes = std::uint64_t{25} << 20;
+    // The elements whose sum each rank needs, by rank; empty: every rank needs all of them.
+    std::vector<ElementRange> owned = {};
   };
   // Collective. `layout`, `communicator` and `backend` outlive it.
   GradReducer(const ParameterLayout& layout, Communicator& communicator, Backend& backend, const Options& options);
@@ -50,7 +52,7 @@ class GradReducer final : public GradientSink {
   void end_micro_batch();
   // Waits until the sum over all ranks is complete and starts the next step. Throws Error(kTimeout, kPeerLost).
   void finish();
-  // The sum; valid from finish() until the next backward pass.
+  // The sum, where this rank owns it; valid from finish() until the next backward pass.
   [[nodiscard]] std::span<const float> gradient() const { return flat(0); }
 
   // Of the last step: from the first bucket's start to the last one's end, and the part of it that finish() waited.
@@ -69,8 +71,9 @@ class GradReducer final : public GradientSink {
   Backend& backend_;
   Options options_;
   std::vector<Bucket> buckets_;
-  std::vector<std::size_t> bucket_of_;       // by parameter
-  std::vector<std::size_t> bucket_pending_;  // parameters whose gradient is not final yet
+  std::vector<std::vector<ElementRange>> bucket_owned_;  // by bucket and rank, from the bucket's first element
+  std::vector<std::size_t> bucket_of_;                   // by parameter
+  std::vector<std::size_t> bucket_pending_;              // parameters whose gradient is not final yet
   std::vector<Buffer> buffers_;  // partial sums, the oldest first; the current micro-batch writes the topmost
   std::size_t top_ = 0;
   std::int64_t micro_batch_ = 0;

@@ -48,8 +48,7 @@ LoadedModel load_model(const std::filesystem::path& path, Precision precision, B
           "{}: the tokenizer has {} tokens, the model {}", folder.string(), model.tokenizer.vocab_size(),
           architecture.vocab);
   set_text_ends(model, text_ends_of_hf_config(config_text, config.string()));
-  load_weights(folder, model.replica.layout(), model.replica.master());
-  model.replica.refresh();
+  model.replica.fill([&](std::span<float> weights) { load_weights(folder, model.replica.layout(), weights); });
   return model;
 }
 

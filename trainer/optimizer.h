@@ -1,4 +1,5 @@
-// AdamW over the flat parameters, with the gradient clipped by its global norm.
+// AdamW over the flat parameters, or the part of them that a rank updates, with the gradient clipped by its global
+// norm.
 #pragma once
 
 #include <cstdint>
@@ -14,25 +15,28 @@ namespace lockstep {
 
 class Optimizer {
  public:
-  // Allocates the moments, zero. `layout` and `backend` outlive it.
-  Optimizer(const ParameterLayout& layout, Backend& backend, const OptimizerConfig& config);
+  // Allocates the moments of `owned`, zero. `backend` outlives it.
+  Optimizer(const ParameterLayout& layout, Backend& backend, const OptimizerConfig& config, const ElementRange& owned);
 
-  [[nodiscard]] std::span<float> exp_avg() const { return exp_avg_.as<float>(layout_.total()); }
-  [[nodiscard]] std::span<float> exp_avg_sq() const { return exp_avg_sq_.as<float>(layout_.total()); }
+  [[nodiscard]] const ElementRange& owned() const { return owned_; }
+  // Of owned().
+  [[nodiscard]] std::span<float> exp_avg() const { return exp_avg_.as<float>(owned_.size()); }
+  [[nodiscard]] std::span<float> exp_avg_sq() const { return exp_avg_sq_.as<float>(owned_.size()); }
 
-  struct Step {
+  struct Update {
     std::int64_t step = 1;  // the first is 1
     double learning_rate = 0;
-    std::span<const float> gradient;  // flat
-    std::span<float> master;          // flat
+    double gradient_norm = 0;         // of the whole gradient, finite: decides on clipping
+    ElementRange part;                // of the flat layout, within owned()
+    std::span<const float> gradient;  // of `part`
+    std::span<float> master;          // of `part`
   };
-  // Returns the gradient's norm before clipping. When it is not finite nothing is changed: the caller stops the run.
-  [[nodiscard]] double step(const Step& step);
+  void update(const Update& update);
 
  private:
-  const ParameterLayout& layout_;
   Backend& backend_;
   OptimizerConfig config_;
+  ElementRange owned_;
   Buffer exp_avg_;
   Buffer exp_avg_sq_;
   struct Range {  // consecutive parameters with the same decay

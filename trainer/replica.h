@@ -1,6 +1,9 @@
 // One rank's copy of the model: architecture, master weights, and the weights that kernels read.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -13,28 +16,55 @@ namespace lockstep {
 
 class Replica {
  public:
-  // Weights are zero until something fills master() and calls refresh(). `backend` outlives it.
-  Replica(const Architecture& architecture, Precision precision, Backend& backend);
+  // Where the optimizer's state is sharded, a rank keeps the master weights of its own shard only, and its working
+  // weights in memory that other ranks can read.
+  struct Sharding {
+    int rank = 0;
+    int world = 1;
+    std::function<Buffer(std::size_t size_bytes)> allocate = Buffer::allocate;
+  };
+
+  // Weights are zero until fill() or initialize(). `backend` outlives it.
+  Replica(const Architecture& architecture, Precision precision, Backend& backend)
+      : Replica(architecture, precision, backend, Sharding{}) {}
+  Replica(const Architecture& architecture, Precision precision, Backend& backend, const Sharding& sharding);
 
   [[nodiscard]] const Transformer& model() const { return model_; }
   [[nodiscard]] const ParameterLayout& layout() const { return model_.parameters().layout; }
   [[nodiscard]] DType working_dtype() const { return working_dtype_; }
   [[nodiscard]] Backend& backend() const { return backend_; }
 
-  // The flat f32 weights.
-  [[nodiscard]] std::span<float> master() const { return master_.as<float>(layout().total()); }
+  // Rank `rank`'s shard of the flat layout: whole blocks of kSquaresBlock, so that the gradient's norm is a sum of the
+  // same blocks on any number of ranks.
+  [[nodiscard]] ElementRange shard(int rank, int world) const { return layout().shard(rank, world, kSquaresBlock); }
+
+  // The elements of the flat layout that master() holds: in fp32 all of them.
+  [[nodiscard]] const ElementRange& master_range() const { return master_range_; }
+  [[nodiscard]] std::span<float> master() const { return master_.as<float>(master_range_.size()); }
+  [[nodiscard]] std::span<float> master_of(const ElementRange& part) const {
+    return master().subspan(part.begin - master_range_.begin, part.size());
+  }
   // The flat weights in the working dtype: master() itself in fp32.
   [[nodiscard]] BufferView working() const;
-  // After each change of master(): brings the bf16 copy up to date.
-  void refresh();
+
+  // `write` is given room for all weights in f32 and writes them.
+  void fill(const std::function<void(std::span<float> weights)>& write);
+  // Random weights, a function of the seed.
+  void initialize(std::uint64_t seed);
+  // After a change of master_of(part): brings the bf16 copy up to date.
+  void refresh(const ElementRange& part);
+  void refresh() { refresh(master_range_); }
 
   // A tensor for each parameter over working().
   [[nodiscard]] std::span<const Tensor> weights() const { return weights_; }
 
  private:
+  [[nodiscard]] bool is_narrow() const { return working_dtype_ != DType::kF32; }
+
   Transformer model_;
   Backend& backend_;
   DType working_dtype_;
+  ElementRange master_range_;
   Buffer master_;
   Buffer narrow_;  // bf16
   std::vector<Tensor> weights_;

@@ -9,8 +9,12 @@
 namespace lockstep {
 namespace {
 
-ElementRange range_of_rank(const Replica& replica, const Communicator& communicator) {
-  return balanced_range(replica.layout(), communicator.rank(), communicator.world_size(), replica.working_dtype());
+// What only this rank has, or its part of what all of them have.
+ElementRange range_of_rank(const TrainStep& train_step, const Communicator& communicator) {
+  const Replica& replica = train_step.replica();
+  return train_step.is_sharded() ? train_step.optimizer().owned()
+                                 : balanced_range(replica.layout(), communicator.rank(), communicator.world_size(),
+                                                  replica.working_dtype());
 }
 
 }  // namespace
@@ -24,7 +28,7 @@ CheckpointOptions checkpoint_options(const Config& config, const TrainStep& trai
   options.rank = communicator.rank();
   options.world = communicator.world_size();
   options.model_dtype = replica.working_dtype();
-  options.range = range_of_rank(replica, communicator);
+  options.range = range_of_rank(train_step, communicator);
   options.keep = config.checkpoint.keep;
   options.keep_best = config.checkpoint.keep_best;
   options.background = config.checkpoint.background;
@@ -39,19 +43,22 @@ CheckpointOptions checkpoint_options(const Config& config, const TrainStep& trai
   return options;
 }
 
-CheckpointSource checkpoint_source(TrainStep& train_step, const Communicator& communicator) {
+CheckpointSource checkpoint_source(const TrainStep& train_step, const Communicator& communicator) {
   const Replica& replica = train_step.replica();
-  const ElementRange range = range_of_rank(replica, communicator);
-  const auto part = [&](std::span<float> flat) { return flat.subspan(range.begin, range.size()); };
+  const Optimizer& optimizer = train_step.optimizer();
+  const ElementRange range = range_of_rank(train_step, communicator);
+  const auto part = [&](std::span<float> moments) {
+    return moments.subspan(range.begin - optimizer.owned().begin, range.size());
+  };
   CheckpointSource source;
   if (communicator.rank() == 0) {
     source.weights = replica.working();
   }
   if (replica.working_dtype() == DType::kBF16) {
-    source.master = part(replica.master());
+    source.master = replica.master_of(range);
   }
-  source.exp_avg = part(train_step.optimizer().exp_avg());
-  source.exp_avg_sq = part(train_step.optimizer().exp_avg_sq());
+  source.exp_avg = part(optimizer.exp_avg());
+  source.exp_avg_sq = part(optimizer.exp_avg_sq());
   return source;
 }
 

@@ -26,7 +26,7 @@ struct SavedTokenizer {
                                                    const Communicator& communicator, const SavedTokenizer& tokenizer);
 
 // That part of the state as it is now, in the memory of `train_step`.
-[[nodiscard]] CheckpointSource checkpoint_source(TrainStep& train_step, const Communicator& communicator);
+[[nodiscard]] CheckpointSource checkpoint_source(const TrainStep& train_step, const Communicator& communicator);
 
 // Where a run is after `completed` steps, without what its evaluations said.
 [[nodiscard]] RunPosition run_position(const Config& config, const TrainStep& train_step, std::int64_t completed);

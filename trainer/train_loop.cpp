@@ -45,10 +45,13 @@ TrainLoop::~TrainLoop() = default;
 void TrainLoop::adopt(const CheckpointReader& checkpoint) {
   const ParameterLayout& layout = train_step_.layout();
   const Manifest& manifest = checkpoint.manifest();
-  checkpoint.load(layout, {{0, layout.total()},
-                           train_step_.replica().master(),
-                           train_step_.optimizer().exp_avg(),
-                           train_step_.optimizer().exp_avg_sq()});
+  train_step_.replica().fill([&](std::span<float> weights) {
+    checkpoint.load(layout, {.range = {0, layout.total()}, .master = weights, .exp_avg = {}, .exp_avg_sq = {}});
+  });
+  const Optimizer& optimizer = train_step_.optimizer();
+  checkpoint.load(
+      layout,
+      {.range = optimizer.owned(), .master = {}, .exp_avg = optimizer.exp_avg(), .exp_avg_sq = optimizer.exp_avg_sq()});
   completed_ = static_cast<std::int64_t>(manifest.position.step);
   saved_ = completed_;
   progress_ = run_progress_from_json(manifest.position.extra_json);
@@ -71,13 +74,11 @@ void TrainLoop::load(const CheckpointReader* checkpoint) {
     log_.info("train: continuing {} from step {}, digest {}", checkpoint->path().string(), completed_,
               checkpoint->manifest().digest.hex());
   } else if (!config_.model.from.empty()) {
-    load_weights(config_.model.from, layout, replica.master());
+    replica.fill([&](std::span<float> weights) { load_weights(config_.model.from, layout, weights); });
     log_.info("train: starting from the weights of {}", config_.model.from);
   } else {
-    initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend_->pool(),
-               replica.master());
+    replica.initialize(config_.run.seed);
   }
-  replica.refresh();
   BatchLoaderOptions options = loader_options(config_, communicator_, static_cast<std::uint64_t>(completed_));
   options.trace = config_.data.trace;
   loader_ = std::make_unique<BatchLoader>(std::move(options));
@@ -146,7 +147,7 @@ TrainEnd TrainLoop::run() {
                    .step_ms = step_ms,
                    .data_ms = result.data_ms,
                    .comm_ms = train_step_.reducer().comm_ms(),
-                   .comm_exposed_ms = train_step_.reducer().exposed_ms(),
+                   .comm_exposed_ms = train_step_.exposed_ms(),
                    .checkpoint_ms = std::exchange(checkpoint_ms_, 0),
                    .world = communicator_.world_size()});
   }

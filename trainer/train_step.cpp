@@ -1,11 +1,37 @@
 #include "trainer/train_step.h"
 
 #include <cmath>
+#include <numeric>
 
 #include "trainer/model/architecture.h"
+#include "trainer/stopwatch.h"
 
 namespace lockstep {
 namespace {
+
+// Of a rank's shard: the last one's way to the others is all that is not overlapped with computing.
+constexpr std::uint64_t kSlices = 8;
+
+bool has_shards(const Config& config, const Communicator& communicator) {
+  return config.comm.zero == 1 && communicator.world_size() > 1;
+}
+
+Replica::Sharding sharding_of(const Config& config, Communicator& communicator) {
+  if (!has_shards(config, communicator)) {
+    return {};
+  }
+  return {.rank = communicator.rank(),
+          .world = communicator.world_size(),
+          .allocate = [&communicator](std::size_t size_bytes) { return communicator.allocate(size_bytes); }};
+}
+
+std::vector<ElementRange> shards_of(const Replica& replica, const Config& config, const Communicator& communicator) {
+  std::vector<ElementRange> shards;
+  for (int rank = 0; has_shards(config, communicator) && rank < communicator.world_size(); ++rank) {
+    shards.push_back(replica.shard(rank, communicator.world_size()));
+  }
+  return shards;
+}
 
 std::int64_t largest_share(const Config& config, int world) { return (config.train.micro_batches + world - 1) / world; }
 
@@ -27,15 +53,41 @@ BatchLoaderOptions loader_options(const Config& config, const Communicator& comm
 
 TrainStep::TrainStep(const Config& config, Communicator& communicator, Backend& backend)
     : config_(config),
+      communicator_(communicator),
+      backend_(backend),
       micro_batches_(micro_batches_of_rank(config.train.micro_batches, communicator.rank(), communicator.world_size())),
       world_(communicator.world_size()),
-      replica_(architecture_of(config.model), config.train.precision, backend),
-      optimizer_(replica_.layout(), backend, config.optimizer),
+      replica_(architecture_of(config.model), config.train.precision, backend, sharding_of(config, communicator)),
+      shards_(shards_of(replica_, config, communicator)),
+      optimizer_(replica_.layout(), backend, config.optimizer,
+                 is_sharded() ? shards_[static_cast<std::size_t>(communicator.rank())]
+                              : ElementRange{0, replica_.layout().total()}),
       reducer_(replica_.layout(), communicator, backend,
                {.local_micro_batches = micro_batches_.end - micro_batches_.begin,
                 .largest_micro_batches = largest_share(config, world_),
-                .bucket_bytes = static_cast<std::uint64_t>(config.comm.bucket_mib) << 20}),
-      tape_(backend, arena_, &reducer_) {}
+                .bucket_bytes = static_cast<std::uint64_t>(config.comm.bucket_mib) << 20,
+                .owned = shards_}),
+      tape_(backend, arena_, &reducer_) {
+  const std::size_t block_bytes = squares_blocks(replica_.layout().total()) * sizeof(double);
+  if (!is_sharded()) {
+    block_sums_ = Buffer::allocate(block_bytes);
+    slices_.push_back({{0, replica_.layout().total()}});
+    return;
+  }
+  block_sums_ = communicator.allocate(block_bytes);
+  for (const ElementRange& shard : shards_) {
+    block_ranges_.push_back({squares_blocks(shard.begin), squares_blocks(shard.end)});
+  }
+  for (std::uint64_t s = 0; s < kSlices; ++s) {
+    std::vector<ElementRange>& slice = slices_.emplace_back();
+    for (const ElementRange& shard : shards_) {
+      const std::uint64_t length = shard.size() / kSlices / kSquaresBlock * kSquaresBlock;
+      const bool is_last = s + 1 == kSlices;
+      slice.push_back({shard.begin + s * length, is_last ? shard.end : shard.begin + (s + 1) * length});
+    }
+  }
+  gathers_.reserve(kSlices);
+}
 
 std::int64_t TrainStep::largest_micro_batches() const { return largest_share(config_, world_); }
 
@@ -62,14 +114,47 @@ std::span<const double> TrainStep::compute_gradients(std::int64_t completed,
   return losses_;
 }
 
-double TrainStep::update(std::int64_t completed, double learning_rate) {
-  const double norm = optimizer_.step({.step = completed + 1,
-                                       .learning_rate = learning_rate,
-                                       .gradient = reducer_.gradient(),
-                                       .master = replica_.master()});
-  if (std::isfinite(norm)) {
-    replica_.refresh();
+double TrainStep::gradient_norm() {
+  const std::span<double> sums = block_sums_.as<double>(squares_blocks(replica_.layout().total()));
+  if (!is_sharded()) {
+    backend_.sums_of_squares(reducer_.gradient(), sums);
+  } else {
+    const auto rank = static_cast<std::size_t>(communicator_.rank());
+    const ElementRange& shard = shards_[rank];
+    const ElementRange& blocks = block_ranges_[rank];
+    backend_.sums_of_squares(reducer_.gradient().subspan(shard.begin, shard.size()),
+                             sums.subspan(blocks.begin, blocks.size()));
+    communicator_.all_gather_ranges(view_of(sums), block_ranges_).wait();
   }
+  return std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
+}
+
+double TrainStep::update(std::int64_t completed, double learning_rate) {
+  const double norm = gradient_norm();
+  gather_wait_ms_ = 0;
+  if (!std::isfinite(norm)) {
+    return norm;
+  }
+  const std::size_t own = is_sharded() ? static_cast<std::size_t>(communicator_.rank()) : 0;
+  for (const std::vector<ElementRange>& slice : slices_) {
+    const ElementRange& part = slice[own];
+    optimizer_.update({.step = completed + 1,
+                       .learning_rate = learning_rate,
+                       .gradient_norm = norm,
+                       .part = part,
+                       .gradient = reducer_.gradient().subspan(part.begin, part.size()),
+                       .master = replica_.master_of(part)});
+    replica_.refresh(part);
+    if (is_sharded()) {
+      gathers_.push_back(communicator_.all_gather_ranges(replica_.working(), slice));
+    }
+  }
+  const double begin_ms = now_ms();
+  for (Work& gather : gathers_) {
+    gather.wait();
+  }
+  gather_wait_ms_ = now_ms() - begin_ms;
+  gathers_.clear();
   return norm;
 }
 

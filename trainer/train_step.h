@@ -28,9 +28,13 @@ class TrainStep {
   [[nodiscard]] Replica& replica() { return replica_; }
   [[nodiscard]] const Replica& replica() const { return replica_; }
   [[nodiscard]] const ParameterLayout& layout() const { return replica_.layout(); }
-  [[nodiscard]] Optimizer& optimizer() { return optimizer_; }
+  [[nodiscard]] const Optimizer& optimizer() const { return optimizer_; }
   [[nodiscard]] Arena& arena() { return arena_; }
   [[nodiscard]] const GradReducer& reducer() const { return reducer_; }
+  // Whether each rank updates a shard of the weights (comm.zero: 1).
+  [[nodiscard]] bool is_sharded() const { return !shards_.empty(); }
+  // Of the last step: how long this rank did nothing but wait for others' gradients and weights.
+  [[nodiscard]] double exposed_ms() const { return reducer_.exposed_ms() + gather_wait_ms_; }
   // The most micro-batches that any rank has in a step.
   [[nodiscard]] std::int64_t largest_micro_batches() const;
   [[nodiscard]] std::int64_t tokens_per_step() const;
@@ -42,19 +46,30 @@ class TrainStep {
                                                           const std::function<const TokenBatch&()>& next);
   // Waits until the gradients of all ranks are summed. Throws Error(kTimeout, kPeerLost).
   void finish_gradients() { reducer_.finish(); }
-  // Returns the gradient's norm before clipping. When it is not finite nothing is changed.
+  // Returns the gradient's norm before clipping. When it is not finite nothing is changed. Where the optimizer is
+  // sharded, each rank updates its shard in slices, and a slice travels to the others while the next is computed.
   [[nodiscard]] double update(std::int64_t completed, double learning_rate);
 
  private:
+  [[nodiscard]] double gradient_norm();
+
   const Config& config_;
+  Communicator& communicator_;
+  Backend& backend_;
   const MicroBatchRange micro_batches_;  // of this rank
   const int world_;
   Arena arena_;
   Replica replica_;
+  std::vector<ElementRange> shards_;  // by rank; empty: every rank updates everything
   Optimizer optimizer_;
   GradReducer reducer_;
   Tape tape_;
-  std::vector<double> losses_;  // of this rank's micro-batches in this step
+  std::vector<double> losses_;                     // of this rank's micro-batches in this step
+  Buffer block_sums_;                              // f64, of the gradient's blocks
+  std::vector<ElementRange> block_ranges_;         // by rank, of block_sums_
+  std::vector<std::vector<ElementRange>> slices_;  // by slice and rank
+  std::vector<Work> gathers_;
+  double gather_wait_ms_ = 0;
 };
 
 // This rank's part of data.train, from a step on. data.trace is left out: the caller decides whether to keep one.

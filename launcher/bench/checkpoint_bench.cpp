@@ -296,9 +296,7 @@ CheckpointBenchResult bench_checkpoint(const BenchModel& model, int rounds, Comm
     if (communicator.rank() == 0) {
       require_room(folder, checkpoint_bytes(replica));
     }
-    initialize(replica.model().architecture(), replica.model().parameters(), config.run.seed, backend->pool(),
-               replica.master());
-    replica.refresh();
+    replica.initialize(config.run.seed);
     CheckpointOptions options = checkpoint_options(config, train_step, communicator, {});
     options.folder = folder;
     options.keep = 1;

@@ -1,12 +1,12 @@
 #include "launcher/bench/measure.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <cassert>
 #include <filesystem>
+#include <fstream>
 #include <numeric>
 #include <span>
+#include <string>
 
 #include "base/error.h"
 #include "data/dataset.h"
@@ -67,10 +67,15 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-double peak_memory_bytes() {
-  rusage usage = {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) * 1024;
+double resident_bytes() {
+  const std::string file = "/proc/self/smaps_rollup";
+  std::ifstream lines(file);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("Pss:")) {
+      return std::stod(line.substr(4)) * 1024;
+    }
+  }
+  fail(ErrorCode::kUnsupported, "{}: no Pss; expected Linux 4.14 or later", file);
 }
 
 }  // namespace lockstep

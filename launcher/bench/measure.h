@@ -32,7 +32,8 @@ struct BenchModel {
 // Of at least one value; the mean of the two in the middle of an even number.
 [[nodiscard]] double median(std::vector<double> values);
 
-// The most memory that this process has held, resident, in bytes.
-[[nodiscard]] double peak_memory_bytes();
+// The memory that this process holds in RAM, in bytes. What it shares with other ranks counts by its share, so that the
+// sum over the ranks is what the node gives.
+[[nodiscard]] double resident_bytes();
 
 }  // namespace lockstep

@@ -23,9 +23,7 @@ class Steps {
         step_(config_, communicator, backend),
         batches_(model, communicator) {
     Replica& replica = step_.replica();
-    initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend.pool(),
-               replica.master());
-    replica.refresh();
+    replica.initialize(config_.run.seed);
     backend.set_head(replica.weights()[static_cast<std::size_t>(replica.model().parameters().head)]);
   }
 
@@ -50,7 +48,7 @@ class Steps {
     total_ms_ = 0;
   }
   void count(double step_ms) {
-    exposed_ms_ += step_.reducer().exposed_ms();
+    exposed_ms_ += step_.exposed_ms();
     total_ms_ += step_ms;
     ++counted_;
   }
@@ -134,10 +132,10 @@ StepBenchResult bench_step(const BenchModel& model, int rounds, Communicator& co
   result.of_ceiling = median(ratios);
   result.parts = steps.parts();
   result.gemm_flop_per_s = gemm_rate_of(backend);
-  const double memory = peak_memory_bytes();
-  result.peak_memory_bytes.resize(static_cast<std::size_t>(communicator.world_size()));
+  const double memory = resident_bytes();
+  result.resident_bytes.resize(static_cast<std::size_t>(communicator.world_size()));
   communicator.all_gather(std::as_bytes(std::span(&memory, 1)),
-                          std::as_writable_bytes(std::span(result.peak_memory_bytes)));
+                          std::as_writable_bytes(std::span(result.resident_bytes)));
   return result;
 }
 

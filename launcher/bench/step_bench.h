@@ -19,8 +19,8 @@ struct StepBenchResult {
   double of_ceiling = 0;          // median of the rounds' ratios
   // Of rank 0, milliseconds a step on average, adding up to the mean step.
   std::vector<std::pair<std::string, double>> parts;
-  double gemm_flop_per_s = 0;             // within the step's layers, rank 0
-  std::vector<double> peak_memory_bytes;  // by rank
+  double gemm_flop_per_s = 0;          // within the step's layers, rank 0
+  std::vector<double> resident_bytes;  // by rank, after the last step
 };
 
 // Collective: some steps to warm up, then `rounds` rounds of the ceiling and a step. Batches come from data.train where

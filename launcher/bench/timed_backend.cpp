@@ -162,8 +162,8 @@ void TimedBackend::cross_entropy(const CrossEntropy& cross_entropy) {
 void TimedBackend::column_sum(const Tensor& x, const Tensor& sums, bool accumulate) {
   timed(StepPart::kNorms, [&] { backend_->column_sum(x, sums, accumulate); });
 }
-double TimedBackend::sum_of_squares(std::span<const float> values) {
-  return timed(StepPart::kOptimizer, [&] { return backend_->sum_of_squares(values); });
+void TimedBackend::sums_of_squares(std::span<const float> values, std::span<double> block_sums) {
+  timed(StepPart::kOptimizer, [&] { backend_->sums_of_squares(values, block_sums); });
 }
 void TimedBackend::add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out) {
   timed(StepPart::kSums, [&] { backend_->add_f32(a, b, out); });

@@ -81,7 +81,7 @@ class TimedBackend final : public Backend {
                           const Tensor& dpositions_table) override;
   void cross_entropy(const CrossEntropy& cross_entropy) override;
   void column_sum(const Tensor& x, const Tensor& sums, bool accumulate) override;
-  [[nodiscard]] double sum_of_squares(std::span<const float> values) override;
+  void sums_of_squares(std::span<const float> values, std::span<double> block_sums) override;
   void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out) override;
   void adamw(const AdamW& adamw) override;
   void convert(const BufferView& from, const BufferView& to) override;

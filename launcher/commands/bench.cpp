@@ -115,8 +115,8 @@ Figures measure_step(const BenchModel& model, const BenchOptions& options, Commu
     figures.text += fmt::format("  {:<24} {:>9.2f} ms  {:>5.1f} %\n", name, ms, 100 * ms / total_ms);
     parts.push_back({{"name", name}, {"ms", ms}, {"share", ms / total_ms}});
   }
-  const double memory = *std::max_element(result.peak_memory_bytes.begin(), result.peak_memory_bytes.end());
-  figures.text += fmt::format("products of the layers: {:.1f} GFLOP/s on rank 0; peak memory {} a rank\n",
+  const double memory = *std::max_element(result.resident_bytes.begin(), result.resident_bytes.end());
+  figures.text += fmt::format("products of the layers: {:.1f} GFLOP/s on rank 0; {} of memory a rank\n",
                               result.gemm_flop_per_s / kGiga, format_bytes(static_cast<std::uint64_t>(memory)));
   figures.json = describe(model, communicator);
   figures.json.update({{"step_ms", result.step_ms},
@@ -126,7 +126,7 @@ Figures measure_step(const BenchModel& model, const BenchOptions& options, Commu
                        {"of_ceiling", result.of_ceiling},
                        {"parts", parts},
                        {"gemm_gflop_per_s", result.gemm_flop_per_s / kGiga},
-                       {"peak_memory_bytes", result.peak_memory_bytes}});
+                       {"resident_bytes", result.resident_bytes}});
   return figures;
 }
 

@@ -64,8 +64,8 @@ class CpuBackend final : public Backend {
   void column_sum(const Tensor& x, const Tensor& sums, bool accumulate) override {
     cpu::column_sum(x, sums, accumulate, pool_);
   }
-  [[nodiscard]] double sum_of_squares(std::span<const float> values) override {
-    return cpu::sum_of_squares(values, pool_);
+  void sums_of_squares(std::span<const float> values, std::span<double> block_sums) override {
+    cpu::sums_of_squares(values, block_sums, pool_);
   }
   void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out) override {
     cpu::add_f32(a, b, out, pool_);

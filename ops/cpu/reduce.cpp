@@ -107,7 +107,7 @@ double sum_of_squares_block(const float* values, std::size_t count) {
   return lanes[0];
 }
 
-void sum_of_squares_kernel(std::span<const float> values, std::span<double> block_sums, ThreadPool& pool) {
+void sums_of_squares_kernel(std::span<const float> values, std::span<double> block_sums, ThreadPool& pool) {
   const Chunks blocks{values.size(), kSquaresBlock};
   // Several blocks to a chunk, so that starting a chunk does not show.
   constexpr std::size_t kBlocksPerChunk = kChunkElements / kSquaresBlock;
@@ -128,7 +128,7 @@ namespace lockstep::cpu {
 
 HWY_EXPORT(column_sum_kernel);
 HWY_EXPORT(add_blocks_kernel);
-HWY_EXPORT(sum_of_squares_kernel);
+HWY_EXPORT(sums_of_squares_kernel);
 
 void column_sum(const Tensor& x, const Tensor& sums, bool accumulate, ThreadPool& pool) {
   HWY_DYNAMIC_DISPATCH(column_sum_kernel)(x, sums, accumulate, pool);
@@ -136,14 +136,9 @@ void column_sum(const Tensor& x, const Tensor& sums, bool accumulate, ThreadPool
 
 void add_blocks(const BlockSums& args, ThreadPool& pool) { HWY_DYNAMIC_DISPATCH(add_blocks_kernel)(args, pool); }
 
-double sum_of_squares(std::span<const float> values, ThreadPool& pool) {
-  const std::span<double> block_sums = scratch<double>(Chunks{values.size(), kSquaresBlock}.count());
-  HWY_DYNAMIC_DISPATCH(sum_of_squares_kernel)(values, block_sums, pool);
-  double sum = 0;
-  for (const double block_sum : block_sums) {
-    sum += block_sum;
-  }
-  return sum;
+void sums_of_squares(std::span<const float> values, std::span<double> block_sums, ThreadPool& pool) {
+  assert(block_sums.size() == squares_blocks(values.size()));
+  HWY_DYNAMIC_DISPATCH(sums_of_squares_kernel)(values, block_sums, pool);
 }
 
 }  // namespace lockstep::cpu

@@ -10,12 +10,10 @@ namespace lockstep::cpu {
 
 // Rows whose sum is taken before blocks are added in order.
 inline constexpr std::size_t kRowBlock = 32;
-// Elements whose squares are summed before blocks are added in order.
-inline constexpr std::size_t kSquaresBlock = 4096;
 
 void column_sum(const Tensor& x, const Tensor& sums, bool accumulate, ThreadPool& pool);
 
-[[nodiscard]] double sum_of_squares(std::span<const float> values, ThreadPool& pool);
+void sums_of_squares(std::span<const float> values, std::span<double> block_sums, ThreadPool& pool);
 
 // sums[c] = the sum over b of blocks[b * stride + c], in order; added to sums when `accumulate`.
 struct BlockSums {

@@ -73,6 +73,7 @@ class Campaign {
     if (ranks >= 4 && pick(0, 1) == 0) {
       settings.push_back("comm.ranks_per_node=" + std::to_string(pick(1, 2)));
     }
+    settings.push_back("comm.zero=" + std::to_string(pick(0, 1)));
     settings.push_back(pick(0, 3) == 0 ? "checkpoint.background=false" : "checkpoint.background=true");
     const std::set<ino_t> left = partial_folders(job_.checkpoints("killed"));
     const auto save_under_way = [&] {

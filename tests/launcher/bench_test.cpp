@@ -66,7 +66,7 @@ TEST_F(BenchTest, SaysHowFastAStepIsAndWhereItsTimeGoes) {
     EXPECT_NEAR(json.at("tokens_per_s").get<double>() * json.at("step_ms").get<double>(), 4 * 2 * 16 * 1000.0, 1e-6);
     EXPECT_GT(json.at("of_ceiling"), 0.0);
     EXPECT_GT(json.at("ceiling_gflop_per_s"), json.at("gflop_per_s")) << "so small a model cannot reach it";
-    EXPECT_EQ(json.at("peak_memory_bytes").size(), static_cast<std::size_t>(ranks == 0 ? 1 : ranks));
+    EXPECT_EQ(json.at("resident_bytes").size(), static_cast<std::size_t>(ranks == 0 ? 1 : ranks));
     double share = 0;
     std::vector<std::string> names;
     for (const Json& part : json.at("parts")) {

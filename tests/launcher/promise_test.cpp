@@ -83,6 +83,28 @@ TEST_F(PromiseTest, HoldsOverEveryPathBetweenRanks) {
   EXPECT_EQ(train("path-nodes-of-2", 4, {"comm.ranks_per_node=2"}), one);
 }
 
+class PromiseOfShardsTest : public PromiseTest, public testing::WithParamInterface<const char*> {};
+
+TEST_P(PromiseOfShardsTest, HoldsWithAShardedOptimizer) {
+  const std::string precision = GetParam();
+  const Settings settings = {"train.precision=" + precision, "comm.zero=1"};
+  const TrainingJob::Result one = train("zero-" + precision + "-1", 1, {"train.precision=" + precision});
+  for (const int ranks : {1, 2, 4, 8}) {
+    SCOPED_TRACE(ranks);
+    EXPECT_EQ(train("shards-" + precision + "-" + std::to_string(ranks), ranks, settings), one);
+  }
+  EXPECT_EQ(train("shards-" + precision + "-nodes-of-1", 4, settings + Settings{"comm.ranks_per_node=1"}), one);
+  EXPECT_EQ(train("shards-" + precision + "-nodes-of-2", 4, settings + Settings{"comm.ranks_per_node=2"}), one);
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, PromiseOfShardsTest, testing::Values("fp32", "bf16"),
+                         [](const auto& instance) { return std::string(instance.param); });
+
+TEST_F(PromiseTest, ShardsTheOptimizerOnAnyNumberOfRanks) {
+  const Settings fixed = {"train.determinism=fixed", "train.micro_batches=6"};
+  EXPECT_EQ(train("three-shards", 3, fixed + Settings{"comm.zero=1"}), train("three-ranks", 3, fixed));
+}
+
 TEST_F(PromiseTest, HoldsOnAnyNumberOfThreads) {
   EXPECT_EQ(train("threads-3", 1, {"train.threads=3"}), train("threads-1", 1, {"train.threads=1"}));
 }
@@ -112,7 +134,8 @@ TEST_F(PromiseTest, HoldsWhenStoppedBySignalsAndResumedOnOtherRankCounts) {
   for (int attempt = 0;; ++attempt) {
     ASSERT_LT(attempt, 20);
     const int before = newest_checkpoint(job_->checkpoints("stopped"));
-    Process process(job_->command({"stopped", 1 << (attempt % 4), {"train.steps=400"}}));
+    const std::string zero = "comm.zero=" + std::to_string(attempt % 2);
+    Process process(job_->command({"stopped", 1 << (attempt % 4), {"train.steps=400", zero}}));
     std::this_thread::sleep_for(std::chrono::milliseconds(1500));
     while (process.is_running() && newest_checkpoint(job_->checkpoints("stopped")) < before + 40) {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));  // slow with sanitizers, and on a busy machine

@@ -154,15 +154,10 @@ TEST(ConfigTest, ChecksTypes) {
             "--set: optimizer.weight_decay is inf; expected a number of at least 0");
   EXPECT_EQ(refusal_of_set("optimizer.betas=0.9"),
             "--set: optimizer.betas is 0.9; expected two numbers from 0 to below 1");
+  EXPECT_EQ(refusal_of_set("comm.zero=2"), "--set: comm.zero is 2; expected an integer from 0 to 1");
   EXPECT_EQ(refusal_of_set("comm.backend=nccl"), "--set: comm.backend is nccl; expected one of auto, self, mpi");
   EXPECT_EQ(refusal("model:\n  layers: [2]\n"),
             "gpt.yaml:2: model.layers is a list; expected an integer from 1 to 10000");
-}
-
-TEST(ConfigTest, SaysThatShardingTheOptimizerIsNotThereYet) {
-  EXPECT_EQ(refusal_of_set("comm.zero=1"),
-            "--set: comm.zero is 1; expected an integer equal to 0 (sharding the "
-            "optimizer state (1) is not in this version)");
 }
 
 TEST(ConfigTest, RefusesWhatIsNotAConfiguration) {

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <memory>
 #include <vector>
 
 #include "base/random.h"
+#include "tests/ops/sum_of_squares.h"
 
 namespace lockstep {
 namespace {
@@ -27,7 +27,7 @@ class OptimizerTest : public testing::Test {
  protected:
   void make(const OptimizerConfig& config) {
     config_ = config;
-    optimizer_ = std::make_unique<Optimizer>(layout_, *backend_, config);
+    optimizer_ = std::make_unique<Optimizer>(layout_, *backend_, config, ElementRange{0, layout_.total()});
   }
   // Values in [-0.5, 0.5) for every parameter; padding is zero.
   [[nodiscard]] std::vector<float> values(std::uint32_t seed) const {
@@ -41,8 +41,14 @@ class OptimizerTest : public testing::Test {
     return flat;
   }
   double step(double learning_rate, std::span<const float> gradient) {
-    return optimizer_->step(
-        {.step = ++steps_, .learning_rate = learning_rate, .gradient = gradient, .master = master_});
+    const double norm = std::sqrt(test::sum_of_squares(*backend_, gradient));
+    optimizer_->update({.step = ++steps_,
+                        .learning_rate = learning_rate,
+                        .gradient_norm = norm,
+                        .part = optimizer_->owned(),
+                        .gradient = gradient,
+                        .master = master_});
+    return norm;
   }
 
   // AdamW in double precision, written down plainly (Loshchilov, Hutter 2019, algorithm 2).
@@ -143,23 +149,27 @@ TEST_F(OptimizerTest, LeavesPaddingZero) {
   }
 }
 
-TEST_F(OptimizerTest, ChangesNothingForAGradientThatIsNotFinite) {
-  make({});
-  static_cast<void>(step(1e-2, values(2)));
-  const std::vector<float> weights = master_;
-  const std::vector<float> exp_avg(optimizer_->exp_avg().begin(), optimizer_->exp_avg().end());
-  const std::vector<float> exp_avg_sq(optimizer_->exp_avg_sq().begin(), optimizer_->exp_avg_sq().end());
-  for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
-                          std::numeric_limits<float>::quiet_NaN()}) {
-    for (const std::size_t place : {std::size_t{0}, layout_.offset(3) + 1, layout_.offset(4) + 4}) {
-      std::vector<float> gradient = values(3);
-      gradient[place] = bad;
-      EXPECT_FALSE(std::isfinite(step(1e-2, gradient)));
-      EXPECT_EQ(master_, weights);
-      EXPECT_TRUE(std::ranges::equal(optimizer_->exp_avg(), exp_avg));
-      EXPECT_TRUE(std::ranges::equal(optimizer_->exp_avg_sq(), exp_avg_sq));
+// Any part of the parameters on its own gives the bits that all of them together give.
+TEST_F(OptimizerTest, UpdatesShardsAndSlicesOfThemToTheSameBits) {
+  make({.weight_decay = 0.2, .clip_norm = 1.0});
+  const std::vector<float> gradient = values(5);
+  std::vector<float> in_parts = master_;
+  const double norm = step(1e-2, gradient);
+  for (const ElementRange owned : {ElementRange{0, 48}, ElementRange{48, layout_.total()}}) {
+    Optimizer shard(layout_, *backend_, config_, owned);
+    for (std::uint64_t begin = owned.begin; begin < owned.end; begin += 32) {
+      const ElementRange part = intersection(owned, {begin, begin + 32});
+      shard.update({.step = 1,
+                    .learning_rate = 1e-2,
+                    .gradient_norm = norm,
+                    .part = part,
+                    .gradient = std::span(gradient).subspan(part.begin, part.size()),
+                    .master = std::span(in_parts).subspan(part.begin, part.size())});
     }
+    EXPECT_TRUE(std::ranges::equal(shard.exp_avg(), optimizer_->exp_avg().subspan(owned.begin, owned.size())));
+    EXPECT_TRUE(std::ranges::equal(shard.exp_avg_sq(), optimizer_->exp_avg_sq().subspan(owned.begin, owned.size())));
   }
+  EXPECT_EQ(in_parts, master_);
 }
 
 // The squares are added in double: a gradient whose squares overflow a float has a norm all the same.

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "comm/self_communicator.h"
+#include "tests/ops/sum_of_squares.h"
 #include "trainer/checkpoint/reader.h"
 #include "trainer/formats/safetensors.h"
 #include "trainer/grad_reducer.h"
@@ -56,9 +57,8 @@ class Golden {
         backend(make_cpu_backend(2)),
         replica(read_architecture(folder_), precision, *backend),
         reducer(replica.layout(), self, *backend, {}),
-        optimizer(replica.layout(), *backend, adamw()) {
-    load_weights(folder_, replica.layout(), replica.master());
-    replica.refresh();
+        optimizer(replica.layout(), *backend, adamw(), {0, replica.layout().total()}) {
+    replica.fill([&](std::span<float> weights) { load_weights(folder_, replica.layout(), weights); });
     const SafetensorsTensor& tensor = expected_.get("inputs");
     rows = tensor.shape[0];
     sequence = tensor.shape[1];
@@ -170,7 +170,7 @@ TEST_P(GoldenModel, GivesPyTorchsGradients) {
   Golden golden(GetParam(), Precision::kFp32);
   static_cast<void>(golden.compute_gradient());
   golden.expect_flat("gradient", golden.reducer.gradient(), 1e-5);
-  const double norm = std::sqrt(golden.backend->sum_of_squares(golden.reducer.gradient()));
+  const double norm = std::sqrt(test::sum_of_squares(*golden.backend, golden.reducer.gradient()));
   EXPECT_NEAR(norm, static_cast<double>(golden.expected("gradient_norm")[0]), 1e-5 * norm);
 }
 
@@ -179,10 +179,13 @@ TEST_P(GoldenModel, IsInPyTorchsStateAfterThreeStepsOfAdamW) {
   std::int64_t step = 0;
   for (const double learning_rate : kLearningRates) {
     static_cast<void>(golden.compute_gradient());
-    static_cast<void>(golden.optimizer.step({.step = ++step,
-                                             .learning_rate = learning_rate,
-                                             .gradient = golden.reducer.gradient(),
-                                             .master = golden.replica.master()}));
+    const std::span<const float> gradient = golden.reducer.gradient();
+    golden.optimizer.update({.step = ++step,
+                             .learning_rate = learning_rate,
+                             .gradient_norm = std::sqrt(test::sum_of_squares(*golden.backend, gradient)),
+                             .part = golden.optimizer.owned(),
+                             .gradient = gradient,
+                             .master = golden.replica.master()});
     golden.replica.refresh();
   }
   golden.expect_flat("weight", golden.replica.master(), 1e-5);

@@ -61,8 +61,8 @@ class RecordingBackend final : public Backend {
   void column_sum(const Tensor& x, const Tensor& sums, bool accumulate) override {
     backend_->column_sum(x, sums, accumulate);
   }
-  [[nodiscard]] double sum_of_squares(std::span<const float> values) override {
-    return backend_->sum_of_squares(values);
+  void sums_of_squares(std::span<const float> values, std::span<double> block_sums) override {
+    backend_->sums_of_squares(values, block_sums);
   }
   void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out) override {
     backend_->add_f32(a, b, out);
