@@ -23,7 +23,7 @@ Tensor linear(Tape& tape, const Tensor& x, const Linear& layer) {
                        .d = matrix_of(y),
                        .bias = layer.bias.is_defined() ? layer.bias.data() : nullptr});
 
-  tape.record({&layer.weight, &layer.bias}, [x, y, layer](Gradients& gradients) {
+  tape.record({&layer.weight, &layer.bias}, [x, y = y.without_data(), layer](Gradients& gradients) {
     const Tensor dy = gradients.take(y);
     Backend& backend = gradients.backend();
     if (Gradients::wants(x)) {

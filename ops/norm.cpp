@@ -75,16 +75,18 @@ SumAndNorm add_norm(Tape& tape, const Tensor& x, const Tensor& branch, const Dro
   forward.sum = tape.make_variable(x.shape(), x.dtype());
   tape.backend().norm_forward(forward);
 
-  tape.record({&layer.gain, &layer.bias}, [x, branch, dropout, forward](Gradients& gradients) {
+  forward.branch = branch.without_data();
+  forward.x = Tensor();
+  tape.record({&layer.gain, &layer.bias}, [x = x.without_data(), dropout, forward](Gradients& gradients) {
     const Tensor dsum = gradients.take(forward.sum);
     const Tensor dx = backward_of(gradients, forward, forward.sum, dsum);
     gradients.add(x, dx);
     if (dropout.probability > 0) {
-      const Tensor dbranch = gradients.make(branch.shape(), branch.dtype());
+      const Tensor dbranch = gradients.make(forward.branch.shape(), forward.branch.dtype());
       gradients.backend().dropout(dropout, dx, dbranch);
-      gradients.add(branch, dbranch);
+      gradients.add(forward.branch, dbranch);
     } else {
-      gradients.add(branch, dx);
+      gradients.add(forward.branch, dx);
     }
   });
   return {forward.sum, forward.y};

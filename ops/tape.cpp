@@ -64,14 +64,18 @@ void Tape::backward(const Tensor& loss) {
   *one.data<float>() = 1;
   Gradients gradients(*this);
   gradients.add(loss, std::move(one));
-  while (!nodes_.empty()) {
+  run_down_to(0, gradients);
+  clear();
+}
+
+void Tape::run_down_to(std::size_t records, Gradients& gradients) {
+  while (nodes_.size() > records) {
     const Node node = nodes_.back();
     nodes_.pop_back();
     node.run(node.closure, gradients);
     node.destroy(node.closure);
     finish_parameters(node);
   }
-  clear();
 }
 
 void Tape::clear() {

@@ -71,7 +71,7 @@ class Tape {
   ~Tape() { clear(); }
 
   [[nodiscard]] Backend& backend() const { return backend_; }
-  [[nodiscard]] bool is_recording() const { return sink_ != nullptr; }
+  [[nodiscard]] bool is_recording() const { return sink_ != nullptr && !is_paused_; }
 
   // Uninitialised memory from the step arena.
   [[nodiscard]] Tensor make(const Shape& shape, DType dtype) { return {arena_, shape, dtype, backend_.device()}; }
@@ -100,6 +100,28 @@ class Tape {
         [](void* c) { static_cast<Closure*>(c)->~Closure(); });
   }
 
+  // What `forward()` gives, an array of tensors that it computes from variables and constants of this tape. Nothing in
+  // between is kept: backward() calls it once more for its records, so it must compute the same bits again, and the
+  // parameters that it uses must not be used elsewhere. (Chen et al. 2016, "Training Deep Nets with Sublinear Memory
+  // Cost".)
+  template <typename Forward>
+  [[nodiscard]] auto recomputed(const Forward& forward) {
+    if (!is_recording()) {
+      return forward();
+    }
+    auto outputs = [&] {
+      const Pause pause(*this);
+      return forward();
+    }();
+    auto handles = outputs;
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      outputs[i].variable = new_variable();
+      handles[i] = outputs[i].without_data();
+    }
+    record({}, [forward, handles](Gradients& gradients) { gradients.tape_.run_again(forward, handles, gradients); });
+    return outputs;
+  }
+
   // Runs the records from the last to the first, starting from d(loss)/d(loss) = 1, and forgets them.
   void backward(const Tensor& loss);
   // Forgets all records.
@@ -120,6 +142,31 @@ class Tape {
     bool has_gradient = false;
   };
 
+  // While it lives nothing is recorded.
+  class Pause {
+   public:
+    explicit Pause(Tape& tape) : tape_(tape) { tape_.is_paused_ = true; }
+    ~Pause() { tape_.is_paused_ = false; }
+    Pause(const Pause&) = delete;
+    Pause& operator=(const Pause&) = delete;
+
+   private:
+    Tape& tape_;
+  };
+
+  // Records forward() and runs the records, with the gradients that reached `handles`.
+  template <typename Forward, typename Handles>
+  void run_again(const Forward& forward, const Handles& handles, Gradients& gradients) {
+    const std::size_t records = nodes_.size();
+    {
+      const Handles outputs = forward();
+      for (std::size_t i = 0; i < outputs.size(); ++i) {
+        gradients.add(outputs[i], gradients.take(handles[i]));
+      }
+    }
+    run_down_to(records, gradients);
+  }
+  void run_down_to(std::size_t records, Gradients& gradients);
   void* closure_memory(std::size_t size_bytes, std::size_t alignment);
   void add_node(std::initializer_list<const Tensor*> parameters, void* closure, void (*run)(void*, Gradients&),
                 void (*destroy)(void*));
@@ -129,6 +176,7 @@ class Tape {
   Backend& backend_;
   Arena& arena_;
   GradientSink* sink_;
+  bool is_paused_ = false;
   std::vector<Node> nodes_;
   std::vector<Tensor> gradients_;  // by variable
   std::vector<ParameterUse> parameter_uses_;

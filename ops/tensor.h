@@ -60,6 +60,14 @@ class Tensor {
   // Rows [begin, begin + n) of the outermost dimension; shares memory, unknown to any tape.
   [[nodiscard]] Tensor slice(std::int64_t begin, std::int64_t n) const;
 
+  // The same variable, shape and dtype without the memory: for a record that needs a tensor's gradient only.
+  [[nodiscard]] Tensor without_data() const {
+    Tensor other(nullptr, shape_, dtype_, device_);
+    other.variable = variable;
+    other.parameter = parameter;
+    return other;
+  }
+
   // True when no other tensor shares the memory, so that it may be overwritten.
   [[nodiscard]] bool is_unique() const { return storage_.is_unique(); }
 

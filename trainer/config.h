@@ -19,6 +19,7 @@ namespace lockstep {
 enum class ModelFamily : std::uint8_t { kGpt2, kLlama };
 enum class Precision : std::uint8_t { kFp32, kBf16 };
 enum class Determinism : std::uint8_t { kElastic, kFixed };
+enum class Recompute : std::uint8_t { kNone, kAttention, kBlock };
 enum class OptimizerName : std::uint8_t { kAdamW };
 enum class ScheduleName : std::uint8_t { kConstant, kLinear, kCosine, kWsd };
 
@@ -65,6 +66,7 @@ struct TrainConfig {
   int micro_batch_size = 8;
   Precision precision = Precision::kFp32;
   Determinism determinism = Determinism::kElastic;
+  Recompute recompute = Recompute::kNone;
   int threads = 0;  // of each rank; 0: the cores of the node divided by its ranks
 
   friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
@@ -145,6 +147,7 @@ struct Config {
 [[nodiscard]] std::string_view name_of(ModelFamily value);
 [[nodiscard]] std::string_view name_of(Precision value);
 [[nodiscard]] std::string_view name_of(Determinism value);
+[[nodiscard]] std::string_view name_of(Recompute value);
 [[nodiscard]] std::string_view name_of(OptimizerName value);
 [[nodiscard]] std::string_view name_of(ScheduleName value);
 

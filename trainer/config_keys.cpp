@@ -25,6 +25,10 @@ struct Names<Determinism> {
   static constexpr std::array<std::string_view, 2> value = {"elastic", "fixed"};
 };
 template <>
+struct Names<Recompute> {
+  static constexpr std::array<std::string_view, 3> value = {"none", "attention", "block"};
+};
+template <>
 struct Names<OptimizerName> {
   static constexpr std::array<std::string_view, 1> value = {"adamw"};
 };
@@ -139,6 +143,7 @@ bool assign(const ConfigKey& key, std::string_view text, T& target) {
 std::string_view name_of(ModelFamily value) { return enum_name(value); }
 std::string_view name_of(Precision value) { return enum_name(value); }
 std::string_view name_of(Determinism value) { return enum_name(value); }
+std::string_view name_of(Recompute value) { return enum_name(value); }
 std::string_view name_of(OptimizerName value) { return enum_name(value); }
 std::string_view name_of(ScheduleName value) { return enum_name(value); }
 

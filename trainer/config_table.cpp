@@ -102,6 +102,10 @@ std::vector<ConfigKey> data_and_train_keys() {
       {.name = "train.determinism",
        .slot = LOCKSTEP_SLOT(train.determinism),
        .help = "elastic: the same bits on 1, 2, 4, ... ranks; fixed: any rank count, the same bits for the same count"},
+      {.name = "train.recompute",
+       .slot = LOCKSTEP_SLOT(train.recompute),
+       .help = "what the backward pass computes again instead of keeping it: the attention half of each block, or the "
+               "whole block; the same bits in less memory"},
       {.name = "train.threads",
        .slot = LOCKSTEP_SLOT(train.threads),
        .help = "of each rank; 0: the node's cores divided by its ranks",

@@ -106,7 +106,7 @@ std::span<const double> TrainStep::compute_gradients(std::int64_t completed,
     const auto global_index = static_cast<std::uint64_t>(completed * config_.train.micro_batches + m);
     const Loss loss = replica_.model().loss(
         tape_, replica_.weights(), {batch.inputs, batch.targets, config_.train.micro_batch_size, config_.data.sequence},
-        {static_cast<float>(config_.model.dropout), config_.run.seed, global_index}, scale);
+        {static_cast<float>(config_.model.dropout), config_.run.seed, global_index}, scale, config_.train.recompute);
     losses_.push_back(loss.sum);
     tape_.backward(loss.value);
     reducer_.end_micro_batch();

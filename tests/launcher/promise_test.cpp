@@ -105,6 +105,13 @@ TEST_F(PromiseTest, ShardsTheOptimizerOnAnyNumberOfRanks) {
   EXPECT_EQ(train("three-shards", 3, fixed + Settings{"comm.zero=1"}), train("three-ranks", 3, fixed));
 }
 
+TEST_F(PromiseTest, HoldsWhateverIsRecomputed) {
+  const Settings settings = {"train.precision=bf16", "model.dropout=0.1"};
+  const TrainingJob::Result kept = train("recompute-none", 1, settings);
+  EXPECT_EQ(train("recompute-attention", 2, settings + Settings{"train.recompute=attention"}), kept);
+  EXPECT_EQ(train("recompute-block", 4, settings + Settings{"train.recompute=block", "comm.zero=1"}), kept);
+}
+
 TEST_F(PromiseTest, HoldsOnAnyNumberOfThreads) {
   EXPECT_EQ(train("threads-3", 1, {"train.threads=3"}), train("threads-1", 1, {"train.threads=1"}));
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "ops/matrices.h"
@@ -37,6 +38,7 @@ struct Transformer::Context {
   Rows rows;
   DropoutStream dropout;
   KvCache* cache = nullptr;
+  Recompute recompute = Recompute::kNone;
 
   [[nodiscard]] Tensor weight(int index) const {
     return index < 0 ? Tensor() : weights[static_cast<std::size_t>(index)];
@@ -62,37 +64,49 @@ Transformer::Transformer(const Architecture& architecture)
 }
 
 Tensor Transformer::hidden(const Context& context) const {
-  const bool gpt2 = architecture_.family == ModelFamily::kGpt2;
-  const auto norm_of = [&](int gain, int bias) {
-    return Norm{gpt2 ? NormKind::kLayer : NormKind::kRms, static_cast<float>(architecture_.norm_epsilon),
-                context.weight(gain), context.weight(bias)};
-  };
   Tensor x = embedding(context.tape, {context.rows.inputs, context.rows.sequence, context.first_position()},
                        {context.weight(parameters_.token_table), context.weight(parameters_.position_table)});
   x = dropout(context.tape, x, context.dropout_at(0));
 
   const BlockParameters& first = parameters_.blocks.front();
-  Tensor y = norm(context.tape, x, norm_of(first.norm1_gain, first.norm1_bias));
+  Tensor y = norm(context.tape, x, norm_of(context, first.norm1_gain, first.norm1_bias));
   for (std::int64_t layer = 0; layer < architecture_.layers; ++layer) {
-    const BlockParameters& block = parameters_.blocks[static_cast<std::size_t>(layer)];
-    const SumAndNorm attended =
-        add_norm(context.tape, x, attention(context, block, layer, y),
-                 context.dropout_in_block(layer, kAttentionBranch), norm_of(block.norm2_gain, block.norm2_bias));
-
-    const bool last = layer + 1 == architecture_.layers;
-    const BlockParameters* next = last ? nullptr : &block + 1;
-    const Norm next_norm =
-        last ? norm_of(parameters_.final_gain, parameters_.final_bias) : norm_of(next->norm1_gain, next->norm1_bias);
-    const SumAndNorm transformed = add_norm(context.tape, attended.sum, feed_forward(context, block, attended.y),
-                                            context.dropout_in_block(layer, kFeedForwardBranch), next_norm);
-    x = transformed.sum;
-    y = transformed.y;
+    const auto compute = [this, context, layer, x, y] { return block(context, layer, x, y); };
+    std::array<Tensor, 2> outputs =
+        context.recompute == Recompute::kBlock ? context.tape.recomputed(compute) : compute();
+    x = std::move(outputs[0]);
+    y = std::move(outputs[1]);
   }
   return y;
 }
 
-Tensor Transformer::attention(const Context& context, const BlockParameters& block, std::int64_t layer,
-                              const Tensor& x) const {
+Norm Transformer::norm_of(const Context& context, int gain, int bias) const {
+  const bool gpt2 = architecture_.family == ModelFamily::kGpt2;
+  return {gpt2 ? NormKind::kLayer : NormKind::kRms, static_cast<float>(architecture_.norm_epsilon),
+          context.weight(gain), context.weight(bias)};
+}
+
+// From the residual stream x and its norm y to those behind the block: the norm there belongs to the next block, or is
+// the last one.
+std::array<Tensor, 2> Transformer::block(const Context& context, std::int64_t layer, const Tensor& x,
+                                         const Tensor& y) const {
+  const BlockParameters& block = parameters_.blocks[static_cast<std::size_t>(layer)];
+  const auto attend = [this, context, layer, y] { return std::array{attention(context, layer, y)}; };
+  const auto [branch] = context.recompute == Recompute::kAttention ? context.tape.recomputed(attend) : attend();
+  const SumAndNorm attended = add_norm(context.tape, x, branch, context.dropout_in_block(layer, kAttentionBranch),
+                                       norm_of(context, block.norm2_gain, block.norm2_bias));
+
+  const bool last = layer + 1 == architecture_.layers;
+  const BlockParameters* next = last ? nullptr : &block + 1;
+  const Norm next_norm = last ? norm_of(context, parameters_.final_gain, parameters_.final_bias)
+                              : norm_of(context, next->norm1_gain, next->norm1_bias);
+  SumAndNorm transformed = add_norm(context.tape, attended.sum, feed_forward(context, block, attended.y),
+                                    context.dropout_in_block(layer, kFeedForwardBranch), next_norm);
+  return {std::move(transformed.sum), std::move(transformed.y)};
+}
+
+Tensor Transformer::attention(const Context& context, std::int64_t layer, const Tensor& x) const {
+  const BlockParameters& block = parameters_.blocks[static_cast<std::size_t>(layer)];
   const bool gpt2 = architecture_.family == ModelFamily::kGpt2;
   const WeightLayout layout = gpt2 ? WeightLayout::kInOut : WeightLayout::kOutIn;
   Tape& tape = context.tape;
@@ -126,10 +140,10 @@ Tensor Transformer::feed_forward(const Context& context, const BlockParameters& 
 }
 
 Loss Transformer::loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,
-                       float scale) const {
+                       float scale, Recompute recompute) const {
   require(rows.sequence <= architecture_.context, "model: a sequence of {} is longer than the context of {}",
           rows.sequence, architecture_.context);
-  const Context context{tape, weights, rows, dropout, nullptr};
+  const Context context{tape, weights, rows, dropout, nullptr, recompute};
   const Tensor y = hidden(context);
   return linear_cross_entropy(tape, y, {context.weight(parameters_.head), Tensor(), WeightLayout::kOutIn},
                               {rows.targets, scale});

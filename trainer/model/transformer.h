@@ -1,6 +1,7 @@
 // The decoder-only transformer of both families, from token ids to the loss or to the next token's logits.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -50,8 +51,9 @@ class Transformer {
     std::int64_t sequence = 0;  // at most the context
   };
   // Loss of one micro-batch, scaled by `scale`. `weights` has a tensor for each parameter of the layout, f32 or bf16.
+  // `recompute` trades memory for time and changes no bit. What is given by reference stays valid until backward().
   [[nodiscard]] Loss loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,
-                          float scale) const;
+                          float scale, Recompute recompute = Recompute::kNone) const;
 
   // Logits [vocab] f32 of the token after `tokens`, which follow what the cache holds; the cache then holds them too.
   // `tape` must not record. cache.length() + tokens.size() is at most the capacity.
@@ -61,8 +63,10 @@ class Transformer {
  private:
   struct Context;  // one forward pass
   [[nodiscard]] Tensor hidden(const Context& context) const;
-  [[nodiscard]] Tensor attention(const Context& context, const BlockParameters& block, std::int64_t layer,
-                                 const Tensor& x) const;
+  [[nodiscard]] std::array<Tensor, 2> block(const Context& context, std::int64_t layer, const Tensor& x,
+                                            const Tensor& y) const;
+  [[nodiscard]] Norm norm_of(const Context& context, int gain, int bias) const;
+  [[nodiscard]] Tensor attention(const Context& context, std::int64_t layer, const Tensor& x) const;
   [[nodiscard]] Tensor feed_forward(const Context& context, const BlockParameters& block, const Tensor& x) const;
 
   Architecture architecture_;

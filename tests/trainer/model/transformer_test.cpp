@@ -33,9 +33,13 @@ class Trainee {
     randomize(replica);
   }
 
-  double compute_gradient(const Transformer::DropoutStream& dropout = {}) {
-    const Loss loss = replica.model().loss(tape_, replica.weights(), {inputs, targets, kBatch, kSequence}, dropout,
-                                           1.0F / static_cast<float>(kBatch * kSequence));
+  double compute_gradient(const Transformer::DropoutStream& dropout = {}, Recompute recompute = Recompute::kNone) {
+    return compute_gradient_of({inputs, targets, kBatch, kSequence}, dropout, recompute);
+  }
+  double compute_gradient_of(const Transformer::Rows& rows, const Transformer::DropoutStream& dropout,
+                             Recompute recompute) {
+    const float scale = 1.0F / static_cast<float>(rows.batch * rows.sequence);
+    const Loss loss = replica.model().loss(tape_, replica.weights(), rows, dropout, scale, recompute);
     tape_.backward(loss.value);
     reducer.end_micro_batch();
     reducer.finish();
@@ -213,6 +217,45 @@ TEST_P(TransformerTest, FinishesGradientsInTheOrderOfTheLayout) {
     EXPECT_LE(std::max(sink.order[i], i) - std::min(sink.order[i], i), 1U)
         << replica.layout().specs()[sink.order[i]].name << " is at place " << i;
   }
+}
+
+TEST_P(TransformerTest, GivesTheSameBitsWhateverIsRecomputed) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    for (const float probability : {0.0F, 0.2F}) {
+      std::vector<float> gradient;
+      double loss = 0;
+      for (const Recompute recompute : {Recompute::kNone, Recompute::kAttention, Recompute::kBlock}) {
+        SCOPED_TRACE(name_of(recompute));
+        Trainee trainee(architecture(), precision, make_cpu_backend(2));
+        const double its_loss = trainee.compute_gradient({probability, 7, 3}, recompute);
+        if (recompute == Recompute::kNone) {
+          gradient = trainee.gradient();
+          loss = its_loss;
+        }
+        EXPECT_EQ(its_loss, loss);
+        EXPECT_EQ(trainee.gradient(), gradient);
+      }
+    }
+  }
+}
+
+TEST_P(TransformerTest, KeepsLessWhenItRecomputesMore) {
+  constexpr std::int64_t kRows = 4;
+  constexpr std::int64_t kLength = 512;
+  Architecture deep = architecture();
+  deep.layers = 24;
+  deep.width = 128;
+  deep.hidden = 512;
+  deep.context = kLength;
+  const std::vector<std::int32_t> tokens = random_tokens(kRows * kLength, 61);
+  std::vector<std::size_t> reserved;
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kAttention, Recompute::kBlock}) {
+    Trainee trainee(deep, Precision::kFp32, make_cpu_backend(2));
+    trainee.compute_gradient_of({tokens, tokens, kRows, kLength}, {}, recompute);
+    reserved.push_back(trainee.arena.reserved_bytes());
+  }
+  EXPECT_LT(reserved[1], reserved[0] * 9 / 10);
+  EXPECT_LT(reserved[2], reserved[0] / 2);
 }
 
 TEST_P(TransformerTest, CountsOnlyTheTargetsThatAreTrainedOn) {
