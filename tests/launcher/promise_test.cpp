@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -114,6 +115,16 @@ TEST_F(PromiseTest, HoldsWhateverIsRecomputed) {
 
 TEST_F(PromiseTest, HoldsOnAnyNumberOfThreads) {
   EXPECT_EQ(train("threads-3", 1, {"train.threads=3"}), train("threads-1", 1, {"train.threads=1"}));
+}
+
+// As on processors with less than this one has: bf16 is emulated there.
+TEST_F(PromiseTest, HoldsWithoutAvx512) {
+  ASSERT_EQ(::setenv("ONEDNN_MAX_CPU_ISA", "AVX2", 1), 0);
+  for (const std::string precision : {"fp32", "bf16"}) {
+    const Settings settings = {"train.precision=" + precision};
+    EXPECT_EQ(train("avx2-4-" + precision, 4, settings), train("avx2-1-" + precision, 1, settings));
+  }
+  ASSERT_EQ(::unsetenv("ONEDNN_MAX_CPU_ISA"), 0);
 }
 
 TEST_F(PromiseTest, HoldsWithSavesInTheForegroundAndWithout) {
