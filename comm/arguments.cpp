@@ -6,20 +6,32 @@
 
 namespace lockstep::comm_detail {
 
-void check_all_reduce(const BufferView& data) {
-  require(data.dtype == DType::kF32 || data.dtype == DType::kF64,
-          "all_reduce_sum: elements are {}, expected f32 or f64", name_of(data.dtype));
-  require(data.device.kind == DeviceKind::kCpu, "all_reduce_sum: the buffer lies on GPU {}, expected memory of the CPU",
+namespace {
+
+void check_sum(const char* call, const BufferView& data) {
+  require(data.dtype == DType::kF32 || data.dtype == DType::kF64, "{}: elements are {}, expected f32 or f64", call,
+          name_of(data.dtype));
+  require(data.device.kind == DeviceKind::kCpu, "{}: the buffer lies on GPU {}, expected memory of the CPU", call,
           data.device.index);
 }
 
+void check_count(const char* call, std::span<const ElementRange> owned, int world_size) {
+  require(owned.size() == static_cast<std::size_t>(world_size), "{}: {} ranges for {} ranks", call, owned.size(),
+          world_size);
+}
+
+}  // namespace
+
+void check_all_reduce(const BufferView& data) { check_sum("all_reduce_sum", data); }
+
 void check_reduce_scatter(const BufferView& data, std::span<const ElementRange> owned, int world_size) {
-  check_all_reduce(data);
-  check_all_gather_ranges(data, owned, world_size);
+  check_sum("reduce_scatter_sum", data);
+  check_count("reduce_scatter_sum", owned, world_size);
   std::uint64_t end = 0;
   for (const ElementRange& range : owned) {
-    require(range.begin == end, "reduce_scatter_sum: a rank's elements begin at {}, expected {}, where the last ended",
-            range.begin, end);
+    require(range.begin == end && range.end >= range.begin,
+            "reduce_scatter_sum: a rank has elements [{}, {}), expected them to begin at {}, where the last ended",
+            range.begin, range.end, end);
     end = range.end;
   }
   require(end == data.count, "reduce_scatter_sum: the ranks have {} of {} elements", end, data.count);
@@ -28,8 +40,7 @@ void check_reduce_scatter(const BufferView& data, std::span<const ElementRange> 
 void check_all_gather_ranges(const BufferView& data, std::span<const ElementRange> owned, int world_size) {
   require(data.device.kind == DeviceKind::kCpu,
           "all_gather_ranges: the buffer lies on GPU {}, expected memory of the CPU", data.device.index);
-  require(owned.size() == static_cast<std::size_t>(world_size), "all_gather_ranges: {} ranges for {} ranks",
-          owned.size(), world_size);
+  check_count("all_gather_ranges", owned, world_size);
   std::uint64_t end = 0;
   for (const ElementRange& range : owned) {
     require(range.begin <= range.end && range.end <= data.count && (range.size() == 0 || range.begin >= end),

@@ -75,7 +75,7 @@ struct WorkQueue::Shared {
     if (item->done.load(std::memory_order_acquire)) {
       return;
     }
-    if (item->start == Start::kWhenWaitedFor) {
+    if (item->start != Start::kAtOnce) {
       std::unique_lock lock(mutex);
       if (!running && !stopping && !queue.empty() && queue.front() == item) {
         take_next();
@@ -211,7 +211,7 @@ Work WorkQueue::push(std::function<void()> task, Start start) {
     shared_->wait_until([&] { return shared_->queue.size() < shared_->limits.tasks; });
     shared_->try_push(item);
   }
-  if (start == Start::kAtOnce) {
+  if (start != Start::kWhenWaitedFor) {
     shared_->wake();
   }
   return Work(std::make_unique<Shared::ItemState>(shared_, std::move(item)));

@@ -2,13 +2,14 @@
 // computes.
 //
 // push() is called from one thread; a Work may be waited for on any. After a task threw, every later one fails with the
-// same error without being run. A task reports sign_of_life() before each of its own waits, which have deadlines; where
-// it stays silent for longer than `stuck_ms` all the same (inside a library that does not return), waiting for it
-// throws Error(kTimeout), and the destructor leaves the thread behind. So tasks own what they use.
+// same error without being run. A task reports sign_of_life() when a wait of its own gets long, and such waits have
+// deadlines; where it stays silent for longer than `stuck_ms` all the same (inside a library that does not return),
+// waiting for it throws Error(kTimeout), and the destructor leaves the thread behind. So tasks own what they use.
 //
-// The way to the thread and back takes longer than a short task. One that is pushed kWhenWaitedFor does not wake the
-// thread: who waits for it runs it, unless a later task has set the thread going meanwhile. There nobody watches over
-// its silence, so it must not call what may never return.
+// The way to the thread and back takes longer than a short task does, so who waits for one may run it himself, when it
+// is the next and nobody has begun: after the thread was woken for it (kAtOnceHereOrThere) or without waking the thread
+// (kWhenWaitedFor: it then lies there until somebody waits for it or asks is_done(), or until the thread is awake for
+// another). Where a task runs in its waiter nobody watches over its silence.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +34,7 @@ class WorkQueue {
   WorkQueue(const WorkQueue&) = delete;
   WorkQueue& operator=(const WorkQueue&) = delete;
 
-  enum class Start : std::uint8_t { kAtOnce, kWhenWaitedFor };
+  enum class Start : std::uint8_t { kAtOnce, kAtOnceHereOrThere, kWhenWaitedFor };
   [[nodiscard]] Work push(std::function<void()> task, Start start = Start::kAtOnce);
 
   // Callable from the tasks, and safe after the queue is gone.

@@ -115,7 +115,10 @@ void Tape::add_node(std::initializer_list<const Tensor*> parameters, void* closu
     }
     assert(n < kMaxParameters);
     node.parameters[n++] = parameter->parameter;
-    ++use_of(parameter->parameter).pending;
+    ParameterUse& use = use_of(parameter->parameter);
+    require(!use.is_announced, "backward: parameter {} is used in a recomputed part and elsewhere",
+            parameter->parameter);
+    ++use.pending;
   }
   nodes_.push_back(node);
 }
@@ -130,7 +133,12 @@ Tape::ParameterUse& Tape::use_of(int parameter) {
 
 void Tape::finish_parameters(const Node& node) {
   for (const int parameter : node.parameters) {
-    if (parameter != Tensor::kNone && --parameter_uses_[static_cast<std::size_t>(parameter)].pending == 0) {
+    if (parameter == Tensor::kNone) {
+      continue;
+    }
+    ParameterUse& use = parameter_uses_[static_cast<std::size_t>(parameter)];
+    if (--use.pending == 0) {
+      use.is_announced = true;
       sink_->gradient_ready(parameter);
     }
   }

@@ -102,8 +102,8 @@ class Tape {
 
   // What `forward()` gives, an array of tensors that it computes from variables and constants of this tape. Nothing in
   // between is kept: backward() calls it once more for its records, so it must compute the same bits again, and the
-  // parameters that it uses must not be used elsewhere. (Chen et al. 2016, "Training Deep Nets with Sublinear Memory
-  // Cost".)
+  // parameters that it uses must not be used elsewhere (backward() throws Error(kUsage) when one is, later on). (Chen
+  // et al. 2016, "Training Deep Nets with Sublinear Memory Cost".)
   template <typename Forward>
   [[nodiscard]] auto recomputed(const Forward& forward) {
     if (!is_recording()) {
@@ -140,6 +140,7 @@ class Tape {
   struct ParameterUse {
     int pending = 0;  // records that have yet to give this parameter a gradient
     bool has_gradient = false;
+    bool is_announced = false;  // as ready
   };
 
   // While it lives nothing is recorded.

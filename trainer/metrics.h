@@ -22,8 +22,8 @@ struct StepMetrics {
   double tokens_per_s = 0;
   double step_ms = 0;
   double data_ms = 0;          // waiting for the loader
-  double comm_ms = 0;          // from the first bucket's start to the last one's end
-  double comm_exposed_ms = 0;  // of it, not hidden behind the backward pass
+  double comm_ms = 0;          // gradients, and with comm.zero 1 weights, on their way between ranks
+  double comm_exposed_ms = 0;  // of it, not hidden behind computing
   double checkpoint_ms = 0;    // copying state, or waiting for a save
   double mfu = 0;              // of the GEMM rate measured at start
   int world = 1;

@@ -146,7 +146,7 @@ TrainEnd TrainLoop::run() {
                    .grad_norm = result.grad_norm,
                    .step_ms = step_ms,
                    .data_ms = result.data_ms,
-                   .comm_ms = train_step_.reducer().comm_ms(),
+                   .comm_ms = train_step_.comm_ms(),
                    .comm_exposed_ms = train_step_.exposed_ms(),
                    .checkpoint_ms = std::exchange(checkpoint_ms_, 0),
                    .world = communicator_.world_size()});

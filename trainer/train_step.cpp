@@ -124,17 +124,20 @@ double TrainStep::gradient_norm() {
     const ElementRange& blocks = block_ranges_[rank];
     backend_.sums_of_squares(reducer_.gradient().subspan(shard.begin, shard.size()),
                              sums.subspan(blocks.begin, blocks.size()));
+    const double begin_ms = now_ms();
     communicator_.all_gather_ranges(view_of(sums), block_ranges_).wait();
+    gather_ms_ = gather_wait_ms_ = now_ms() - begin_ms;
   }
   return std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
 }
 
 double TrainStep::update(std::int64_t completed, double learning_rate) {
+  gather_ms_ = gather_wait_ms_ = 0;
   const double norm = gradient_norm();
-  gather_wait_ms_ = 0;
   if (!std::isfinite(norm)) {
     return norm;
   }
+  double first_gather_ms = 0;
   const std::size_t own = is_sharded() ? static_cast<std::size_t>(communicator_.rank()) : 0;
   for (const std::vector<ElementRange>& slice : slices_) {
     const ElementRange& part = slice[own];
@@ -146,15 +149,19 @@ double TrainStep::update(std::int64_t completed, double learning_rate) {
                        .master = replica_.master_of(part)});
     replica_.refresh(part);
     if (is_sharded()) {
+      first_gather_ms = gathers_.empty() ? now_ms() : first_gather_ms;
       gathers_.push_back(communicator_.all_gather_ranges(replica_.working(), slice));
     }
   }
-  const double begin_ms = now_ms();
-  for (Work& gather : gathers_) {
-    gather.wait();
+  if (is_sharded()) {
+    const double wait_ms = now_ms();
+    for (Work& gather : gathers_) {
+      gather.wait();
+    }
+    gathers_.clear();
+    gather_ms_ += now_ms() - first_gather_ms;
+    gather_wait_ms_ += now_ms() - wait_ms;
   }
-  gather_wait_ms_ = now_ms() - begin_ms;
-  gathers_.clear();
   return norm;
 }
 

@@ -33,7 +33,9 @@ class TrainStep {
   [[nodiscard]] const GradReducer& reducer() const { return reducer_; }
   // Whether each rank updates a shard of the weights (comm.zero: 1).
   [[nodiscard]] bool is_sharded() const { return !shards_.empty(); }
-  // Of the last step: how long this rank did nothing but wait for others' gradients and weights.
+  // Of the last step: how long gradients and weights were on their way between ranks, and the part of it in which this
+  // rank did nothing but wait for them.
+  [[nodiscard]] double comm_ms() const { return reducer_.comm_ms() + gather_ms_; }
   [[nodiscard]] double exposed_ms() const { return reducer_.exposed_ms() + gather_wait_ms_; }
   // The most micro-batches that any rank has in a step.
   [[nodiscard]] std::int64_t largest_micro_batches() const;
@@ -69,6 +71,7 @@ class TrainStep {
   std::vector<ElementRange> block_ranges_;         // by rank, of block_sums_
   std::vector<std::vector<ElementRange>> slices_;  // by slice and rank
   std::vector<Work> gathers_;
+  double gather_ms_ = 0;
   double gather_wait_ms_ = 0;
 };
 

@@ -48,17 +48,19 @@ class MpiCommunicator final : public Communicator {
 
   [[nodiscard]] Work all_reduce_sum(BufferView data) override {
     comm_detail::check_all_reduce(data);
-    return push([data](mpi::Group& group) { group.sum(data); }, start_of(data));
+    return push([data](mpi::Group& group) { group.sum(data); }, group_->start_of(data.size_bytes()));
   }
 
   [[nodiscard]] Work reduce_scatter_sum(BufferView data, std::span<const ElementRange> owned) override {
     comm_detail::check_reduce_scatter(data, owned, world_size());
-    return push([data, owned](mpi::Group& group) { group.reduce_scatter(data, owned); }, start_of(data));
+    return push([data, owned](mpi::Group& group) { group.reduce_scatter(data, owned); },
+                group_->start_of(data.size_bytes()));
   }
 
   [[nodiscard]] Work all_gather_ranges(BufferView data, std::span<const ElementRange> owned) override {
     comm_detail::check_all_gather_ranges(data, owned, world_size());
-    return push([data, owned](mpi::Group& group) { group.all_gather_ranges(data, owned); }, start_of(data));
+    return push([data, owned](mpi::Group& group) { group.all_gather_ranges(data, owned); },
+                group_->start_of(data.size_bytes()));
   }
 
   void broadcast(std::span<std::byte> bytes, int root) override {
@@ -88,11 +90,6 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  [[nodiscard]] WorkQueue::Start start_of(const BufferView& data) const {
-    return data.size_bytes() <= group_->short_sum_bytes() ? WorkQueue::Start::kWhenWaitedFor
-                                                          : WorkQueue::Start::kAtOnce;
-  }
-
   // `call` runs with the group, on the queue's thread or on one that waits for it.
   template <typename Call>
   Work push(Call call, WorkQueue::Start start = WorkQueue::Start::kAtOnce) {

@@ -1,7 +1,8 @@
 // The communicator over MPI.
 //
-// All of MPI is called from one thread of its own, so a sum proceeds while the caller computes. Calls are queued in
-// order; blocking ones are queued and waited for. Sums take the path that topology.h finds: shared memory within a node
+// MPI is called from one thread at a time: from one of the communicator's own, so that a sum proceeds while the caller
+// computes, or, for a short sum, from the caller that waits for it (work_queue.h). Calls are queued in order; blocking
+// ones are queued and waited for. Sums take the path that topology.h finds: shared memory within a node
 // (node_sum.h), messages between nodes or, where nodes do not fit the tree, between all ranks (exchange.h). Every wait
 // goes through watch.h, which is where deadlines and lost peers become errors.
 //

@@ -84,8 +84,8 @@ class Exchange::Messages {
       int bytes = 0;
       check(MPI_Get_count(&status, MPI_BYTE, &bytes), "MPI_Get_count");
       require(static_cast<std::size_t>(bytes) == message.size_bytes,
-              "all_reduce_sum: {} sent {} bytes, expected {}: the ranks sum buffers of different sizes",
-              exchange_.watch_.peers().name_of(other), bytes, message.size_bytes);
+              "{}: {} sent {} bytes, expected {}: the ranks' buffers have different sizes",
+              exchange_.watch_.call_name(), exchange_.watch_.peers().name_of(other), bytes, message.size_bytes);
     }
     ++finished_;
   }
@@ -183,8 +183,8 @@ bool Exchange::agree(std::size_t count, DType dtype, bool holds) {
         "MPI_Iallreduce");
   wait_for(request, watch_, -1);
   require(agreement_[0] == ~agreement_[1],
-          "all_reduce_sum: {} sums {} x {}, another node something else: expected the same call on all ranks",
-          watch_.peers().name_of(ranks_[rank_]), count, name_of(dtype));
+          "{}: {} works on {} x {}, another node on something else: expected the same call on all ranks",
+          watch_.call_name(), watch_.peers().name_of(ranks_[rank_]), count, name_of(dtype));
   return agreement_[2] == 0;
 }
 

@@ -6,10 +6,11 @@
 //   step 2      with r^2, the half of that half                                                    S/4
 //   ...         after log2(n) steps each rank holds S/n bytes of the finished sum
 //   then back   with r^(n/2), ..., r^2, r^1: send what is finished, receive its other half         S/n ... S/2
-// Little data is exchanged whole in each of log2(n) steps, which takes half as many messages.
 // What a rank adds in step k is its own and its neighbour's value of a tree node of level k, so the tree is kept.
 // With any other n: cut the data in n parts, send part p to rank p, which adds its n versions in tree order, and sends
-// the sum to all. Either way a rank sends and receives 2 S (n-1)/n bytes, the least possible.
+// the sum to all. Either way a rank sends and receives 2 S (n-1)/n bytes, the least possible. Up to
+// 16 KiB the messages cost more than what is in them: there n = 2^k ranks exchange the whole in each of log2(n) steps,
+// half as many.
 #pragma once
 
 #include <mpi.h>

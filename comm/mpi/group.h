@@ -1,4 +1,4 @@
-// Everything an mpi communicator's thread works with: MPI's communicators, the paths of a sum, the blocking calls.
+// Everything an mpi communicator works with: MPI's communicators, the paths of a sum, the blocking calls.
 //
 // Used by one thread at a time. When a group was not closed, its memory has to stay: messages may still be under way to
 // it.
@@ -24,6 +24,7 @@
 #include "comm/mpi/topology.h"
 #include "comm/mpi/watch.h"
 #include "comm/rank_environment.h"
+#include "comm/work_queue.h"
 
 namespace lockstep::mpi {
 
@@ -55,8 +56,8 @@ class Group {
   void sum(const BufferView& data);
   void reduce_scatter(const BufferView& data, std::span<const ElementRange> owned);
   void all_gather_ranges(const BufferView& data, std::span<const ElementRange> owned);
-  // Up to this size a sum takes no longer than waking another thread would; the same on every rank.
-  [[nodiscard]] std::size_t short_sum_bytes() const;
+  // How a collective on so many bytes is best begun: a short one where it is waited for.
+  [[nodiscard]] WorkQueue::Start start_of(std::size_t size_bytes) const;
   void broadcast(std::span<std::byte> bytes, int root);
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all);
   void barrier();

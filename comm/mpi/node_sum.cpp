@@ -122,7 +122,7 @@ bool NodeSum::is_in_windows_everywhere(const Place& own) const {
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
     const Place& other = control(r).place;
     require(other.count == own.count && other.dtype == own.dtype,
-            "all_reduce_sum: {} sums {} x {}, {} sums {} x {}: expected the same call on all ranks",
+            "{}: {} works on {} x {}, {} on {} x {}: expected the same call on all ranks", watch_.call_name(),
             watch_.peers().name_of(ranks_[local_rank_]), own.count, name_of(own.dtype),
             watch_.peers().name_of(ranks_[r]), other.count, name_of(other.dtype));
     in_windows = in_windows && other.window != 0;

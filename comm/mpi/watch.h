@@ -9,7 +9,7 @@
 // At the deadline, the ranks that never said they were waiting are the ones that keep the others waiting. Who receives
 // one of the last three fails with the same culprit, so all ranks of a job name the same one.
 //
-// Used by one thread. After an Error only flush() may be called.
+// Used by one thread at a time. After an Error only flush() may be called.
 #pragma once
 
 #include <fmt/format.h>
@@ -53,6 +53,8 @@ class Watch {
     begin_named_call();
   }
   [[nodiscard]] const Peers& peers() const { return peers_; }
+  // Of the last begin_call().
+  [[nodiscard]] const std::string& call_name() const { return call_name_; }
 
   // Tells every rank that this one ends the group. Never throws.
   void leave();

@@ -33,7 +33,8 @@ struct BenchModel {
 [[nodiscard]] double median(std::vector<double> values);
 
 // The memory that this process holds in RAM, in bytes. What it shares with other ranks counts by its share, so that the
-// sum over the ranks is what the node gives.
+// sum over the ranks is what the node gives; where the system does not tell that (before Linux 4.14), the most that
+// this process has held, all of it.
 [[nodiscard]] double resident_bytes();
 
 }  // namespace lockstep

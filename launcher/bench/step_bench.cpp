@@ -97,8 +97,10 @@ double gemm_rate_of(const TimedBackend& backend) {
 }  // namespace
 
 std::vector<GemmCalls> gemms_of_step(const BenchModel& model, Communicator& communicator) {
-  TimedBackend backend(make_cpu_backend(model.config.train.threads));
-  Steps(model, communicator, backend).run();
+  BenchModel kept = model;
+  kept.config.train.recompute = Recompute::kNone;  // so that a forward product is one
+  TimedBackend backend(make_cpu_backend(kept.config.train.threads));
+  Steps(kept, communicator, backend).run();
   return backend.gemms();
 }
 

@@ -55,16 +55,20 @@ Json describe(const BenchModel& model, const Communicator& communicator) {
           {"vocab", config.model.vocab},
           {"micro_batches", config.train.micro_batches},
           {"micro_batch_size", config.train.micro_batch_size},
-          {"sequence", config.data.sequence}};
+          {"sequence", config.data.sequence},
+          {"recompute", name_of(config.train.recompute)},
+          {"zero", config.comm.zero}};
 }
 
 std::string headline(const char* what, const BenchModel& model, const Communicator& communicator) {
   const Config& config = model.config;
-  return fmt::format("{}: {} rank{} x {} thread{}, {} layers of width {}, {} micro-batches of {} x {} tokens in {}\n",
-                     what, communicator.world_size(), communicator.world_size() == 1 ? "" : "s", config.train.threads,
-                     config.train.threads == 1 ? "" : "s", config.model.layers, config.model.width,
-                     config.train.micro_batches, config.train.micro_batch_size, config.data.sequence,
-                     name_of(config.train.precision));
+  return fmt::format(
+      "{}: {} rank{} x {} thread{}, {} layers of width {}, {} micro-batches of {} x {} tokens in {}{}{}\n", what,
+      communicator.world_size(), communicator.world_size() == 1 ? "" : "s", config.train.threads,
+      config.train.threads == 1 ? "" : "s", config.model.layers, config.model.width, config.train.micro_batches,
+      config.train.micro_batch_size, config.data.sequence, name_of(config.train.precision),
+      config.comm.zero == 0 ? "" : ", comm.zero 1",
+      config.train.recompute == Recompute::kNone ? "" : fmt::format(", recompute {}", name_of(config.train.recompute)));
 }
 
 Figures measure_gemm(const BenchModel& model, const BenchOptions& options, Communicator& communicator) {
@@ -155,9 +159,10 @@ Figures measure_checkpoint(const BenchModel& model, const BenchOptions& options,
   Figures figures;
   figures.text = headline("checkpoint", model, communicator);
   figures.text += fmt::format(
-      "a save makes the training {:.1f} ms longer, {:.1f} of them to copy the state: {:.2f} % of 100 steps of {:.1f} "
-      "ms\n",
-      result.exposed_ms, result.copy_ms, 100 * result.of_100_steps, result.step_ms);
+      "a save makes the training {:.1f} ms longer, {:.1f} of them to {}: {:.2f} % of 100 steps of {:.1f} ms\n",
+      result.exposed_ms, result.copy_ms,
+      model.config.checkpoint.background ? "copy the state" : "write it before the next step",
+      100 * result.of_100_steps, result.step_ms);
   figures.text += fmt::format("it lasts {:g} steps, {:.0f} ms; with nothing beside it {:.0f} ms\n", result.save_steps,
                               result.save_ms, result.idle_ms);
   figures.text += fmt::format("{} in {}: {:.0f} MB/s, {:.0f} % of plain files, {:.0f} MB/s\n",

@@ -83,8 +83,7 @@ struct Plan {
 // A plan in one thread's hands: with arguments of its own, so that a call allocates nothing and waits for no lock.
 class ThreadPlan {
  public:
-  explicit ThreadPlan(const Plan& plan)
-      : matmul_(plan.matmul), stream_(cpu_engine()), scratch_bytes_(plan.scratch.get_size()) {
+  explicit ThreadPlan(const Plan& plan) : matmul_(plan.matmul), scratch_bytes_(plan.scratch.get_size()) {
     set(kA, DNNL_ARG_SRC, plan.a);
     set(kB, DNNL_ARG_WEIGHTS, plan.b);
     set(kD, DNNL_ARG_DST, plan.d);
@@ -111,7 +110,8 @@ class ThreadPlan {
         arguments[static_cast<std::size_t>(count++)] = {names_[i], memories_[i].get()};
       }
     }
-    dnnl::error::wrap_c_api(dnnl_primitive_execute(matmul_.get(), stream_.get(), count, arguments.data()),
+    thread_local const dnnl::stream stream(cpu_engine());
+    dnnl::error::wrap_c_api(dnnl_primitive_execute(matmul_.get(), stream.get(), count, arguments.data()),
                             "a matrix product failed");
   }
 
@@ -124,7 +124,6 @@ class ThreadPlan {
   }
 
   dnnl::matmul matmul_;
-  dnnl::stream stream_;
   std::size_t scratch_bytes_;
   std::array<memory, kOperands> memories_;  // null: the product has no such operand
   std::array<int, kOperands> names_{};
@@ -213,14 +212,19 @@ struct GemmCache::State {
   State() { has_native_bf16 = can_describe_bf16(); }
 
   bool has_native_bf16 = true;
-  const dnnl::engine& engine = cpu_engine();
   std::mutex mutex;
   std::unordered_map<Key, std::unique_ptr<Plan>, KeyHash> plans;
 
-  // A plan depends on nothing but its key, so a thread keeps what it has met for all caches.
+  // A plan depends on nothing but its key, so a thread keeps what it has met for all caches: far more than a model has,
+  // and not without end where each prompt has a length of its own.
   ThreadPlan& thread_plan_for(const Key& key) {
+    constexpr std::size_t kMostPlans = 4096;
     thread_local std::unordered_map<Key, ThreadPlan, KeyHash> thread_plans;
     const auto found = thread_plans.find(key);
+    if (found == thread_plans.end() && thread_plans.size() == kMostPlans) {
+      thread_plans.clear();
+      return thread_plans.try_emplace(key, plan_for(key)).first->second;
+    }
     return found != thread_plans.end() ? found->second : thread_plans.try_emplace(key, plan_for(key)).first->second;
   }
 
@@ -269,7 +273,7 @@ struct GemmCache::State {
       matmul.attributes.set_post_ops(sum);
     }
     try {
-      const auto primitive = describe_matmul(matmul, engine);
+      const auto primitive = describe_matmul(matmul, cpu_engine());
       return std::make_unique<Plan>(
           Plan{matmul.a, matmul.b, matmul.bias, matmul.d, primitive.scratchpad_desc(), dnnl::matmul(primitive)});
     } catch (const dnnl::error& error) {

@@ -14,10 +14,10 @@ trap 'rm -rf "$folder"' EXIT
 job=$!
 
 case $fault in
-  killed)   innocent=peer_lost guilty=none within_ms=2000 ;;
-  stopped)  innocent=timeout   guilty=timeout within_ms=3000 ;;
-  asleep)   innocent=timeout   guilty=timeout within_ms=3000 ;;
-  leaves)   innocent=peer_lost guilty=own within_ms=2000 ;;
+  killed*)   innocent=peer_lost guilty=none within_ms=2000 ;;
+  stopped*)  innocent=timeout   guilty=timeout within_ms=3000 ;;
+  asleep*)   innocent=timeout   guilty=timeout within_ms=3000 ;;
+  leaves*)   innocent=peer_lost guilty=own within_ms=2000 ;;
   mismatch) innocent='usage|peer_lost' guilty='usage|peer_lost' within_ms=3000 ;;
 esac
 expected='0 1 3'

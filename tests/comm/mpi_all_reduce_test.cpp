@@ -16,7 +16,7 @@
 namespace lockstep {
 namespace {
 
-constexpr std::size_t kSizes[] = {0, 1, 3, 10, 1000, 65537, 1'000'003};
+constexpr std::size_t kSizes[] = {0, 1, 3, 10, 1000, 65537, 1'200'003};
 
 // The parameter is comm.ranks_per_node: 0 sums in shared memory alone, 1 by messages alone, 2 by both.
 class AllReduceTest : public testing::TestWithParam<int> {
@@ -138,7 +138,7 @@ TEST_P(AllReduceTest, RunsSeveralAtATime) {
 }
 
 TEST_P(AllReduceTest, ProceedsWhileTheCallerComputes) {
-  std::vector<float> values = my_values<float>(200'000);
+  std::vector<float> values = my_values<float>(2'000'000);
   const Work work = comm_->all_reduce_sum(view_of(std::span(values)));
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
   while (!work.is_done() && std::chrono::steady_clock::now() < deadline) {

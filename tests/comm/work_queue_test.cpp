@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -57,13 +58,29 @@ TEST(WorkQueueTest, RunsAShortTaskWhereItIsWaitedFor) {
   EXPECT_TRUE(work.is_done());
 }
 
+TEST(WorkQueueTest, RunsTheOthersWithoutBeingAskedFor) {
+  for (const auto start : {WorkQueue::Start::kAtOnce, WorkQueue::Start::kAtOnceHereOrThere}) {
+    std::atomic<bool> ran = false;
+    WorkQueue queue(kLimits);
+    const Work work = queue.push([&] { ran = true; }, start);
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!ran && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
+    EXPECT_TRUE(ran);
+  }
+}
+
 TEST(WorkQueueTest, KeepsTheOrderOfShortAndLongTasks) {
   std::vector<int> order;
   {
     WorkQueue queue({100, 60'000});
     std::vector<Work> works;
     for (int i = 0; i < 100; ++i) {
-      const auto start = i % 5 == 4 ? WorkQueue::Start::kAtOnce : WorkQueue::Start::kWhenWaitedFor;
+      constexpr std::array kStarts = {WorkQueue::Start::kWhenWaitedFor, WorkQueue::Start::kAtOnceHereOrThere,
+                                      WorkQueue::Start::kWhenWaitedFor, WorkQueue::Start::kWhenWaitedFor,
+                                      WorkQueue::Start::kAtOnce};
+      const auto start = kStarts.at(static_cast<std::size_t>(i) % kStarts.size());
       works.push_back(queue.push([&order, i] { order.push_back(i); }, start));
       if (i % 7 == 0) {
         works.back().wait();

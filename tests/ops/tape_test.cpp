@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
+
+#include "base/error.h"
 #include "op_harness.h"
 #include "tests/support/error_matcher.h"
 
@@ -93,6 +96,54 @@ TEST(TapeTest, IsReadyForTheNextStepAfterBackwardAndAfterClear) {
   graph.backward({{y, {1}}});
   EXPECT_THAT(graph.gradient_of(layer.weight), ElementsAre(5));
   EXPECT_THAT(graph.ready(), ElementsAre(0, 0, 0));
+}
+
+TEST(TapeTest, RecomputesAPartWithTheSameGradientsAndAnnouncements) {
+  Graph graph(kPlatform);
+  const Linear first = square_layer(graph, 2);
+  const Linear inner = square_layer(graph, 3);
+  const Linear outer = square_layer(graph, 5);
+  int calls = 0;
+  Tensor x = linear(graph.tape(), graph.input({1, 1}, {1}), first);
+  const auto [y, unused] = graph.tape().recomputed([&graph, &calls, x, inner] {
+    ++calls;
+    const Tensor product = linear(graph.tape(), x, inner);
+    return std::array{add(graph.tape(), product, x), product};
+  });
+  EXPECT_EQ(calls, 1);
+  EXPECT_THAT(to_values(y), ElementsAre(2 * 3 + 2));
+  const Tensor z = linear(graph.tape(), y, outer);
+  graph.backward({{z, {1}}});
+  EXPECT_EQ(calls, 2);
+  EXPECT_THAT(graph.ready(), ElementsAre(2, 1, 0));
+  EXPECT_THAT(graph.gradient_of(outer.weight), ElementsAre(8));
+  EXPECT_THAT(graph.gradient_of(inner.weight), ElementsAre(5 * 2));
+  EXPECT_THAT(graph.gradient_of(first.weight), ElementsAre(5 * (3 + 1)));
+  EXPECT_THAT(graph.input_gradient(0), ElementsAre(5 * (3 + 1) * 2));
+  EXPECT_NE(unused.variable, Tensor::kNone);
+}
+
+TEST(TapeTest, RecordsAgainAfterARecomputedPartThatThrew) {
+  Graph graph(kPlatform);
+  const auto part = [&graph]() -> std::array<Tensor, 1> {
+    EXPECT_FALSE(graph.tape().is_recording());
+    fail(ErrorCode::kUsage, "no");
+  };
+  EXPECT_THROW(static_cast<void>(graph.tape().recomputed(part)), Error);
+  EXPECT_TRUE(graph.tape().is_recording());
+}
+
+TEST(TapeTest, RefusesAParameterOfARecomputedPartThatIsUsedLaterToo) {
+  Graph graph(kPlatform);
+  const Linear shared = square_layer(graph, 2);
+  const Tensor x = graph.input({1, 1}, {1});
+  const auto [y] = graph.tape().recomputed([&graph, x, shared] { return std::array{linear(graph.tape(), x, shared)}; });
+  const Tensor z = linear(graph.tape(), y, shared);
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage,
+                             [&] {
+                               graph.backward({{z, {1}}});
+                             }),
+            "backward: parameter 0 is used in a recomputed part and elsewhere");
 }
 
 TEST(TapeTest, WithoutASinkNothingIsRecorded) {

@@ -126,7 +126,8 @@ class CountingCommunicator final : public Communicator {
     counts.push_back(data.count);
     return {};
   }
-  [[nodiscard]] Work reduce_scatter_sum(BufferView data, std::span<const ElementRange> /*owned*/) override {
+  [[nodiscard]] Work reduce_scatter_sum(BufferView data, std::span<const ElementRange> owned) override {
+    ranges.emplace_back(owned.begin(), owned.end());
     return all_reduce_sum(data);
   }
   [[nodiscard]] Work all_gather_ranges(BufferView /*data*/, std::span<const ElementRange> /*owned*/) override {
@@ -138,7 +139,21 @@ class CountingCommunicator final : public Communicator {
   [[nodiscard]] double time_library_sum(std::span<float>, int) override { return 0; }
 
   std::vector<std::size_t> counts;
+  std::vector<std::vector<ElementRange>> ranges;
 };
+
+TEST(GradReducer, CutsEachBucketWhereTheShardsAreCut) {
+  const ParameterLayout layout = reducer_layout();  // buckets [0, 64) and [64, 496)
+  CountingCommunicator communicator;
+  const auto backend = make_cpu_backend(1);
+  GradReducer reducer(layout, communicator, *backend,
+                      {.bucket_bytes = 256, .owned = {{0, 48}, {48, 80}, {80, 80}, {80, 496}}});
+  run_micro_batch(reducer, layout, micro_batch_gradient(layout, 0), layout_order(layout));
+  reducer.finish();
+  const std::vector<ElementRange> first = {{0, 48}, {48, 64}, {64, 64}, {64, 64}};
+  const std::vector<ElementRange> second = {{0, 0}, {0, 16}, {16, 16}, {16, 432}};
+  EXPECT_THAT(communicator.ranges, ElementsAre(first, second));
+}
 
 TEST(GradReducer, StartsABucketAsSoonAsItsLastGradientOfTheStepIsFinal) {
   const ParameterLayout layout = reducer_layout();

@@ -58,6 +58,9 @@ void BackgroundThread::wait() {
 
 bool BackgroundThread::sleep_for(double seconds) {
   std::unique_lock lock(mutex_);
+  if (seconds <= 0) {  // without a system call
+    return !stop_;
+  }
   return !changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return stop_; });
 }
 

@@ -1,0 +1,111 @@
+// A training step on real ranks: with a sharded optimizer it is the one without, in the same bits.
+#include "trainer/train_step.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/random.h"
+#include "comm/communicator.h"
+
+namespace lockstep {
+namespace {
+
+// 2.7 million parameters: buckets, shards and their slices are several each, and too large to be summed by who waits.
+constexpr const char* kConfig = R"(
+run:   {name: step}
+model: {family: gpt2, layers: 3, heads: 4, width: 256, context: 32, vocab: 1201}
+data:  {train: none, sequence: 32}
+train: {steps: 10, micro_batches: 8, micro_batch_size: 1, threads: 1, determinism: fixed}
+comm:  {bucket_mib: 1}
+)";
+
+class TrainStepTest : public testing::TestWithParam<const char*> {
+ protected:
+  TrainStepTest() {
+    for (std::uint64_t i = 0; i < 32; ++i) {
+      batch_.inputs.push_back(static_cast<std::int32_t>(mix64(i) % 1201));
+      batch_.targets.push_back(static_cast<std::int32_t>(mix64(i + 1000) % 1201));
+    }
+  }
+  void TearDown() override {
+    if (!HasFailure()) {
+      communicator_->close();
+    }
+  }
+
+  [[nodiscard]] Config config(int zero) const {
+    return resolve(parse_config(kConfig, "step.yaml",
+                                std::vector<std::string>{std::string("train.precision=") + GetParam(),
+                                                         "comm.zero=" + std::to_string(zero)}),
+                   {.world_size = communicator_->world_size(),
+                    .ranks_on_node = communicator_->node_size(),
+                    .cores_on_node = 1,
+                    .vocab = 1201});
+  }
+  double run(TrainStep& step, std::int64_t completed) {
+    static_cast<void>(step.compute_gradients(completed, [&]() -> const TokenBatch& { return batch_; }));
+    step.finish_gradients();
+    return step.update(completed, 1e-3);
+  }
+
+  std::unique_ptr<Communicator> communicator_ = make_communicator({.timeout_ms = 60'000});
+  std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
+  TokenBatch batch_;
+};
+
+std::vector<float> copy_of(std::span<const float> values) { return {values.begin(), values.end()}; }
+
+std::vector<std::byte> bytes_of(const BufferView& view) {
+  const auto* const begin = static_cast<const std::byte*>(view.data);
+  return {begin, begin + view.size_bytes()};
+}
+
+TEST_P(TrainStepTest, GivesTheSameBitsWithAndWithoutShards) {
+  const Config whole_config = config(0);
+  const Config sharded_config = config(1);
+  TrainStep whole(whole_config, *communicator_, *backend_);
+  TrainStep sharded(sharded_config, *communicator_, *backend_);
+  whole.replica().initialize(5);
+  sharded.replica().initialize(5);
+  ASSERT_EQ(sharded.is_sharded(), communicator_->world_size() > 1);
+  for (std::int64_t completed = 0; completed < 4; ++completed) {
+    const double norm = run(whole, completed);
+    EXPECT_EQ(run(sharded, completed), norm);
+    EXPECT_GT(norm, 0.0);
+    EXPECT_GE(sharded.comm_ms(), sharded.exposed_ms());
+  }
+  const ElementRange owned = sharded.optimizer().owned();
+  const auto part = [&](std::span<const float> all) { return copy_of(all.subspan(owned.begin, owned.size())); };
+  EXPECT_EQ(bytes_of(sharded.replica().working()), bytes_of(whole.replica().working()));
+  EXPECT_EQ(copy_of(sharded.replica().master_of(owned)), copy_of(whole.replica().master_of(owned)));
+  EXPECT_EQ(copy_of(sharded.optimizer().exp_avg()), part(whole.optimizer().exp_avg()));
+  EXPECT_EQ(copy_of(sharded.optimizer().exp_avg_sq()), part(whole.optimizer().exp_avg_sq()));
+}
+
+TEST_P(TrainStepTest, ChangesNothingForAGradientThatIsNotFinite) {
+  for (const int zero : {0, 1}) {
+    const Config its_config = config(zero);
+    TrainStep step(its_config, *communicator_, *backend_);
+    step.replica().fill([](std::span<float> weights) {
+      std::fill(weights.begin(), weights.end(), 0.5F);
+      weights[0] = std::numeric_limits<float>::infinity();
+    });
+    const std::vector<std::byte> weights = bytes_of(step.replica().working());
+    EXPECT_FALSE(std::isfinite(run(step, 0)));
+    EXPECT_EQ(bytes_of(step.replica().working()), weights);
+    const std::vector<float> moments = copy_of(step.optimizer().exp_avg());
+    EXPECT_EQ(std::count(moments.begin(), moments.end(), 0.0F), static_cast<std::ptrdiff_t>(moments.size()));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, TrainStepTest, testing::Values("fp32", "bf16"),
+                         [](const auto& precision) { return std::string(precision.param); });
+
+}  // namespace
+}  // namespace lockstep
