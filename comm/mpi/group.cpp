@@ -22,7 +22,8 @@ struct Limits {
   std::size_t short_bytes;
 };
 constexpr Limits kInANode = {std::size_t{512} << 10, std::size_t{4} << 20};
-constexpr Limits kBetweenNodes = {std::size_t{16} << 10, std::size_t{256} << 10};
+// Between nodes a woken thread would take its core from a rank that is about to answer.
+constexpr Limits kBetweenNodes = {std::size_t{256} << 10, std::size_t{256} << 10};
 
 // By rank: the first rank that shares its memory.
 std::vector<int> detect_nodes(MPI_Comm world, int rank, int world_size) {

@@ -215,6 +215,14 @@ struct Round {
   double plain_ms = 0;
 };
 
+// A virtual machine is slow where it touches memory that it has not held for seconds, and files lie in memory first.
+// Both ways of writing shall find as much as they need.
+void hold_memory(const PlainFiles& files, Communicator& communicator) {
+  run_agreed(communicator, [&] { files.write(); });
+  files.remove();
+  communicator.barrier();
+}
+
 Round measure_round(Job& job, int steps, const PlainFiles& files, Communicator& communicator) {
   static_cast<void>(job.time_steps(1));  // finds the caches full of something else
   std::vector<double> undisturbed_ms = job.time_steps(steps);
@@ -228,17 +236,11 @@ Round measure_round(Job& job, int steps, const PlainFiles& files, Communicator& 
   round.copy_ms = save.copy_ms;
   round.save_steps = save.steps;
   round.save_ms = save.total_ms;
+  hold_memory(files, communicator);
   round.idle_ms = job.save_alone();
+  hold_memory(files, communicator);
   round.plain_ms = time_plain_files(files, communicator);
   return round;
-}
-
-// A virtual machine is slow where it touches memory for the first time, and files lie in memory first: as much as is
-// ever held at a time is taken once before anything counts.
-void warm_up(Job& job, const PlainFiles& files, Communicator& communicator) {
-  run_agreed(communicator, [&] { files.write(); });
-  static_cast<void>(job.save_alone());
-  files.remove();
 }
 
 // The same on every rank.
@@ -325,7 +327,6 @@ CheckpointBenchResult bench_checkpoint(const BenchModel& model, int rounds, Comm
   const PlainFiles files(folder, checkpoint, communicator);
   std::vector<Round> measured;
   try {
-    warm_up(*job, files, communicator);
     for (int round = 0; round < rounds; ++round) {
       measured.push_back(measure_round(*job, steps, files, communicator));
     }
