@@ -20,6 +20,12 @@ int open_checked(const std::filesystem::path& path, int flags, const char* verb)
   return descriptor;
 }
 
+// Whether writes had gone past the system's memory until now.
+bool stop_bypassing(int descriptor) {
+  const int flags = ::fcntl(descriptor, F_GETFL);
+  return (flags & O_DIRECT) != 0 && ::fcntl(descriptor, F_SETFL, flags & ~O_DIRECT) == 0;
+}
+
 }  // namespace
 
 File File::open_to_read(const std::filesystem::path& path) { return {open_checked(path, O_RDONLY, "open"), path}; }
@@ -85,11 +91,19 @@ void File::write(std::uint64_t offset, std::span<const std::byte> bytes) const {
     if (n < 0 && errno == EINTR) {
       continue;
     }
+    if (n < 0 && errno == EINVAL && stop_bypassing(descriptor_)) {
+      continue;
+    }
     if (n < 0) {
       fail_errno(fmt::format("write {}", path_.string()));
     }
     done += static_cast<std::size_t>(n);
   }
+}
+
+void File::bypass_cache() const {
+  const int flags = ::fcntl(descriptor_, F_GETFL);
+  (void)::fcntl(descriptor_, F_SETFL, flags | O_DIRECT);  // refused by file systems that cannot
 }
 
 void File::start_writeback(std::uint64_t offset, std::uint64_t size_bytes) const {

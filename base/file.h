@@ -31,6 +31,9 @@ class File {
   // Reads exactly bytes.size() bytes; throws Error(kCorrupt) when the file ends before.
   void read_exactly(std::uint64_t offset, std::span<std::byte> bytes) const;
   void write(std::uint64_t offset, std::span<const std::byte> bytes) const;
+  // From now on writes go to the disk without a copy in the system's memory, where the file system can do that and
+  // offset, size and address are multiples of 4096. The first write for which that does not hold ends it.
+  void bypass_cache() const;
   // Asks the system to start bringing these bytes to the disk now, so that a later sync() has less to wait for. A hint.
   void start_writeback(std::uint64_t offset, std::uint64_t size_bytes) const;
   void truncate(std::uint64_t size_bytes) const;

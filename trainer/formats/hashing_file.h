@@ -1,4 +1,7 @@
 // A file that is written once, from its first byte to its last, and hashed on the way.
+//
+// Its bytes go to the disk in large blocks past the system's memory where that is possible: a checkpoint is not read
+// again soon, and neither takes memory nor the time to copy it there from the steps beside it.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +11,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/buffer.h"
 #include "base/file.h"
 #include "base/hash.h"
 
@@ -15,7 +19,7 @@ namespace lockstep {
 
 class HashingFileWriter {
  public:
-  // Bytes go to the file in pieces of this size at most.
+  // Bytes go to the file in pieces of this size, but for the last.
   static constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
   // Called with the size of each piece before it is written: for rate limits and cancelling. What it throws passes
   // through.
@@ -26,21 +30,22 @@ class HashingFileWriter {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
-  // Returns when the contents are on the disk.
-  void sync() { file_.sync(); }
+  // Returns when the contents are on the disk. Without it the last piece is missing.
+  void sync();
 
-  [[nodiscard]] std::uint64_t size() const { return offset_; }
+  [[nodiscard]] std::uint64_t size() const { return written_ + block_used_; }
+  // After sync().
   [[nodiscard]] Hash128 hash() const { return hasher_.finish(); }
 
  private:
+  void write_block();
+
   File file_;
   Hasher hasher_;
   BeforeWrite before_write_;
-  // The disk works while the next bytes are hashed, instead of all at once in sync().
-  static constexpr std::uint64_t kWritebackBytes = std::uint64_t{16} << 20;
-
-  std::uint64_t offset_ = 0;
-  std::uint64_t writeback_started_ = 0;
+  Buffer block_;
+  std::size_t block_used_ = 0;
+  std::uint64_t written_ = 0;
 };
 
 }  // namespace lockstep

@@ -38,6 +38,7 @@ void write_f32(const std::filesystem::path& path, const std::vector<std::string>
     const std::vector<float> values = {value, -value};
     writer.write(std::as_bytes(std::span(values)));
   }
+  writer.sync();
 }
 
 // The files are Hugging Face's own: tests/golden/formats/make_safetensors.py.

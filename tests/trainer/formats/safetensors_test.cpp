@@ -174,8 +174,12 @@ TEST(HashingFileWriter, CallsBackBeforeEachPiece) {
   std::vector<std::size_t> pieces;
   HashingFileWriter writer(folder.path() / "x", [&](std::size_t bytes) { pieces.push_back(bytes); });
   const std::vector<std::byte> bytes(2 * HashingFileWriter::kPieceBytes + 5);
-  writer.write(bytes);
+  writer.write(std::span(bytes).first(7));
+  writer.write(std::span(bytes).subspan(7));
+  EXPECT_EQ(writer.size(), bytes.size());
+  writer.sync();
   EXPECT_THAT(pieces, ElementsAre(HashingFileWriter::kPieceBytes, HashingFileWriter::kPieceBytes, 5U));
+  EXPECT_EQ(std::filesystem::file_size(folder.path() / "x"), bytes.size());
 }
 
 struct BadHeader {
