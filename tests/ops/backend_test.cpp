@@ -163,13 +163,14 @@ TEST_P(BackendTest, GemmMultipliesWithTransposedStridedAndAccumulatedOperands) {
     }
   }
   for (const auto& [m, n, k] : sizes) {
-    for (const int variant : {0, 1, 2, 3}) {
+    for (const int variant : {0, 1, 2, 3, 4, 5, 6, 7}) {
       SCOPED_TRACE(fmt::format("[{}, {}] x [{}, {}], variant {}", m, k, k, n, variant));
       const Values a = random_(m * k);
       const Values b = random_(k * n);
       const Values product = reference::linear(a, b, {}, k, n, WeightLayout::kInOut);
       const auto operand = [&](const Values& values, std::int64_t rows, std::int64_t columns, bool transposed) {
-        const std::int64_t stride = (transposed ? rows : columns) + 5;  // longer than a row
+        // Longer than a row; also by so much that all rows begin at the same place of a page.
+        const std::int64_t stride = (variant & 4) != 0 ? 2048 : (transposed ? rows : columns) + 5;
         Values memory(static_cast<std::size_t>((transposed ? columns : rows) * stride), 77);
         for (std::int64_t r = 0; r < rows; ++r) {
           for (std::int64_t c = 0; c < columns; ++c) {
