@@ -248,11 +248,13 @@ struct GemmCache::State {
     constexpr std::size_t kMostPlans = 4096;
     thread_local std::unordered_map<Key, ThreadPlan, KeyHash> thread_plans;
     const auto found = thread_plans.find(key);
-    if (found == thread_plans.end() && thread_plans.size() == kMostPlans) {
-      thread_plans.clear();
-      return thread_plans.try_emplace(key, plan_for(key)).first->second;
+    if (found != thread_plans.end()) {
+      return found->second;
     }
-    return found != thread_plans.end() ? found->second : thread_plans.try_emplace(key, plan_for(key)).first->second;
+    if (thread_plans.size() == kMostPlans) {
+      thread_plans.clear();
+    }
+    return thread_plans.try_emplace(key, plan_for(key)).first->second;
   }
 
   const Plan& plan_for(const Key& key) {
