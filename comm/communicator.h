@@ -61,8 +61,8 @@ class Communicator {
 
   // Starts replacing `data` (f32 or f64) by its sum over all ranks, along the tree. `data` has the same count and dtype
   // on every rank, may lie anywhere, and must not be touched before Work::wait(). Several may be in flight; they run in
-  // the order of the calls. Small ones (up to 512 KiB within a node, 256 KiB between nodes) may begin only when they are waited for, or when
-  // is_done() asks for them.
+  // the order of the calls. Small ones (up to 512 KiB within a node, 256 KiB between nodes) may begin only when they
+  // are waited for, or when is_done() asks for them.
   [[nodiscard]] virtual Work all_reduce_sum(BufferView data) = 0;
 
   // The same sum, of which rank r receives elements owned[r] only: what `data` holds elsewhere is undefined afterwards.
