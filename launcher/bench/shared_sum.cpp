@@ -21,10 +21,16 @@ namespace lockstep {
 namespace {
 
 constexpr std::size_t kPageBytes = 4096;
-// Between the numbers of two ranks, beyond whole pages: loads that lie a multiple of 4 KiB behind stores wait for them.
-constexpr std::size_t kStaggerElements = 1088;
+// Numbers of two ranks are this far from each other, modulo 1 MiB: some caches lose one of two lines whose addresses
+// differ by larger powers of two (comm/mpi/shared_window.cpp).
+constexpr std::size_t kStrideBytes = 0x55000;
+constexpr std::size_t kStrideModulus = std::size_t{1} << 20;
 // Elements that are added at a time, so that what was read is still in the cache when it is written.
 constexpr std::size_t kPieceElements = 8192;
+
+std::size_t stride_of(std::size_t size_bytes) {
+  return size_bytes + (kStrideModulus + kStrideBytes - size_bytes % kStrideModulus) % kStrideModulus;
+}
 
 // A file descriptor of shared memory, under a name that rank 0 takes away again when it is destroyed.
 class SharedFile {
@@ -80,7 +86,7 @@ SharedSum::SharedSum(Communicator& communicator, std::size_t max_count)
     : communicator_(communicator),
       rank_(static_cast<std::size_t>(communicator.rank())),
       world_(static_cast<std::size_t>(communicator.world_size())),
-      max_count_((max_count + kPageBytes - 1) / kPageBytes * kPageBytes + kStaggerElements),
+      max_count_(stride_of(max_count * sizeof(float)) / sizeof(float)),
       size_bytes_(kPageBytes + world_ * max_count_ * sizeof(float)) {
   const std::string name =
       communicator.broadcast_text(fmt::format("/lockstep-bench-{}-{:.0f}", ::getpid(), now_ms()), 0);
