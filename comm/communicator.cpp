@@ -10,7 +10,7 @@
 
 namespace lockstep {
 
-Work::Work(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Work::Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
 Work& Work::operator=(Work&& other) noexcept {
   if (this != &other) {
@@ -30,7 +30,7 @@ Work::~Work() {
 
 void Work::wait() {
   if (state_) {
-    const std::unique_ptr<State> state = std::move(state_);
+    const std::shared_ptr<State> state = std::move(state_);
     state->wait();
   }
 }

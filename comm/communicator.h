@@ -29,7 +29,7 @@ class Work {
   };
 
   Work() = default;  // already done
-  explicit Work(std::unique_ptr<State> state);
+  explicit Work(std::shared_ptr<State> state);
   Work(Work&&) noexcept = default;
   Work& operator=(Work&& other) noexcept;
   Work(const Work&) = delete;
@@ -41,7 +41,7 @@ class Work {
   [[nodiscard]] bool is_done() const;
 
  private:
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;
 };
 
 class Communicator {
@@ -61,7 +61,7 @@ class Communicator {
 
   // Starts replacing `data` (f32 or f64) by its sum over all ranks, along the tree. `data` has the same count and dtype
   // on every rank, may lie anywhere, and must not be touched before Work::wait(). Several may be in flight; they run in
-  // the order of the calls. Small ones (up to 512 KiB within a node, 256 KiB between nodes) may begin only when they
+  // the order of the calls. Small ones (up to 4 MiB within a node, 1 MiB between nodes) may begin only when they
   // are waited for, or when is_done() asks for them.
   [[nodiscard]] virtual Work all_reduce_sum(BufferView data) = 0;
 

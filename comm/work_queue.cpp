@@ -24,36 +24,6 @@ constexpr auto kStuckCheck = std::chrono::milliseconds(250);
 }  // namespace
 
 struct WorkQueue::Shared {
-  struct Item {
-    std::function<void()> task;
-    Start start = Start::kAtOnce;
-    std::atomic<bool> done = false;
-    std::exception_ptr error;  // set before `done`
-  };
-
-  class ItemState final : public Work::State {
-   public:
-    ItemState(std::shared_ptr<Shared> shared, std::shared_ptr<Item> item)
-        : shared_(std::move(shared)), item_(std::move(item)) {}
-    void wait() override {
-      shared_->run_or_wait(item_);
-      if (item_->error) {
-        std::rethrow_exception(item_->error);
-      }
-    }
-    [[nodiscard]] bool is_done() const override {
-      if (item_->done.load(std::memory_order_acquire)) {
-        return true;
-      }
-      shared_->wake();
-      return false;
-    }
-
-   private:
-    std::shared_ptr<Shared> shared_;
-    std::shared_ptr<Item> item_;
-  };
-
   explicit Shared(Limits queue_limits) : limits(queue_limits) {}
 
   void note_sign_of_life() { last_sign_ns = Clock::now().time_since_epoch().count(); }
@@ -71,21 +41,21 @@ struct WorkQueue::Shared {
   }
 
   // Runs the item here when it is the next one and nobody is at work; otherwise waits until the thread has run it.
-  void run_or_wait(const std::shared_ptr<Item>& item) {
-    if (item->done.load(std::memory_order_acquire)) {
+  void run_or_wait(const Item& item) {
+    if (item.is_finished()) {
       return;
     }
-    if (item->start != Start::kAtOnce) {
+    if (item.start_ != Start::kAtOnce) {
       std::unique_lock lock(mutex);
-      if (!running && !stopping && !queue.empty() && queue.front() == item) {
-        take_next();
+      if (!running && !stopping && !queue.empty() && queue.front().get() == &item) {
+        const std::shared_ptr<Item> taken = take_next();
         lock.unlock();
-        execute(*item);
+        execute(*taken);
         return;
       }
     }
     wake();
-    wait_until([&item] { return item->done.load(std::memory_order_acquire); });
+    wait_until([&item] { return item.is_finished(); });
   }
 
   bool try_push(const std::shared_ptr<Item>& item) {
@@ -124,19 +94,19 @@ struct WorkQueue::Shared {
       if (first_error) {
         std::rethrow_exception(first_error);
       }
-      item.task();
+      item.run_task();
     } catch (...) {
       first_error = std::current_exception();
-      item.error = first_error;
+      item.error_ = first_error;
     }
-    item.task = nullptr;
+    item.drop_task();
     bool thread_goes_on = false;
     {
       const std::scoped_lock lock(mutex);
       running = false;
       awake = awake && !queue.empty();
       thread_goes_on = awake || stopping;
-      item.done.store(true, std::memory_order_release);
+      item.done_.store(true, std::memory_order_release);
     }
     if (thread_goes_on) {
       thread_wanted.notify_one();
@@ -160,9 +130,10 @@ struct WorkQueue::Shared {
     }
     const std::scoped_lock lock(mutex);
     for (const auto& item : queue) {
-      item->task = nullptr;
-      item->error = std::make_exception_ptr(Error(ErrorCode::kPeerLost, "comm: the communicator was destroyed before"));
-      item->done.store(true, std::memory_order_release);
+      item->drop_task();
+      item->error_ =
+          std::make_exception_ptr(Error(ErrorCode::kPeerLost, "comm: the communicator was destroyed before"));
+      item->done_.store(true, std::memory_order_release);
     }
     queue.clear();
     ended = true;
@@ -202,10 +173,9 @@ WorkQueue::~WorkQueue() {
   }
 }
 
-Work WorkQueue::push(std::function<void()> task, Start start) {
-  auto item = std::make_shared<Shared::Item>();
-  item->task = std::move(task);
-  item->start = start;
+Work WorkQueue::push_item(std::shared_ptr<Item> item, Start start) {
+  item->shared_ = shared_;
+  item->start_ = start;
   if (!shared_->try_push(item)) {
     shared_->wake();
     shared_->wait_until([&] { return shared_->queue.size() < shared_->limits.tasks; });
@@ -214,7 +184,22 @@ Work WorkQueue::push(std::function<void()> task, Start start) {
   if (start != Start::kWhenWaitedFor) {
     shared_->wake();
   }
-  return Work(std::make_unique<Shared::ItemState>(shared_, std::move(item)));
+  return Work(std::move(item));
+}
+
+void WorkQueue::Item::wait() {
+  shared_->run_or_wait(*this);
+  if (error_) {
+    std::rethrow_exception(error_);
+  }
+}
+
+bool WorkQueue::Item::is_done() const {
+  if (is_finished()) {
+    return true;
+  }
+  shared_->wake();
+  return false;
 }
 
 std::function<void()> WorkQueue::sign_of_life() const {

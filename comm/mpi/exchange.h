@@ -70,17 +70,25 @@ class Exchange {
   void deliver(const BufferView& data, const Finished& finished, std::span<const ElementRange> owned);
   // Sends `give` to `partner` and adds the partner's version of `keep` to it.
   void trade(const BufferView& give, const BufferView& keep, std::size_t partner);
-  void swap(const BufferView& give, const BufferView& take, std::size_t partner);
+  void swap(const BufferView& give, const BufferView& take, std::size_t partner, std::size_t message_bytes);
 
   // Messages under way, each with the member at the other end. Destroyed early, by an error, it withdraws the receives
   // that have not begun, since the memory they would write to may go away.
   class Messages;
+  struct Message {
+    MPI_Request request = MPI_REQUEST_NULL;
+    std::size_t other = 0;
+    std::size_t size_bytes = 0;
+    bool is_receive = false;
+  };
 
   MPI_Comm comm_;
   const std::vector<int> ranks_;
   std::size_t rank_ = 0;
   Watch& watch_;
   std::vector<std::byte> scratch_;
+  std::vector<Message> sends_;  // empty between calls; kept for their memory, as short sums feel an allocation
+  std::vector<Message> receives_;
   std::array<std::uint64_t, 3> proposal_{};  // members since MPI may write to them after an error
   std::array<std::uint64_t, 3> agreement_{};
 };

@@ -15,15 +15,10 @@ namespace {
 
 // Broadcast and all-gather go through memory of the group's own, in pieces of this many bytes in all.
 constexpr std::size_t kBounceBytes = std::size_t{4} << 20;
-// To wake the communication thread and to hear from it takes 11 us on a machine of today: as long as the sums of the
-// first size, and a seventh of those of the second.
-struct Limits {
-  std::size_t not_worth_waking;
-  std::size_t short_bytes;
-};
-constexpr Limits kInANode = {std::size_t{512} << 10, std::size_t{4} << 20};
-// Between nodes a woken thread would take its core from a rank that is about to answer.
-constexpr Limits kBetweenNodes = {std::size_t{256} << 10, std::size_t{256} << 10};
+// To wake the communication thread and to hear from it takes 11 us: a sum of 4 MiB within a node takes 60, one of 1 MiB
+// between nodes 200, and there the woken thread would take its core from a rank that is about to answer.
+constexpr std::size_t kShortInANode = std::size_t{4} << 20;
+constexpr std::size_t kShortBetweenNodes = std::size_t{1} << 20;
 
 // By rank: the first rank that shares its memory.
 std::vector<int> detect_nodes(MPI_Comm world, int rank, int world_size) {
@@ -97,7 +92,7 @@ Buffer Group::allocate(std::size_t size_bytes) {
 }
 
 void Group::sum(const BufferView& data) {
-  watch_->begin_call("all_reduce_sum of {} x {}", data.count, name_of(data.dtype));
+  watch_->begin_call("all_reduce_sum", data.count, name_of(data.dtype));
   if (node_sum_) {
     node_sum_->sum(data);
   } else {
@@ -106,7 +101,7 @@ void Group::sum(const BufferView& data) {
 }
 
 void Group::reduce_scatter(const BufferView& data, std::span<const ElementRange> owned) {
-  watch_->begin_call("reduce_scatter_sum of {} x {}", data.count, name_of(data.dtype));
+  watch_->begin_call("reduce_scatter_sum", data.count, name_of(data.dtype));
   if (node_sum_) {
     node_sum_->reduce_scatter(data, owned);
   } else {
@@ -115,7 +110,7 @@ void Group::reduce_scatter(const BufferView& data, std::span<const ElementRange>
 }
 
 void Group::all_gather_ranges(const BufferView& data, std::span<const ElementRange> owned) {
-  watch_->begin_call("all_gather_ranges of {} x {}", data.count, name_of(data.dtype));
+  watch_->begin_call("all_gather_ranges", data.count, name_of(data.dtype));
   if (node_sum_) {
     node_sum_->all_gather(data, owned);
   } else {
@@ -124,15 +119,12 @@ void Group::all_gather_ranges(const BufferView& data, std::span<const ElementRan
 }
 
 WorkQueue::Start Group::start_of(std::size_t size_bytes) const {
-  const Limits& limits = topology_.nodes > 1 ? kBetweenNodes : kInANode;
-  if (size_bytes <= limits.not_worth_waking) {
-    return WorkQueue::Start::kWhenWaitedFor;
-  }
-  return size_bytes <= limits.short_bytes ? WorkQueue::Start::kAtOnceHereOrThere : WorkQueue::Start::kAtOnce;
+  return size_bytes <= (topology_.nodes > 1 ? kShortBetweenNodes : kShortInANode) ? WorkQueue::Start::kWhenWaitedFor
+                                                                                  : WorkQueue::Start::kAtOnce;
 }
 
 void Group::broadcast(std::span<std::byte> bytes, int root) {
-  watch_->begin_call("broadcast of {} bytes from rank {}", bytes.size(), root);
+  watch_->begin_call("broadcast", bytes.size(), "bytes");
   bounce_.resize(std::max(bounce_.size(), std::min(kBounceBytes, bytes.size())));
   for (std::size_t begin = 0; begin < bytes.size(); begin += kBounceBytes) {
     const auto piece = bytes.subspan(begin, std::min(kBounceBytes, bytes.size() - begin));
@@ -147,7 +139,7 @@ void Group::broadcast(std::span<std::byte> bytes, int root) {
 }
 
 void Group::all_gather(std::span<const std::byte> mine, std::span<std::byte> all) {
-  watch_->begin_call("all_gather of {} bytes a rank", mine.size());
+  watch_->begin_call("all_gather", mine.size(), "bytes a rank");
   const auto ranks = static_cast<std::size_t>(world_size());
   const std::size_t longest = std::min(std::max<std::size_t>(1, kBounceBytes / (ranks + 1)), mine.size());
   bounce_.resize(std::max(bounce_.size(), longest * (ranks + 1)));
@@ -175,7 +167,7 @@ void Group::barrier() {
 }
 
 double Group::time_library_sum(std::span<float> data, int repeats) {
-  watch_->begin_call("MPI_Allreduce of {} x f32", data.size());
+  watch_->begin_call("MPI_Allreduce", data.size(), "f32");
   wait_for_barrier();
   const double begin_s = MPI_Wtime();
   for (int i = 0; i < repeats; ++i) {

@@ -121,10 +121,11 @@ bool NodeSum::is_in_windows_everywhere(const Place& own) const {
   bool in_windows = true;
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
     const Place& other = control(r).place;
-    require(other.count == own.count && other.dtype == own.dtype,
-            "{}: {} works on {} x {}, {} on {} x {}: expected the same call on all ranks", watch_.call_name(),
-            watch_.peers().name_of(ranks_[local_rank_]), own.count, name_of(own.dtype),
-            watch_.peers().name_of(ranks_[r]), other.count, name_of(other.dtype));
+    if (other.count != own.count || other.dtype != own.dtype) {
+      fail(ErrorCode::kUsage, "{}: {} works on {} x {}, {} on {} x {}: expected the same call on all ranks",
+           watch_.call_name(), watch_.peers().name_of(ranks_[local_rank_]), own.count, name_of(own.dtype),
+           watch_.peers().name_of(ranks_[r]), other.count, name_of(other.dtype));
+    }
     in_windows = in_windows && other.window != 0;
   }
   return between_nodes_ == nullptr ? in_windows : between_nodes_->agree(own.count, own.dtype, in_windows);

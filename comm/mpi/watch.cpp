@@ -1,5 +1,6 @@
 #include "comm/mpi/watch.h"
 
+#include <fmt/format.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -50,18 +51,25 @@ Watch::Watch(MPI_Comm world, const Peers& peers, Settings settings)
   check(MPI_Comm_dup(world, &notices_), "MPI_Comm_dup");
 }
 
-void Watch::begin_named_call() {
+void Watch::begin_call(std::string_view name, std::size_t amount, std::string_view unit) {
+  name_ = name;
+  amount_ = amount;
+  unit_ = unit;
   ++call_;
   if (left_ && left_->first.call < call_) {
     fail_with_notice(left_->first, left_->second);
   }
 }
 
+std::string Watch::call_name() const {
+  return unit_.empty() ? std::string(name_) : fmt::format("{} of {} {}", name_, amount_, unit_);
+}
+
 void Watch::look(Clock::time_point since, int awaited) {
   const auto now = Clock::now();
   if (settings_.is_abandoned()) {
     send_to_all({NoticeKind::kLeft, peers_.rank(), call_ - 1});
-    fail(ErrorCode::kPeerLost, "{}: the communicator was destroyed meanwhile", call_name_);
+    fail(ErrorCode::kPeerLost, "{}: the communicator was destroyed meanwhile", call_name());
   }
   receive_notices();
   check_processes(now);
@@ -111,7 +119,7 @@ void Watch::check_processes(Clock::time_point now) {
         std::this_thread::sleep_for(kShortestSleep);
       }
       send_to_all({NoticeKind::kLost, rank, call_});
-      fail(ErrorCode::kPeerLost, "{}: {} is gone: its process ended", call_name_, peers_.name_of(rank));
+      fail(ErrorCode::kPeerLost, "{}: {} is gone: its process ended", call_name(), peers_.name_of(rank));
     }
   }
 }
@@ -160,7 +168,7 @@ void Watch::fail_timeout(Clock::duration waited, int awaited) {
     send_to_all({NoticeKind::kTimedOut, awaited, call_});
     fail(ErrorCode::kTimeout,
          "{}: nothing came from {} for {:.1f} s, though every rank is waiting: is the network between them open?",
-         call_name_, who, seconds);
+         call_name(), who, seconds);
   }
   std::string names;
   for (const int rank : silent) {
@@ -168,7 +176,7 @@ void Watch::fail_timeout(Clock::duration waited, int awaited) {
     names += (names.empty() ? "" : ", ") + peers_.name_of(rank) + (stopped ? ", which a signal stopped," : "");
   }
   send_to_all({NoticeKind::kTimedOut, silent.front(), call_});
-  fail(ErrorCode::kTimeout, "{}: {} kept the others waiting for {:.1f} s", call_name_, names, seconds);
+  fail(ErrorCode::kTimeout, "{}: {} kept the others waiting for {:.1f} s", call_name(), names, seconds);
 }
 
 void Watch::fail_with_notice(const Notice& notice, int sender) {
@@ -178,15 +186,15 @@ void Watch::fail_with_notice(const Notice& notice, int sender) {
     case NoticeKind::kTimedOut:
       if (is_me) {
         fail(ErrorCode::kTimeout, "{}: this is {}, which kept the others waiting until {} gave up after {:.1f} s",
-             call_name_, culprit, peers_.name_of(sender), settings_.timeout_ms / 1e3);
+             call_name(), culprit, peers_.name_of(sender), settings_.timeout_ms / 1e3);
       }
-      fail(ErrorCode::kTimeout, "{}: {} kept the others waiting until {} gave up after {:.1f} s", call_name_, culprit,
+      fail(ErrorCode::kTimeout, "{}: {} kept the others waiting until {} gave up after {:.1f} s", call_name(), culprit,
            peers_.name_of(sender), settings_.timeout_ms / 1e3);
     case NoticeKind::kLost:
-      fail(ErrorCode::kPeerLost, "{}: {} is gone: its process ended, as {} saw", call_name_, culprit,
+      fail(ErrorCode::kPeerLost, "{}: {} is gone: its process ended, as {} saw", call_name(), culprit,
            peers_.name_of(sender));
     default:
-      fail(ErrorCode::kPeerLost, "{}: {} left the job before its end", call_name_, culprit);
+      fail(ErrorCode::kPeerLost, "{}: {} left the job before its end", call_name(), culprit);
   }
 }
 

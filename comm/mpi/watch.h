@@ -12,16 +12,16 @@
 // Used by one thread at a time. After an Error only flush() may be called.
 #pragma once
 
-#include <fmt/format.h>
 #include <mpi.h>
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <iterator>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -45,16 +45,11 @@ class Watch {
   Watch& operator=(const Watch&) = delete;
   ~Watch() = default;  // the duplicate is freed by close(), which is collective
 
-  // A call of the Communicator starts; the same calls in the same order on every rank.
-  template <typename... Args>
-  void begin_call(fmt::format_string<Args...> name, Args&&... args) {
-    call_name_.clear();
-    fmt::format_to(std::back_inserter(call_name_), name, std::forward<Args>(args)...);
-    begin_named_call();
-  }
+  // A call of the Communicator starts; the same calls in the same order on every rank. `name` and `unit` outlive it.
+  void begin_call(std::string_view name, std::size_t amount = 0, std::string_view unit = {});
   [[nodiscard]] const Peers& peers() const { return peers_; }
-  // Of the last begin_call().
-  [[nodiscard]] const std::string& call_name() const { return call_name_; }
+  // Of the last begin_call(), for errors: "all_reduce_sum of 1000 f32".
+  [[nodiscard]] std::string call_name() const;
 
   // Tells every rank that this one ends the group. Never throws.
   void leave();
@@ -78,7 +73,6 @@ class Watch {
   };
   static constexpr int kNobody = -1;
 
-  void begin_named_call();
   // The slow part of a wait that began at `since` for `awaited` (kNobody: any rank). Throws.
   void look(Clock::time_point since, int awaited);
   void receive_notices();
@@ -92,7 +86,9 @@ class Watch {
   const Settings settings_;
   MPI_Comm notices_ = MPI_COMM_NULL;
   std::uint64_t call_ = 0;
-  std::string call_name_;
+  std::string_view name_;
+  std::size_t amount_ = 0;
+  std::string_view unit_;  // empty: the call has no amount
   std::uint64_t last_announced_call_ = 0;
   std::vector<std::uint64_t> waiting_call_;  // by rank: the latest call it said it was waiting in
   // A rank that left after a call in which this one still is: that call will end well, the next one cannot.
