@@ -20,6 +20,7 @@ enum class ErrorCode {
   kNoSpace,      // the disk is full
   kPeerLost,     // another rank died; the message names it
   kTimeout,      // another rank did not answer before the deadline; the message names it
+  kDevice,       // a GPU failed, or its memory is too small; the message names it
   kDiverged,     // a loss or a gradient is not finite
   kUnsupported,  // this build or this machine cannot do what was asked, exit code 2
 };

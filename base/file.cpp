@@ -12,8 +12,8 @@
 namespace lockstep {
 namespace {
 
-int open_checked(const std::filesystem::path& path, int flags, const char* verb) {
-  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+int open_checked(const std::filesystem::path& path, int flags, const char* verb, unsigned mode = 0666) {
+  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, mode);
   if (descriptor < 0) {
     fail_errno(fmt::format("{} {}", verb, path.string()));
   }
@@ -29,8 +29,8 @@ bool stop_bypassing(int descriptor) {
 }  // namespace
 
 File File::open_to_read(const std::filesystem::path& path) { return {open_checked(path, O_RDONLY, "open"), path}; }
-File File::create(const std::filesystem::path& path) {
-  return {open_checked(path, O_WRONLY | O_CREAT | O_TRUNC, "create"), path};
+File File::create(const std::filesystem::path& path, unsigned mode) {
+  return {open_checked(path, O_WRONLY | O_CREAT | O_TRUNC, "create", mode), path};
 }
 File File::open_or_create(const std::filesystem::path& path) {
   return {open_checked(path, O_RDWR | O_CREAT, "open"), path};
@@ -136,11 +136,14 @@ std::string read_file(const std::filesystem::path& path) {
   return contents;
 }
 
-void write_file_atomic(const std::filesystem::path& path, std::string_view contents) {
+void write_file_atomic(const std::filesystem::path& path, std::string_view contents, Readers readers) {
   std::filesystem::path partial = path;
   partial += ".partial";
   {
-    const File file = File::create(partial);
+    if (readers == Readers::kOwner) {
+      ::unlink(partial.c_str());  // an old one may have other rights
+    }
+    const File file = File::create(partial, readers == Readers::kOwner ? 0600 : 0666);
     file.write(0, std::as_bytes(std::span(contents)));
     file.sync();
   }

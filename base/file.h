@@ -14,8 +14,8 @@ namespace lockstep {
 class File {
  public:
   [[nodiscard]] static File open_to_read(const std::filesystem::path& path);
-  // Creates the file or empties an existing one.
-  [[nodiscard]] static File create(const std::filesystem::path& path);
+  // Creates the file, with these access rights less the process's umask, or empties an existing one.
+  [[nodiscard]] static File create(const std::filesystem::path& path, unsigned mode = 0666);
   // For reading and writing; creates the file or keeps what is in an existing one.
   [[nodiscard]] static File open_or_create(const std::filesystem::path& path);
 
@@ -52,9 +52,12 @@ class File {
 
 [[nodiscard]] std::string read_file(const std::filesystem::path& path);
 
+enum class Readers { kAsUsual, kOwner };
+
 // Writes path + ".partial", syncs it, renames it to `path` and syncs the folder: readers see the old or the new file
-// whole.
-void write_file_atomic(const std::filesystem::path& path, std::string_view contents);
+// whole. With Readers::kOwner nobody else can read it, at any moment.
+void write_file_atomic(const std::filesystem::path& path, std::string_view contents,
+                       Readers readers = Readers::kAsUsual);
 
 // Makes the renames and creations inside a folder durable.
 void sync_folder(const std::filesystem::path& folder);

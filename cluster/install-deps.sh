@@ -27,11 +27,19 @@ build_packages=(
   "libpcre2-dev|patterns of tokenizers"
   "libutf8proc-dev|Unicode normalisation of tokenizers"
   "libxxhash-dev|checksums"
+  "libboost-dev|Boost.Asio: the control channel between a job's processes"
+  "libssl-dev|libcrypto: they prove to each other that they belong together"
 )
+# (Of Slurm's and munge's services the system itself starts munge at most: Slurm's want an /etc/slurm/slurm.conf first.)
 test_packages=(
   "libgtest-dev|GoogleTest"
   "libgmock-dev|GoogleTest's matchers"
   "python3|checks that read the sources"
+  "slurmctld|Slurm's controller, for jobs on the hosts of cluster/testbed.sh"
+  "slurmd|Slurm on each host, with its plugin for PMIx"
+  "slurm-client|srun, sbatch, scontrol"
+  "munge|by which Slurm's programs know each other"
+  "iproute2|network links of those hosts"
   "clang-format|checks their layout (version 14 does, Debian 12's)"
 )
 

@@ -3,11 +3,14 @@
 add_library(lockstep_flags INTERFACE)
 # -ffp-contract=off: a fused multiply-add where the compiler likes one would make results depend on its mood. Kernels ask
 # for FMA by name (Highway's MulAdd).
-target_compile_options(lockstep_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
-                                                -Werror -ffp-contract=off)
+set(cxx_warnings -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror)
+target_compile_options(lockstep_flags INTERFACE $<$<COMPILE_LANGUAGE:C,CXX>:${cxx_warnings}> $<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off>)
+# nvcc's own host code is not pedantic. Constexpr functions may be used in kernels, which fmt 9 needs to be told.
+target_compile_options(lockstep_flags INTERFACE
+  "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Xcompiler=-Wall,-Wextra;-Werror=all-warnings;-DFMT_USE_CONSTEXPR=1>")
 # GCC 12 sees overlapping copies in "literal" + std::to_string(n) that are not there (its bug 105329, mended in 13).
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  target_compile_options(lockstep_flags INTERFACE -Wno-restrict)
+  target_compile_options(lockstep_flags INTERFACE $<$<COMPILE_LANGUAGE:C,CXX>:-Wno-restrict>)
 endif()
 target_include_directories(lockstep_flags INTERFACE ${PROJECT_SOURCE_DIR})
 if(LOCKSTEP_SANITIZE)

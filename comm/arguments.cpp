@@ -1,6 +1,7 @@
 #include "comm/arguments.h"
 
 #include <algorithm>
+#include <string>
 
 #include "base/error.h"
 
@@ -8,11 +9,20 @@ namespace lockstep::comm_detail {
 
 namespace {
 
-void check_sum(const char* call, const BufferView& data) {
+std::string text_of(Device device) {
+  return device.kind == DeviceKind::kCpu ? "memory of the CPU" : fmt::format("memory of GPU {}", device.index);
+}
+
+void check_place(const char* call, const BufferView& data, Device place) {
+  if (data.device != place) {
+    fail(ErrorCode::kUsage, "{}: the buffer lies in {}, expected {}", call, text_of(data.device), text_of(place));
+  }
+}
+
+void check_sum(const char* call, const BufferView& data, Device place) {
   require(data.dtype == DType::kF32 || data.dtype == DType::kF64, "{}: elements are {}, expected f32 or f64", call,
           name_of(data.dtype));
-  require(data.device.kind == DeviceKind::kCpu, "{}: the buffer lies on GPU {}, expected memory of the CPU", call,
-          data.device.index);
+  check_place(call, data, place);
 }
 
 void check_count(const char* call, std::span<const ElementRange> owned, int world_size) {
@@ -22,10 +32,10 @@ void check_count(const char* call, std::span<const ElementRange> owned, int worl
 
 }  // namespace
 
-void check_all_reduce(const BufferView& data) { check_sum("all_reduce_sum", data); }
+void check_all_reduce(const BufferView& data, Device place) { check_sum("all_reduce_sum", data, place); }
 
-void check_reduce_scatter(const BufferView& data, std::span<const ElementRange> owned, int world_size) {
-  check_sum("reduce_scatter_sum", data);
+void check_reduce_scatter(const BufferView& data, std::span<const ElementRange> owned, int world_size, Device place) {
+  check_sum("reduce_scatter_sum", data, place);
   check_count("reduce_scatter_sum", owned, world_size);
   std::uint64_t end = 0;
   for (const ElementRange& range : owned) {
@@ -37,9 +47,9 @@ void check_reduce_scatter(const BufferView& data, std::span<const ElementRange> 
   require(end == data.count, "reduce_scatter_sum: the ranks have {} of {} elements", end, data.count);
 }
 
-void check_all_gather_ranges(const BufferView& data, std::span<const ElementRange> owned, int world_size) {
-  require(data.device.kind == DeviceKind::kCpu,
-          "all_gather_ranges: the buffer lies on GPU {}, expected memory of the CPU", data.device.index);
+void check_all_gather_ranges(const BufferView& data, std::span<const ElementRange> owned, int world_size,
+                             Device place) {
+  check_place("all_gather_ranges", data, place);
   check_count("all_gather_ranges", owned, world_size);
   std::uint64_t end = 0;
   for (const ElementRange& range : owned) {

@@ -80,6 +80,10 @@ class Communicator {
   // Blocking.
   virtual void barrier() = 0;
 
+  // Throws Error(kPeerLost) that names a rank when one is known to be gone, and returns at once otherwise. For who
+  // waits for other ranks by other means. The only call that a rank may make alone.
+  virtual void check_peers() {}
+
   // For benchmarks: milliseconds that the all-reduce of the library below takes for `data`, on average over `repeats`
   // > 0 calls in a row. Its sums have the library's own order, so training never uses it. Collective and blocking,
   // without a deadline. 0 where there is no such library.
@@ -96,14 +100,18 @@ class Communicator {
 };
 
 struct CommOptions {
-  std::string backend = "auto";  // auto, self, mpi
+  std::string backend = "auto";  // auto, self, mpi, nccl
   int ranks_per_node = 0;        // 0: as detected; otherwise consecutive ranks are taken in groups of this many
   int timeout_ms = 600'000;      // how long a rank may keep the others waiting in one call
+  // Sums of GPU memory go along the tree; false: in NCCL's own order, which is the fastest, and reproducible for one
+  // rank count. Sums of host memory keep the tree either way.
+  bool elastic = true;
 };
 
-// Initialises MPI where the environment asks for it (see rank_environment.h). `auto`: mpi when started with more than
-// one rank, self otherwise. Throws Error(kUsage) when the job was started in a way that would give N single-rank jobs.
-// At most one mpi communicator may exist at a time.
+// The communicator of host memory. Initialises MPI where the environment asks for it (see rank_environment.h). `auto`
+// and `nccl`, which moves GPUs' memory only (comm/nccl): mpi when started with more than one rank, self otherwise.
+// Throws Error(kUsage) when the job was started in a way that would give N single-rank jobs. At most one mpi
+// communicator may exist at a time.
 [[nodiscard]] std::unique_ptr<Communicator> make_communicator(const CommOptions& options);
 
 // Flushes stdio and ends the process without running exit handlers. For the command line, when a group ended in an

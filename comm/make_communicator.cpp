@@ -7,14 +7,15 @@
 namespace lockstep {
 
 std::unique_ptr<Communicator> make_communicator(const CommOptions& options) {
-  require(options.backend == "auto" || options.backend == "self" || options.backend == "mpi",
-          "comm.backend: found \"{}\", expected auto, self or mpi", options.backend);
+  const std::string& backend = options.backend;
+  require(backend == "auto" || backend == "self" || backend == "mpi" || backend == "nccl",
+          "comm.backend: found \"{}\", expected auto, self, mpi or nccl", backend);
   require(options.ranks_per_node >= 0, "comm.ranks_per_node: found {}, expected 0 (as detected) or more",
           options.ranks_per_node);
   require(options.timeout_ms > 0, "comm: the timeout is {} ms, expected more than 0", options.timeout_ms);
 
   const RankEnvironment environment = detect_rank_environment(process_environment());
-  if (options.backend == "mpi" || (options.backend == "auto" && environment.world_size != 1)) {
+  if (backend == "mpi" || (backend != "self" && environment.world_size != 1)) {
     return make_mpi_communicator(options, environment);
   }
   require(environment.world_size == 1,

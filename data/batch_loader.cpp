@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "data/dataset.h"
+#include "data/samples.h"
 #include "data/trace_file.h"
 
 namespace lockstep {
@@ -34,22 +35,31 @@ struct StepBatches {
   std::vector<TraceLine> trace;  // in the order of micro-batches and rows; empty without a trace
 };
 
-// Puts a sample of T+1 tokens into a row of a batch.
-void fill_row(std::span<const std::int32_t> tokens, std::size_t row, TokenBatch& batch) {
-  const std::size_t sequence = tokens.size() - 1;
-  std::copy(tokens.begin(), tokens.end() - 1, batch.inputs.begin() + static_cast<std::ptrdiff_t>(row * sequence));
-  std::copy(tokens.begin() + 1, tokens.end(), batch.targets.begin() + static_cast<std::ptrdiff_t>(row * sequence));
-  batch.target_tokens += static_cast<std::int64_t>(sequence);
+// Rows of conversations end at a multiple of it: kernels work on whole vectors, and few widths recur.
+constexpr std::int64_t kRowGranule = 16;
+
+std::int64_t row_tokens_for(std::int64_t longest, std::int64_t sequence) {
+  return std::min(sequence, (longest + kRowGranule - 1) / kRowGranule * kRowGranule);
 }
 
-TokenBatch empty_batch(std::uint64_t step, std::int64_t micro_batch, std::int64_t rows, std::int64_t sequence) {
-  const auto tokens = static_cast<std::size_t>(rows * sequence);
+// A batch of empty rows.
+TokenBatch empty_batch(std::int64_t micro_batch, std::int64_t rows, std::int64_t row_tokens) {
+  const auto tokens = static_cast<std::size_t>(rows * row_tokens);
   TokenBatch batch;
-  batch.step = step;
   batch.micro_batch = micro_batch;
+  batch.row_tokens = row_tokens;
   batch.inputs.assign(tokens, 0);
   batch.targets.assign(tokens, -1);
   return batch;
+}
+
+// Puts a sample into a row of a batch; returns the hash of its tokens.
+Hash128 fill_row(Samples& samples, std::uint64_t sample, std::int64_t row, TokenBatch& batch) {
+  const auto first = static_cast<std::size_t>(row * batch.row_tokens);
+  const auto width = static_cast<std::size_t>(batch.row_tokens);
+  batch.target_tokens += samples.targets(sample);
+  return samples.read(sample, std::span(batch.inputs).subspan(first, width),
+                      std::span(batch.targets).subspan(first, width));
 }
 
 // Reads all that a rank needs for a step. Owned by the reading thread.
@@ -58,33 +68,33 @@ class StepReader {
   explicit StepReader(const BatchLoaderOptions& options)
       : options_(options),
         dataset_(Dataset::open(options.dataset)),
-        sampler_(
-            {dataset_.info().tokens, options.sequence, options.micro_batches, options.micro_batch_size, options.seed}),
-        range_(micro_batches_of_rank(options.micro_batches, options.rank, options.world)),
-        sample_tokens_(static_cast<std::size_t>(options.sequence) + 1) {}
+        samples_(dataset_, options.sequence),
+        sampler_({samples_.count(), options.micro_batches, options.micro_batch_size, options.seed}),
+        range_(micro_batches_of_rank(options.micro_batches, options.rank, options.world)) {}
 
   StepBatches read(std::uint64_t step) {
     StepBatches result;
     std::vector<Row> rows;
     for (std::int64_t m = range_.begin; m < range_.end; ++m) {
-      result.batches.push_back(empty_batch(step, m, options_.micro_batch_size, options_.sequence));
+      std::int64_t longest = 0;
       for (std::int64_t b = 0; b < options_.micro_batch_size; ++b) {
         rows.push_back({sampler_.sample(step, m, b), m - range_.begin, b});
+        longest = std::max(longest, samples_.inputs(rows.back().sample));
       }
+      result.batches.push_back(empty_batch(m, options_.micro_batch_size, row_tokens_for(longest, options_.sequence)));
     }
+    set_totals(step, result.batches);
     if (!options_.trace.empty()) {
       result.trace.resize(rows.size());
     }
     // In the order of the file: neighbouring reads fall into the same shard, and often into the same page.
     std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.sample < b.sample; });
     for (const Row& row : rows) {
-      dataset_.read(sampler_.first_token(row.sample), sample_tokens_);
-      fill_row(sample_tokens_, static_cast<std::size_t>(row.row),
-               result.batches[static_cast<std::size_t>(row.local_micro_batch)]);
+      const Hash128 hash =
+          fill_row(samples_, row.sample, row.row, result.batches[static_cast<std::size_t>(row.local_micro_batch)]);
       if (!options_.trace.empty()) {
         const auto place = static_cast<std::size_t>(row.local_micro_batch * options_.micro_batch_size + row.row);
-        result.trace[place] = {step, range_.begin + row.local_micro_batch, row.sample,
-                               hash_of(std::as_bytes(std::span(sample_tokens_)))};
+        result.trace[place] = {step, range_.begin + row.local_micro_batch, row.sample, hash};
       }
     }
     return result;
@@ -93,11 +103,29 @@ class StepReader {
   [[nodiscard]] bool has_work() const { return range_.begin < range_.end; }
 
  private:
+  // Over all ranks, without reading what is the others'.
+  void set_totals(std::uint64_t step, std::vector<TokenBatch>& batches) const {
+    std::int64_t inputs = 0;
+    std::int64_t targets = 0;
+    for (std::int64_t m = 0; m < options_.micro_batches; ++m) {
+      for (std::int64_t b = 0; b < options_.micro_batch_size; ++b) {
+        const std::uint64_t sample = sampler_.sample(step, m, b);
+        inputs += samples_.inputs(sample);
+        targets += samples_.targets(sample);
+      }
+    }
+    for (TokenBatch& batch : batches) {
+      batch.step = step;
+      batch.step_inputs = inputs;
+      batch.step_targets = targets;
+    }
+  }
+
   const BatchLoaderOptions& options_;
   Dataset dataset_;
+  Samples samples_;
   Sampler sampler_;
   MicroBatchRange range_;
-  std::vector<std::int32_t> sample_tokens_;
 };
 
 }  // namespace
@@ -204,24 +232,23 @@ void BatchLoader::interrupt() {
 }
 
 struct EvaluationBatches::State {
-  Options options;
+  explicit State(const Options& o) : options(o), dataset(Dataset::open(o.dataset)), samples(dataset, o.sequence) {
+    require(o.micro_batch_size >= 1, "data: micro_batch_size {} must be at least 1", o.micro_batch_size);
+    const auto rows = static_cast<std::uint64_t>(o.micro_batch_size);
+    count = (samples.count() + rows - 1) / rows;
+    if (o.max_batches > 0) {
+      count = std::min(count, o.max_batches);
+    }
+  }
+
+  const Options options;
   Dataset dataset;
-  Sampler sampler;
+  Samples samples;
   std::uint64_t count = 0;
   TokenBatch batch;
-  std::vector<std::int32_t> tokens;
 };
 
-EvaluationBatches::EvaluationBatches(const Options& options) {
-  Dataset dataset = Dataset::open(options.dataset);
-  const Sampler sampler({dataset.info().tokens, options.sequence, 1, options.micro_batch_size, 0});
-  const auto rows = static_cast<std::uint64_t>(options.micro_batch_size);
-  std::uint64_t count = (sampler.samples_per_epoch() + rows - 1) / rows;
-  if (options.max_batches > 0) {
-    count = std::min(count, options.max_batches);
-  }
-  state_ = std::make_unique<State>(State{options, std::move(dataset), sampler, count, {}, {}});
-}
+EvaluationBatches::EvaluationBatches(const Options& options) : state_(std::make_unique<State>(options)) {}
 
 EvaluationBatches::~EvaluationBatches() = default;
 
@@ -231,16 +258,16 @@ const TokenBatch& EvaluationBatches::read(std::uint64_t index) {
   State& state = *state_;
   assert(index < state.count);
   const auto rows = static_cast<std::uint64_t>(state.options.micro_batch_size);
-  const auto sequence = static_cast<std::uint64_t>(state.options.sequence);
-  state.batch =
-      empty_batch(0, static_cast<std::int64_t>(index), state.options.micro_batch_size, state.options.sequence);
   const std::uint64_t first = index * rows;
-  const std::uint64_t whole = std::min(rows, state.sampler.samples_per_epoch() - first);
-  // The samples of a batch follow each other, each sharing its last token with the next: one read for all.
-  state.tokens.resize(whole * sequence + 1);
-  state.dataset.read(state.sampler.first_token(first), state.tokens);
-  for (std::uint64_t row = 0; row < whole; ++row) {
-    fill_row(std::span(state.tokens).subspan(row * sequence, sequence + 1), row, state.batch);
+  const std::uint64_t end = std::min(first + rows, state.samples.count());
+  std::int64_t longest = 0;
+  for (std::uint64_t sample = first; sample < end; ++sample) {
+    longest = std::max(longest, state.samples.inputs(sample));
+  }
+  state.batch = empty_batch(static_cast<std::int64_t>(index), state.options.micro_batch_size,
+                            row_tokens_for(longest, state.options.sequence));
+  for (std::uint64_t sample = first; sample < end; ++sample) {
+    fill_row(state.samples, sample, static_cast<std::int64_t>(sample - first), state.batch);
   }
   return state.batch;
 }

@@ -10,12 +10,16 @@
 
 namespace lockstep {
 
-// inputs[B, T] and targets[B, T], row-major: targets[b, t] is the token after inputs[b, t], or -1 where nothing is
-// trained.
+// inputs[B, L] and targets[B, L], row-major: targets[b, t] is the token after inputs[b, t], or -1 where nothing is
+// trained. L is data.sequence for text; for conversations it is what the longest of the micro-batch needs, rounded up,
+// and shorter rows end in inputs of 0 and targets of -1.
 struct TokenBatch {
   std::uint64_t step = 0;
   std::int64_t micro_batch = 0;    // in the step, over all ranks
+  std::int64_t row_tokens = 0;     // L
   std::int64_t target_tokens = 0;  // targets that are not -1
+  std::int64_t step_inputs = 0;    // inputs of the step over all ranks, without what fills rows up
+  std::int64_t step_targets = 0;   // likewise target_tokens
   std::vector<std::int32_t> inputs;
   std::vector<std::int32_t> targets;
 };
@@ -31,7 +35,7 @@ struct BatchLoaderOptions {
   std::uint64_t first_step = 0;
   int read_ahead_steps = 4;
   // Empty: none. Otherwise "<trace>.rank<R>" gets a line for each sample handed out:
-  //   step micro_batch sample xxh3-128-of-its-T+1-tokens (int32, little-endian)
+  //   step micro_batch sample xxh3-128-of-its-tokens (int32, little-endian; for text T + 1 of them)
   // written when the last micro-batch of the step is handed out, appended to what is there.
   std::filesystem::path trace;
 };
@@ -64,7 +68,7 @@ class BatchLoader {
 };
 
 // Batches of a dataset in its own order, for evaluation: row b of batch i is sample i*B + b. Rows past the last sample
-// have targets of -1 (and inputs of 0), so every sample is evaluated exactly once.
+// have targets of -1 (and inputs of 0), so every sample is evaluated exactly once. Steps' totals are 0.
 class EvaluationBatches {
  public:
   struct Options {

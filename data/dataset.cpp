@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <functional>
 #include <list>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -106,6 +107,8 @@ void expect_text(const ObjectReader& reader, std::string_view where, const char*
 
 }  // namespace
 
+std::string_view name_of(DatasetKind kind) { return kind == DatasetKind::kText ? "text" : "chat"; }
+
 DType DatasetInfo::token_dtype() const { return tokenizer.vocabulary_size <= 65536 ? DType::kU16 : DType::kU32; }
 
 DatasetInfo parse_dataset_json(std::string_view text, std::string_view where) {
@@ -122,7 +125,13 @@ DatasetInfo parse_dataset_json(std::string_view text, std::string_view where) {
     fail(ErrorCode::kCorrupt, "{}: version {}, this program reads version {}", where, version, DatasetInfo::kVersion);
   }
   DatasetInfo info;
-  expect_text(reader, where, "kind", "text");
+  const std::string kind = reader.text("kind");
+  if (kind == name_of(DatasetKind::kChat)) {
+    info.kind = DatasetKind::kChat;
+    info.chat_template = reader.text("chat_template");
+  } else {
+    expect_text(reader, where, "kind", name_of(DatasetKind::kText));
+  }
   info.tokenizer = parse_tokenizer(reader.member("tokenizer"), where);
   info.tokens = reader.number("tokens", 1, kMaxCount);
   info.documents = reader.number("documents", 0, info.tokens);
@@ -153,7 +162,7 @@ std::string to_dataset_json(const DatasetInfo& info) {
   nlohmann::ordered_json json = {
       {"format", kFormatName},
       {"version", DatasetInfo::kVersion},
-      {"kind", info.kind},
+      {"kind", name_of(info.kind)},
       {"tokenizer",
        {{"name", info.tokenizer.name},
         {"fingerprint", info.tokenizer.fingerprint},
@@ -164,6 +173,9 @@ std::string to_dataset_json(const DatasetInfo& info) {
       {"documents", info.documents},
       {"files", nlohmann::ordered_json::array()},
   };
+  if (info.kind == DatasetKind::kChat) {
+    json["chat_template"] = info.chat_template;
+  }
   for (const DatasetFile& file : info.files) {
     json["files"].push_back({{"name", file.name},
                              {"tokens", file.tokens},
@@ -179,6 +191,7 @@ struct Dataset::State {
   struct OpenShard {
     std::size_t index;
     Hdf5Array tokens;
+    std::optional<Hdf5Array> trained;  // kChat
   };
   static constexpr std::size_t kMaxOpenShards = 64;
 
@@ -188,8 +201,13 @@ struct Dataset::State {
   std::list<OpenShard> open;               // most recently used first
 
   [[nodiscard]] Hdf5Array open_tokens(std::size_t index) const;
+  // kChat.
+  [[nodiscard]] Hdf5Array open_trained(std::size_t index) const;
   void check_shard(std::size_t index) const;
-  Hdf5Array& shard(std::size_t index);
+  OpenShard& shard(std::size_t index);
+  // Calls `read(file, position in it, offset from begin, count)` for each part of [begin, begin + count) of the stream.
+  void for_each_part(std::uint64_t begin, std::size_t count,
+                     const std::function<void(std::size_t, std::uint64_t, std::size_t, std::size_t)>& read) const;
   void read_shard(std::size_t index, std::uint64_t begin, std::span<std::int32_t> tokens);
 
  private:
@@ -214,6 +232,17 @@ Hdf5Array Dataset::State::open_tokens(std::size_t index) const {
   return tokens;
 }
 
+Hdf5Array Dataset::State::open_trained(std::size_t index) const {
+  const DatasetFile& file = info.files[index];
+  const std::filesystem::path path = folder / file.name;
+  Hdf5Array trained = Hdf5File::open_to_read(path).open_array("trained");
+  if (trained.dtype() != DType::kU8 || trained.size() != file.tokens) {
+    fail(ErrorCode::kCorrupt, "{}: /trained has {} elements of {}, expected {} of u8", path.string(), trained.size(),
+         name_of(trained.dtype()), file.tokens);
+  }
+  return trained;
+}
+
 void Dataset::State::check_shard(std::size_t index) const {
   const DatasetFile& file = info.files[index];
   const std::filesystem::path path = folder / file.name;
@@ -233,19 +262,30 @@ void Dataset::State::check_shard(std::size_t index) const {
     fail(ErrorCode::kCorrupt, "{}: /document_offsets has {} elements of {}, expected {} of u64", path.string(),
          offsets.size(), name_of(offsets.dtype()), file.documents);
   }
+  if (info.kind == DatasetKind::kChat) {
+    static_cast<void>(open_trained(index));
+    const Hdf5Array targets = Hdf5File::open_to_read(path).open_array("document_targets");
+    if (targets.dtype() != DType::kU32 || targets.size() != file.documents) {
+      fail(ErrorCode::kCorrupt, "{}: /document_targets has {} elements of {}, expected {} of u32", path.string(),
+           targets.size(), name_of(targets.dtype()), file.documents);
+    }
+  }
 }
 
-Hdf5Array& Dataset::State::shard(std::size_t index) {
+Dataset::State::OpenShard& Dataset::State::shard(std::size_t index) {
   const auto found = std::find_if(open.begin(), open.end(), [&](const OpenShard& s) { return s.index == index; });
   if (found != open.end()) {
     open.splice(open.begin(), open, found);
   } else {
-    open.push_front({index, open_tokens(index)});
+    open.push_front({index, open_tokens(index), {}});
+    if (info.kind == DatasetKind::kChat) {
+      open.front().trained.emplace(open_trained(index));
+    }
     if (open.size() > kMaxOpenShards) {
       open.pop_back();
     }
   }
-  return open.front().tokens;
+  return open.front();
 }
 
 // Read in the width they are stored in and widened here: HDF5's own conversion takes longer than the read.
@@ -253,7 +293,7 @@ template <typename Id>
 void Dataset::State::read_ids(std::size_t index, std::uint64_t begin, std::span<std::int32_t> tokens,
                               std::vector<Id>& ids) {
   ids.resize(tokens.size());
-  shard(index).read(begin, std::span<Id>(ids));
+  shard(index).tokens.read(begin, std::span<Id>(ids));
   // An id beyond the vocabulary would reach past the end of the embedding table.
   const auto vocabulary_size = static_cast<std::uint64_t>(info.tokenizer.vocabulary_size);
   const auto largest = std::max_element(ids.begin(), ids.end());
@@ -299,21 +339,50 @@ const DatasetInfo& Dataset::info() const { return state_->info; }
 const std::filesystem::path& Dataset::folder() const { return state_->folder; }
 std::filesystem::path Dataset::tokenizer_path() const { return state_->folder / "tokenizer.json"; }
 
-void Dataset::read(std::uint64_t begin, std::span<std::int32_t> tokens) {
-  const State& state = *state_;
-  require(begin <= state.info.tokens && tokens.size() <= state.info.tokens - begin,
-          "data: tokens {} to {} were asked for, {} has {}", begin, begin + tokens.size(), state.folder.string(),
-          state.info.tokens);
-  const auto after = std::upper_bound(state.first_token.begin(), state.first_token.end(), begin);
-  auto index = static_cast<std::size_t>(after - state.first_token.begin()) - 1;
-  std::size_t done = 0;
-  while (done < tokens.size()) {
+void Dataset::State::for_each_part(
+    std::uint64_t begin, std::size_t count,
+    const std::function<void(std::size_t, std::uint64_t, std::size_t, std::size_t)>& read) const {
+  require(begin <= info.tokens && count <= info.tokens - begin, "data: tokens {} to {} were asked for, {} has {}",
+          begin, begin + count, folder.string(), info.tokens);
+  const auto after = std::upper_bound(first_token.begin(), first_token.end(), begin);
+  auto index = static_cast<std::size_t>(after - first_token.begin()) - 1;
+  for (std::size_t done = 0; done < count; ++index) {
     const std::uint64_t position = begin + done;
-    const std::size_t count = std::min<std::uint64_t>(tokens.size() - done, state.first_token[index + 1] - position);
-    state_->read_shard(index, position - state.first_token[index], tokens.subspan(done, count));
-    done += count;
-    ++index;
+    const std::size_t part = std::min<std::uint64_t>(count - done, first_token[index + 1] - position);
+    read(index, position - first_token[index], done, part);
+    done += part;
   }
+}
+
+void Dataset::read(std::uint64_t begin, std::span<std::int32_t> tokens) {
+  state_->for_each_part(begin, tokens.size(),
+                        [&](std::size_t index, std::uint64_t position, std::size_t done, std::size_t count) {
+                          state_->read_shard(index, position, tokens.subspan(done, count));
+                        });
+}
+
+void Dataset::read_trained(std::uint64_t begin, std::span<std::uint8_t> trained) {
+  assert(state_->info.kind == DatasetKind::kChat);
+  state_->for_each_part(begin, trained.size(),
+                        [&](std::size_t index, std::uint64_t position, std::size_t done, std::size_t count) {
+                          state_->shard(index).trained->read(position, trained.subspan(done, count));
+                        });
+}
+
+std::vector<std::uint32_t> Dataset::document_targets() {
+  assert(state_->info.kind == DatasetKind::kChat);
+  std::vector<std::uint32_t> all(state_->info.documents);
+  std::size_t done = 0;
+  for (const DatasetFile& file : state_->info.files) {
+    const std::filesystem::path path = state_->folder / file.name;
+    const std::span<std::uint32_t> part = std::span(all).subspan(done, file.documents);
+    Hdf5File::open_to_read(path).open_array("document_targets").read(0, part);
+    if (std::ranges::find(part, 0U) != part.end()) {
+      fail(ErrorCode::kCorrupt, "{}: /document_targets has a document without any", path.string());
+    }
+    done += part.size();
+  }
+  return all;
 }
 
 std::vector<std::uint64_t> Dataset::document_offsets() {

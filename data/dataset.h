@@ -13,6 +13,10 @@
 
 namespace lockstep {
 
+// What the stream consists of: documents that follow each other without end, or conversations, some of whose tokens are
+// trained on.
+enum class DatasetKind : std::uint8_t { kText, kChat };
+
 // What dataset.json says about the tokenizer that made the tokens; the tokenizer itself is tokenizer.json beside it.
 struct DatasetTokenizer {
   std::string name;         // "bytes", "bpe:4096", or a file's name: for people
@@ -37,10 +41,11 @@ struct DatasetFile {
 struct DatasetInfo {
   static constexpr int kVersion = 1;
 
-  std::string kind = "text";
+  DatasetKind kind = DatasetKind::kText;
   DatasetTokenizer tokenizer;
   std::uint64_t tokens = 0;
   std::uint64_t documents = 0;
+  std::string chat_template;  // kChat: the name of what the conversations were written with
   std::vector<DatasetFile> files;
 
   // kU16 for vocabularies up to 65536, otherwise kU32.
@@ -48,6 +53,8 @@ struct DatasetInfo {
 
   friend bool operator==(const DatasetInfo&, const DatasetInfo&) = default;
 };
+
+[[nodiscard]] std::string_view name_of(DatasetKind kind);  // "text", "chat"
 
 // Throws Error(kCorrupt) for anything that the format does not allow, totals that do not add up included. `where` names
 // the text in messages.
@@ -76,8 +83,14 @@ class Dataset {
   // outside the vocabulary.
   void read(std::uint64_t begin, std::span<std::int32_t> tokens);
 
+  // kChat: fills `trained` with 1 for each token from `begin` on that is trained on, and with 0 for the others. Throws
+  // as read() does.
+  void read_trained(std::uint64_t begin, std::span<std::uint8_t> trained);
+
   // The positions in the stream where documents begin, in order.
   [[nodiscard]] std::vector<std::uint64_t> document_offsets();
+  // kChat: how many tokens of each document are trained on. Throws Error(kCorrupt) where a document has none.
+  [[nodiscard]] std::vector<std::uint32_t> document_targets();
 
   // Reads every file and compares its checksum with dataset.json. Throws Error(kCorrupt) naming the first that differs.
   void verify() const;

@@ -122,6 +122,8 @@ hid_t stored_type(DType dtype) {
 
 hid_t memory_type(DType dtype) {
   switch (dtype) {
+    case DType::kU8:
+      return H5T_NATIVE_UINT8;
     case DType::kU16:
       return H5T_NATIVE_UINT16;
     case DType::kU32:
@@ -235,6 +237,9 @@ std::uint64_t Hdf5Array::size() const { return state_->size; }
 DType Hdf5Array::dtype() const { return state_->dtype; }
 std::uint64_t Hdf5Array::chunk() const { return state_->chunk; }
 
+void Hdf5Array::read(std::uint64_t begin, std::span<std::uint8_t> values) const {
+  read_as(DType::kU8, begin, values.size(), values.data());
+}
 void Hdf5Array::read(std::uint64_t begin, std::span<std::uint16_t> values) const {
   read_as(DType::kU16, begin, values.size(), values.data());
 }
@@ -347,6 +352,9 @@ void Hdf5File::create_array(const std::string& name, DType dtype, std::uint64_t 
   state_->created.emplace(name, std::move(array));
 }
 
+void Hdf5File::append(const std::string& name, std::span<const std::uint8_t> values) {
+  append_as(DType::kU8, name, values.size(), values.data());
+}
 void Hdf5File::append(const std::string& name, std::span<const std::uint16_t> values) {
   append_as(DType::kU16, name, values.size(), values.data());
 }

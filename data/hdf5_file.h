@@ -35,6 +35,7 @@ class Hdf5Array {
   [[nodiscard]] std::uint64_t chunk() const;
 
   // Fills `values` with the elements from `begin` on, converted to T where dtype() is another width.
+  void read(std::uint64_t begin, std::span<std::uint8_t> values) const;
   void read(std::uint64_t begin, std::span<std::uint16_t> values) const;
   void read(std::uint64_t begin, std::span<std::uint32_t> values) const;
   void read(std::uint64_t begin, std::span<std::uint64_t> values) const;
@@ -66,6 +67,7 @@ class Hdf5File {
   // Of a created file: adds an empty dataset that append() grows. `chunk` > 0 elements.
   void create_array(const std::string& name, DType dtype, std::uint64_t chunk);
   // Appends to an array of this file; `values` has the array's dtype.
+  void append(const std::string& name, std::span<const std::uint8_t> values);
   void append(const std::string& name, std::span<const std::uint16_t> values);
   void append(const std::string& name, std::span<const std::uint32_t> values);
   void append(const std::string& name, std::span<const std::uint64_t> values);

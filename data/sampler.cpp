@@ -8,18 +8,13 @@
 namespace lockstep {
 
 Sampler::Sampler(const SamplerOptions& options)
-    : sequence_(options.sequence),
+    : samples_(options.samples),
       micro_batches_(options.micro_batches),
       micro_batch_size_(options.micro_batch_size),
       seed_(options.seed) {
-  require(sequence_ >= 1 && micro_batches_ >= 1 && micro_batch_size_ >= 1,
-          "data: sequence {}, micro_batches {} and micro_batch_size {} must be at least 1", sequence_, micro_batches_,
+  require(samples_ >= 1 && micro_batches_ >= 1 && micro_batch_size_ >= 1,
+          "data: samples {}, micro_batches {} and micro_batch_size {} must be at least 1", samples_, micro_batches_,
           micro_batch_size_);
-  const auto sequence = static_cast<std::uint64_t>(sequence_);
-  require(options.tokens > sequence,
-          "data: the dataset has {} tokens, a sample of sequence {} needs {}; lower data.sequence", options.tokens,
-          sequence, sequence + 1);
-  samples_ = (options.tokens - 1) / sequence;
 }
 
 std::uint64_t Sampler::sample(std::uint64_t step, std::int64_t micro_batch, std::int64_t row) const {

@@ -1,9 +1,8 @@
 // Which part of a dataset each row of each micro-batch holds: pure functions of (seed, step, micro-batch).
 //
-// Sample j covers tokens [j*T, j*T + T + 1): T inputs and, one further, T targets. There are n = (tokens - 1) / T of
-// them. Rows are consumed in the global order k = (step * M + micro_batch) * B + row; epoch e = k / n visits the
-// samples in the order of a permutation keyed by (seed, e), so each sample comes exactly once an epoch, whatever the
-// number of ranks.
+// Of n samples (data/samples.h), rows are consumed in the global order k = (step * M + micro_batch) * B + row; epoch e
+// = k / n visits the samples in the order of a permutation keyed by (seed, e), so each sample comes exactly once an
+// epoch, whatever the number of ranks.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +10,7 @@
 namespace lockstep {
 
 struct SamplerOptions {
-  std::uint64_t tokens = 0;           // in the dataset
-  std::int64_t sequence = 0;          // T
+  std::uint64_t samples = 0;          // n, in the dataset
   std::int64_t micro_batches = 1;     // M, in a step over all ranks
   std::int64_t micro_batch_size = 1;  // B, rows
   std::uint64_t seed = 0;
@@ -20,20 +18,16 @@ struct SamplerOptions {
 
 class Sampler {
  public:
-  // Throws Error(kUsage) when the dataset is shorter than one sample.
+  // Throws Error(kUsage) for sizes that are not positive.
   explicit Sampler(const SamplerOptions& options);
 
   [[nodiscard]] std::uint64_t samples_per_epoch() const { return samples_; }
   // The sample in row `row` of micro-batch `micro_batch` of step `step`.
   [[nodiscard]] std::uint64_t sample(std::uint64_t step, std::int64_t micro_batch, std::int64_t row) const;
   [[nodiscard]] std::uint64_t epoch(std::uint64_t step) const;  // of the step's first row
-  [[nodiscard]] std::uint64_t first_token(std::uint64_t sample) const {
-    return sample * static_cast<std::uint64_t>(sequence_);
-  }
 
  private:
   std::uint64_t samples_;
-  std::int64_t sequence_;
   std::int64_t micro_batches_;
   std::int64_t micro_batch_size_;
   std::uint64_t seed_;

@@ -5,17 +5,39 @@
 
 namespace lockstep {
 
-ShardWriter::ShardWriter(const std::filesystem::path& path, DType dtype)
-    : file_(Hdf5File::create(path)), dtype_(dtype) {
+ShardWriter::ShardWriter(const std::filesystem::path& path, DType dtype, DatasetKind kind)
+    : file_(Hdf5File::create(path)), dtype_(dtype), kind_(kind) {
   assert(dtype == DType::kU16 || dtype == DType::kU32);
 }
 
 void ShardWriter::begin_document() {
-  offset_buffer_.push_back(tokens_);
-  ++documents_;
   if (offset_buffer_.size() == kOffsetChunk) {
     write_offsets();
   }
+  offset_buffer_.push_back(tokens_);
+  ++documents_;
+}
+
+void ShardWriter::append_chat(std::span<const std::uint32_t> tokens, std::span<const std::uint8_t> trained) {
+  assert(kind_ == DatasetKind::kChat && tokens.size() == trained.size());
+  begin_document();
+  append(tokens);
+  const auto targets = static_cast<std::uint32_t>(std::count(trained.begin(), trained.end(), std::uint8_t{1}));
+  target_buffer_.push_back(targets);
+  targets_ += targets;
+  trained_buffer_.insert(trained_buffer_.end(), trained.begin(), trained.end());
+  if (trained_buffer_.size() >= kTokenChunk) {
+    write_trained();
+  }
+}
+
+void ShardWriter::write_trained() {
+  if (!has_trained_array_) {
+    file_.create_array("trained", DType::kU8, std::clamp<std::uint64_t>(trained_buffer_.size(), 1, kTokenChunk));
+    has_trained_array_ = true;
+  }
+  file_.append("trained", trained_buffer_);
+  trained_buffer_.clear();
 }
 
 void ShardWriter::append(std::span<const std::uint32_t> tokens) {
@@ -51,11 +73,19 @@ void ShardWriter::write_tokens() {
 
 void ShardWriter::write_offsets() {
   if (!has_offsets_array_) {
-    file_.create_array("document_offsets", DType::kU64, std::max<std::uint64_t>(offset_buffer_.size(), 1));
+    const std::uint64_t chunk = std::max<std::uint64_t>(offset_buffer_.size(), 1);
+    file_.create_array("document_offsets", DType::kU64, chunk);
+    if (kind_ == DatasetKind::kChat) {
+      file_.create_array("document_targets", DType::kU32, chunk);
+    }
     has_offsets_array_ = true;
   }
   file_.append("document_offsets", offset_buffer_);
   offset_buffer_.clear();
+  if (kind_ == DatasetKind::kChat) {
+    file_.append("document_targets", target_buffer_);
+    target_buffer_.clear();
+  }
 }
 
 void ShardWriter::close() {
@@ -64,6 +94,9 @@ void ShardWriter::close() {
   }
   if (!offset_buffer_.empty() || !has_offsets_array_) {
     write_offsets();
+  }
+  if (kind_ == DatasetKind::kChat && (!trained_buffer_.empty() || !has_trained_array_)) {
+    write_trained();
   }
   file_.close();
 }

@@ -29,22 +29,6 @@ Environment: LOCKSTEP_PROGRESS=bar|lines   instead of detecting a terminal
 
 Example: mpirun -np 2 lockstep train examples/shakespeare/shakespeare.yaml)";
 
-int exit_code_of(ErrorCode code) {
-  switch (code) {
-    case ErrorCode::kUsage:
-    case ErrorCode::kCorrupt:
-    case ErrorCode::kUnsupported:
-      return kExitUsage;
-    case ErrorCode::kIo:
-    case ErrorCode::kNoSpace:
-    case ErrorCode::kPeerLost:
-    case ErrorCode::kTimeout:
-    case ErrorCode::kDiverged:
-      return kExitFailed;
-  }
-  return kExitFailed;
-}
-
 LogLevel log_level(const EnvironmentLookup& environment) {
   const std::string text = environment("LOCKSTEP_LOG").value_or("info");
   for (const LogLevel level : {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {
@@ -93,13 +77,18 @@ int run_command(CLI::App& app, const RankEnvironment& ranks, const std::vector<s
            .level = log_level(environment),
            .columns = terminal_columns(environment, ranks.starter)});
   StopSignal stop;
-  CommandContext context{.log = log, .stop = stop};
+  CommandContext context{.log = log, .stop = stop, .ranks = ranks};
   add_pack(app, context);
   add_train(app, context);
+  add_launch(app, context);
+  add_status(app, context);
   add_generate(app, context);
+  add_chat(app, context);
   add_eval(app, context);
+  add_export(app, context);
   add_inspect(app, context);
   add_bench(app, context);
+  add_devices(app, context);
   return read_command_line(app, arguments) ? context.run() : kExitDone;
 }
 
@@ -119,7 +108,7 @@ int run(const std::vector<std::string>& arguments) {
     const bool agreed = dynamic_cast<const AgreedError*>(&error) != nullptr;
     report(fmt::format("{}: {}", command_name(app, arguments), error.what()), ranks,
            agreed ? Known::kAgreed : known_of(error.code()));
-    return exit_code_of(error.code());
+    return exit_code_of(error);
   } catch (const std::exception& error) {
     report(fmt::format("{}: {}", command_name(app, arguments), error.what()), ranks, Known::kHere);
     return kExitFailed;

@@ -16,6 +16,8 @@ constexpr std::int64_t kOneRequestMs = 500;
 // Handlers have no argument that could carry these. Both are lock-free, so the handler may touch them.
 std::atomic<int> first_signal{0};
 std::atomic<std::int64_t> first_signal_ms{0};
+std::atomic<bool> second_is_counted{false};
+std::atomic<bool> second_came{false};
 static_assert(std::atomic<std::int64_t>::is_always_lock_free);
 
 std::array<struct sigaction, kSignals.size()> previous_actions = {};
@@ -31,6 +33,10 @@ void on_signal(int number) {
   if (first_signal.compare_exchange_strong(none, number)) {
     first_signal_ms.store(now_ms());
   } else if (now_ms() - first_signal_ms.load() >= kOneRequestMs) {
+    second_came.store(true);
+    if (second_is_counted.load()) {
+      return;
+    }
     std::signal(number, SIG_DFL);
     std::raise(number);
   }
@@ -38,10 +44,12 @@ void on_signal(int number) {
 
 }  // namespace
 
-void StopSignal::listen() {
+void StopSignal::listen(Second second) {
   assert(!listening_);
   listening_ = true;
   first_signal.store(0);
+  second_is_counted.store(second == Second::kIsCounted);
+  second_came.store(false);
   struct sigaction action = {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
@@ -60,5 +68,7 @@ StopSignal::~StopSignal() {
 }
 
 int StopSignal::number() const { return first_signal.load(); }
+
+bool StopSignal::repeated() const { return second_came.load(); }
 
 }  // namespace lockstep

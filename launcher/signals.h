@@ -17,7 +17,10 @@ class StopSignal {
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
-  void listen();
+  // With kIsCounted a second signal only sets repeated(): for a process that has others to end before itself.
+  enum class Second { kEndsTheProcess, kIsCounted };
+  void listen(Second second = Second::kEndsTheProcess);
+  [[nodiscard]] bool repeated() const;
   // May be called from any thread.
   [[nodiscard]] bool requested() const { return number() != 0; }
   // The first signal's number, 0 before it.

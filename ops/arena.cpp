@@ -50,7 +50,7 @@ void Arena::release(Block* block) { free_[block->size_class].push_back(block); }
 std::byte* Arena::take_from_system(std::size_t size_bytes) {
   if (size_bytes > slab_left_bytes_) {
     const std::size_t slab_bytes = std::max(kSlabBytes, size_bytes);
-    slabs_.push_back(Buffer::allocate(slab_bytes));
+    slabs_.push_back(allocate_(slab_bytes));
     reserved_bytes_ += slab_bytes;
     if (slab_bytes - size_bytes <= slab_left_bytes_) {  // the old slab has more left than this one will
       return slabs_.back().data();

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -26,11 +27,13 @@ class Arena {
     std::uint32_t references = 0;
   };
 
-  Arena() = default;
+  // `allocate` is where memory comes from: Backend::allocate() for a device's.
+  explicit Arena(std::function<Buffer(std::size_t size_bytes)> allocate = Buffer::allocate)
+      : allocate_(std::move(allocate)) {}
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // Uninitialised memory, aligned to 64 bytes, with one reference. Throws Error(kIo) when the system has none left.
+  // Uninitialised memory, aligned to 64 bytes, with one reference. Throws what its source does when that has none left.
   [[nodiscard]] Block* allocate(std::size_t size_bytes);
   void release(Block* block);
 
@@ -38,6 +41,7 @@ class Arena {
   [[nodiscard]] std::size_t reserved_bytes() const { return reserved_bytes_; }
 
  private:
+  std::function<Buffer(std::size_t)> allocate_;
   std::vector<std::vector<Block*>> free_;  // by size class
   std::vector<Buffer> slabs_;
   std::vector<std::vector<Block>> blocks_;  // the Block records, in pieces that never move

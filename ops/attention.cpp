@@ -1,5 +1,4 @@
 #include <cmath>
-#include <cstring>
 
 #include "base/error.h"
 #include "ops/functions.h"
@@ -104,13 +103,9 @@ Tensor cached_attention(Tape& tape, const Tensor& qkv, const CachedAttention& at
   shape.key_length = attention.cached + shape.query_length;
   shape.key_capacity = attention.k.dim(0);
 
-  const std::size_t row_bytes = static_cast<std::size_t>(kv_width) * size_of(qkv.dtype());
   const auto append = [&](const RowsView& rows, const Tensor& cache) {
-    for (std::int64_t row = 0; row < shape.query_length; ++row) {
-      const auto* from = static_cast<const std::byte*>(rows.data) +
-                         static_cast<std::size_t>(row * rows.row_stride) * size_of(qkv.dtype());
-      std::memcpy(cache.slice(attention.cached + row, 1).data(), from, row_bytes);
-    }
+    const RowsView to{cache.slice(attention.cached, shape.query_length).data(), kv_width, 0};
+    tape.backend().copy_rows(rows, to, shape.query_length, kv_width, qkv.dtype());
   };
   const Packed parts = parts_of(qkv, shape);
   append(parts.k, attention.k);
@@ -136,6 +131,9 @@ Tensor rotary_embedding(Tape& tape, const Tensor& qkv, const RotaryEmbedding& ro
           qkv.shape(), rotary.heads, rotary.head_dim);
   require(rotary.inverse_frequency.shape() == Shape{rotary.head_dim / 2},
           "rotary_embedding: frequencies {}, expected [{}]", rotary.inverse_frequency.shape(), rotary.head_dim / 2);
+
+  require(rotary.inverse_frequency.device().kind == DeviceKind::kCpu,
+          "rotary_embedding: the frequencies lie on a GPU, expected the host");
 
   Rope rope{qkv,  rotary.heads, rotary.head_dim, rotary.sequence, rotary.first_position, rotary.inverse_frequency,
             false};

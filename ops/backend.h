@@ -1,8 +1,9 @@
 // The kernel set that a device provides. Ops check shapes and record gradients; a Backend computes.
 //
-// All tensors of a call lie on the backend's device, are dense and row-major, and outputs never alias inputs except
-// where said. "Working dtype" is f32 or bf16, the same for all such tensors of a call; sums, means, exponentials and
-// gradients of parameters are computed and kept in f32.
+// All tensors, spans and views of a call lie on the backend's device, except where said; tensors are dense and
+// row-major, and outputs never alias inputs except where said. A GPU's calls return before they are done and are
+// computed in order: what the host reads goes through copy(). "Working dtype" is f32 or bf16, the same for all such
+// tensors of a call; sums, means, exponentials and gradients of parameters are computed and kept in f32.
 //
 // Results are a pure function of the inputs: they do not depend on the number of threads, on memory addresses or on
 // what ran before. Where values are reduced, the order is fixed by the shape alone.
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "base/random.h"
 #include "base/thread_pool.h"
@@ -30,14 +32,24 @@ struct Matrix {
   bool transposed = false;
 };
 
+// What a product goes through on its way out, v being a b + bias:
+enum class Epilogue : std::uint8_t {
+  kNone,          // d = v
+  kGelu,          // d = gelu(v), before = v
+  kGeluGradient,  // d = v * gelu'(before)
+};
+
 // d[m, n] = a[m, k] b[k, n] + bias[n], or d += a b when `accumulate`. a and b share a dtype (f32 or bf16); d is f32 or
-// that dtype; bias (optional, not with accumulate) has a's dtype. The element sums run in f32.
+// that dtype; bias (optional, not with accumulate) has a's dtype. The element sums run in f32. With an epilogue d has
+// a's dtype, and like it `before` is dense.
 struct Gemm {
   Matrix a;
   Matrix b;
   Matrix d;
   const void* bias = nullptr;
   bool accumulate = false;
+  Epilogue epilogue = Epilogue::kNone;
+  Tensor before = {};  // [m, n]; see Epilogue
 };
 
 // Where dropout draws from: element i is kept when its random word says so. `probability` 0 switches it off.
@@ -128,18 +140,19 @@ struct Rope {
   std::int64_t head_dim = 0;
   std::int64_t rows_per_sequence = 0;
   std::int64_t first_position = 0;
-  Tensor inverse_frequency;  // [head_dim / 2] f32
+  Tensor inverse_frequency;  // [head_dim / 2] f32, on the host
   bool inverse = false;      // rotate back: the gradient
 };
 
 // One chunk of the head: row i of `logits` becomes d(loss)/d(logits) = scale * (softmax - onehot(target)), and
 // losses[i] becomes -log softmax(target). Rows with target -1 get loss 0 and gradient 0.
 struct CrossEntropy {
-  Tensor logits;                          // [R, V] f32; overwritten with the gradient when dlogits shares its memory
-  std::span<const std::int32_t> targets;  // [R]
+  Tensor logits;                          // [R, >= V], as logits_shape() says; dlogits may share its memory
+  std::int64_t vocabulary = 0;            // V: what follows in a row counts for nothing
+  std::span<const std::int32_t> targets;  // [R], on the host
   float scale = 1;
-  Tensor dlogits;           // out [R, V] f32 or bf16, undefined when only losses are wanted
-  std::span<float> losses;  // out [R]
+  Tensor dlogits;  // out, as logits, f32 or bf16; undefined when only losses are wanted
+  Tensor losses;   // out [R] f32
 };
 
 // AdamW with decoupled weight decay (Loshchilov, Hutter 2019) on one range of the flat parameters, all f32.
@@ -168,12 +181,32 @@ class Backend {
   virtual ~Backend() = default;
 
   [[nodiscard]] virtual Device device() const = 0;
-  // For work that is cut into chunks outside of kernels: initialisation, copies.
+  // For work of the host that is cut into chunks: initialisation, copies.
   [[nodiscard]] virtual ThreadPool& pool() = 0;
+
+  // Zeroed memory on the device, aligned to 64 bytes or more. Throws Error(kIo, kDevice) when there is none left.
+  [[nodiscard]] virtual Buffer allocate(std::size_t size_bytes) = 0;
+  // Copies between the host and the device or within one of them; dtypes and counts are equal. Comes after everything
+  // that was asked for before; where one side is the host's, it is done when this returns.
+  virtual void copy(const BufferView& from, const BufferView& to) = 0;
+  // Returns when everything that was asked for is done. Throws Error(kDevice) when it failed.
+  virtual void synchronize() = 0;
+  // Of a GPU's memory, by this process; 0 for the CPU, whose memory the system knows about.
+  [[nodiscard]] virtual std::size_t allocated_bytes() const = 0;
+  // How many rows of a head's logits to have at a time, which depends on the vocabulary and the working dtype alone,
+  // how far apart they lie, and what they are: f32 or the working dtype.
+  struct LogitsShape {
+    std::int64_t rows = 0;
+    std::int64_t stride = 0;
+    DType dtype = DType::kF32;
+  };
+  [[nodiscard]] virtual LogitsShape logits_shape(std::int64_t vocabulary, DType working) const = 0;
 
   // Whether the device multiplies matrices of the working dtype itself. Where it does not, products are computed in f32
   // and rounded: right, but slower than f32.
   [[nodiscard]] virtual bool has_native(DType working) const = 0;
+  // Something that costs time and that a user can change, said once; empty most of the time.
+  [[nodiscard]] virtual std::string take_note() { return {}; }
 
   virtual void gemm(const Gemm& gemm) = 0;
   // Products that do not need one another, side by side: on a CPU each is computed by one thread.
@@ -184,6 +217,10 @@ class Backend {
 
   virtual void attention_forward(const AttentionForward& attention) = 0;
   virtual void attention_backward(const AttentionBackward& attention) = 0;
+
+  // Copies `rows` rows of `columns` elements, of one batch entry.
+  virtual void copy_rows(const RowsView& from, const RowsView& to, std::int64_t rows, std::int64_t columns,
+                         DType dtype) = 0;
 
   virtual void rope(const Rope& rope) = 0;
 
@@ -206,7 +243,7 @@ class Backend {
   // x[N, C] = tokens_table[token] + positions_table[position]; the position of row r is first_position + r %
   // rows_per_sequence. positions_table may be undefined.
   struct Embedding {
-    std::span<const std::int32_t> tokens;  // [N]
+    std::span<const std::int32_t> tokens;  // [N], on the host
     std::int64_t rows_per_sequence = 0;
     std::int64_t first_position = 0;
   };
@@ -223,7 +260,8 @@ class Backend {
   virtual void column_sum(const Tensor& x, const Tensor& sums, bool accumulate) = 0;
 
   // The sums of squares, in f64, of the blocks of kSquaresBlock elements that `values` is made of; the last may be
-  // shorter. Their sum in order is the sum of squares, whoever computed which.
+  // shorter. Their sum in order is the sum of squares, whoever computed which. `block_sums` lies on the host, and holds
+  // them when this returns.
   virtual void sums_of_squares(std::span<const float> values, std::span<double> block_sums) = 0;
   // out[i] = a[i] + b[i]; out may be a or b.
   virtual void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out) = 0;
@@ -235,5 +273,9 @@ class Backend {
 
 // The CPU's kernels on `threads` threads, the caller's included.
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads);
+
+// A GPU's kernels; `threads` are the host's, for pool(). One in a process. Throws Error(kUnsupported) that says why
+// this GPU cannot be used, or that this program was built without CUDA.
+[[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int index, int threads);
 
 }  // namespace lockstep

@@ -52,6 +52,17 @@ struct SumAndNorm {
 [[nodiscard]] SumAndNorm add_norm(Tape& tape, const Tensor& x, const Tensor& branch, const Dropout& dropout,
                                   const Norm& layer);
 
+struct HeadNorm {
+  std::int64_t heads = 0;
+  std::int64_t kv_heads = 0;
+  float epsilon = 1e-6F;
+  Tensor query_gain;  // [head_dim]
+  Tensor key_gain;    // [head_dim]
+};
+// RMSNorm (Zhang, Sennrich 2019) of each query head and each key head of qkv, which is laid out as for self_attention.
+// In place: the result shares qkv's memory, and qkv must not be used afterwards.
+[[nodiscard]] Tensor head_norm(Tape& tape, const Tensor& qkv, const HeadNorm& layer);
+
 struct SelfAttention {
   std::int64_t batch = 0;
   std::int64_t heads = 0;
@@ -85,6 +96,12 @@ struct RotaryEmbedding {
 
 [[nodiscard]] Tensor dropout(Tape& tape, const Tensor& x, const Dropout& dropout);
 [[nodiscard]] Tensor gelu(Tape& tape, const Tensor& x);
+// y = gelu(x up) down with the biases of both: GPT-2's MLP as one op, whose activation is part of the products.
+struct GeluMlp {
+  Linear up;
+  Linear down;
+};
+[[nodiscard]] Tensor gelu_mlp(Tape& tape, const Tensor& x, const GeluMlp& layer);
 // y[N, F] = silu(gate_up[:, :F]) * gate_up[:, F:]
 [[nodiscard]] Tensor swiglu(Tape& tape, const Tensor& gate_up);
 [[nodiscard]] Tensor add(Tape& tape, const Tensor& a, const Tensor& b);
@@ -96,9 +113,13 @@ struct LossTargets {
   float scale = 1;
 };
 struct Loss {
-  Tensor value;            // scalar f32: scale * sum
-  double sum = 0;          // of -log p(target) over the targets
+  Tensor value;            // the scalar scale * sum(), for backward(): a variable without contents
+  Tensor row_losses;       // [N] f32: -log p(target), 0 where there is none
   std::int64_t count = 0;  // targets that are not -1
+  Backend* backend = nullptr;
+
+  // Of row_losses, in their order. Waits for the device.
+  [[nodiscard]] double sum() const;
 };
 // The head and the cross-entropy as one op: logits[N, V] = x[N, C] weight exist only a chunk of rows at a time. On a
 // recording tape the chunk's gradients are computed while its logits are there, so the loss must be what backward()

@@ -6,9 +6,9 @@
 
 namespace lockstep {
 
-// With the weight as w[in, out] (transposed in memory for kOutIn):
-//   y = x w + b      dx = dy w^T      dw = x^T dy      db = the column sums of dy
-Tensor linear(Tape& tape, const Tensor& x, const Linear& layer) {
+namespace {
+
+WeightSizes check(const Tensor& x, const Linear& layer) {
   const WeightSizes sizes = sizes_of(layer);
   require(x.shape().rank() > 0 && x.dim(-1) == sizes.in, "linear: x {} does not fit the weight {} ({} inputs)",
           x.shape(), layer.weight.shape(), sizes.in);
@@ -16,28 +16,81 @@ Tensor linear(Tape& tape, const Tensor& x, const Linear& layer) {
           name_of(layer.weight.dtype()));
   require(!layer.bias.is_defined() || layer.bias.shape() == Shape{sizes.out}, "linear: bias {}, expected [{}]",
           layer.bias.shape(), sizes.out);
+  return sizes;
+}
+
+Gemm forward_of(const Tensor& x, const Linear& layer, const Tensor& y) {
+  return {.a = matrix_of(x),
+          .b = weight_in_out(layer),
+          .d = matrix_of(y),
+          .bias = layer.bias.is_defined() ? layer.bias.data() : nullptr};
+}
+
+Gemm input_gradient_of(const Tensor& dy, const Linear& layer, const Tensor& dx) {
+  return {.a = matrix_of(dy), .b = transposed(weight_in_out(layer)), .d = matrix_of(dx)};
+}
+
+void add_parameter_gradients(Gradients& gradients, const Linear& layer, const Tensor& x, const Tensor& dy) {
+  Backend& backend = gradients.backend();
+  const auto dw = gradients.of_parameter(layer.weight);
+  backend.gemm(weight_gradient(layer, matrix_of(x), matrix_of(dy), dw.value, dw.accumulate));
+  if (layer.bias.is_defined()) {
+    const auto db = gradients.of_parameter(layer.bias);
+    backend.column_sum(dy, db.value, db.accumulate);
+  }
+}
+
+}  // namespace
+
+// With the weight as w[in, out] (transposed in memory for kOutIn):
+//   y = x w + b      dx = dy w^T      dw = x^T dy      db = the column sums of dy
+Tensor linear(Tape& tape, const Tensor& x, const Linear& layer) {
+  const WeightSizes sizes = check(x, layer);
 
   const Tensor y = tape.make_variable({x.rows(), sizes.out}, x.dtype());
-  tape.backend().gemm({.a = matrix_of(x),
-                       .b = weight_in_out(layer),
-                       .d = matrix_of(y),
-                       .bias = layer.bias.is_defined() ? layer.bias.data() : nullptr});
+  tape.backend().gemm(forward_of(x, layer, y));
 
   tape.record({&layer.weight, &layer.bias}, [x, y = y.without_data(), layer](Gradients& gradients) {
     const Tensor dy = gradients.take(y);
-    Backend& backend = gradients.backend();
     if (Gradients::wants(x)) {
       const Tensor dx = gradients.make(x.shape(), x.dtype());
-      backend.gemm({.a = matrix_of(dy), .b = transposed(weight_in_out(layer)), .d = matrix_of(dx)});
+      gradients.backend().gemm(input_gradient_of(dy, layer, dx));
       gradients.add(x, dx);
     }
-    const auto dw = gradients.of_parameter(layer.weight);
-    backend.gemm(weight_gradient(layer, x, dy, dw.value, dw.accumulate));
-    if (layer.bias.is_defined()) {
-      const auto db = gradients.of_parameter(layer.bias);
-      backend.column_sum(dy, db.value, db.accumulate);
-    }
+    add_parameter_gradients(gradients, layer, x, dy);
   });
+  return y;
+}
+
+// hidden = gelu(before), before = x up:   dbefore = (dy down^T) * gelu'(before), and then as above.
+Tensor gelu_mlp(Tape& tape, const Tensor& x, const GeluMlp& layer) {
+  const WeightSizes sizes = check(x, layer.up);
+  const Shape inner{x.rows(), sizes.out};
+  const Tensor before = tape.make(inner, x.dtype());
+  const Tensor hidden = tape.make(inner, x.dtype());
+  const Tensor y = tape.make_variable({x.rows(), check(hidden, layer.down).out}, x.dtype());
+  Gemm up = forward_of(x, layer.up, hidden);
+  up.epilogue = Epilogue::kGelu;
+  up.before = before;
+  tape.backend().gemm(up);
+  tape.backend().gemm(forward_of(hidden, layer.down, y));
+
+  tape.record({&layer.down.weight, &layer.down.bias, &layer.up.weight, &layer.up.bias},
+              [x, before, hidden, y = y.without_data(), layer](Gradients& gradients) {
+                const Tensor dy = gradients.take(y);
+                add_parameter_gradients(gradients, layer.down, hidden, dy);
+                const Tensor dbefore = gradients.make(before.shape(), before.dtype());
+                Gemm down = input_gradient_of(dy, layer.down, dbefore);
+                down.epilogue = Epilogue::kGeluGradient;
+                down.before = before;
+                gradients.backend().gemm(down);
+                add_parameter_gradients(gradients, layer.up, x, dbefore);
+                if (Gradients::wants(x)) {
+                  const Tensor dx = gradients.make(x.shape(), x.dtype());
+                  gradients.backend().gemm(input_gradient_of(dbefore, layer.up, dx));
+                  gradients.add(x, dx);
+                }
+              });
   return y;
 }
 

@@ -12,6 +12,13 @@ namespace lockstep {
   return {x.data(), x.dtype(), x.rows(), columns, columns, false};
 }
 
+// The first `columns` of each of its rows.
+[[nodiscard]] inline Matrix first_columns(const Tensor& x, std::int64_t columns) {
+  Matrix matrix = matrix_of(x);
+  matrix.columns = columns;
+  return matrix;
+}
+
 [[nodiscard]] inline Matrix transposed(Matrix matrix) {
   matrix.transposed = !matrix.transposed;
   return matrix;
@@ -34,11 +41,11 @@ struct WeightSizes {
 }
 
 // dw = x^T dy, laid out as the weight is.
-[[nodiscard]] inline Gemm weight_gradient(const Linear& layer, const Tensor& x, const Tensor& dy, const Tensor& dw,
+[[nodiscard]] inline Gemm weight_gradient(const Linear& layer, const Matrix& x, const Matrix& dy, const Tensor& dw,
                                           bool accumulate) {
   const bool in_out = layer.layout == WeightLayout::kInOut;
-  return {.a = transposed(matrix_of(in_out ? x : dy)),
-          .b = matrix_of(in_out ? dy : x),
+  return {.a = transposed(in_out ? x : dy),
+          .b = in_out ? dy : x,
           .d = matrix_of(dw),
           .bias = nullptr,
           .accumulate = accumulate};

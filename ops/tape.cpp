@@ -60,10 +60,8 @@ void Tape::backward(const Tensor& loss) {
   require(is_recording(), "backward: the tape does not record");
   require(loss.count() == 1 && loss.variable != Tensor::kNone, "backward: expected a scalar made on this tape, got {}",
           loss.shape());
-  Tensor one = make(loss.shape(), DType::kF32);
-  *one.data<float>() = 1;
   Gradients gradients(*this);
-  gradients.add(loss, std::move(one));
+  gradients.add(loss, make(loss.shape(), DType::kF32));  // 1, as who records the loss knows: it has no contents
   run_down_to(0, gradients);
   clear();
 }

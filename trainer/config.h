@@ -16,11 +16,13 @@
 
 namespace lockstep {
 
-enum class ModelFamily : std::uint8_t { kGpt2, kLlama };
+enum class ModelFamily : std::uint8_t { kGpt2, kLlama, kMistral, kQwen2, kQwen3 };
+enum class RopeScaling : std::uint8_t { kNone, kLinear, kLlama3 };
 enum class Precision : std::uint8_t { kFp32, kBf16 };
 enum class Determinism : std::uint8_t { kElastic, kFixed };
 enum class Recompute : std::uint8_t { kNone, kAttention, kBlock };
 enum class OptimizerName : std::uint8_t { kAdamW };
+enum class DeviceWish : std::uint8_t { kAuto, kCpu, kCuda };
 enum class ScheduleName : std::uint8_t { kConstant, kLinear, kCosine, kWsd };
 
 struct RunConfig {
@@ -37,13 +39,19 @@ struct ModelConfig {
   int heads = 0;
   int kv_heads = 0;  // 0: heads
   int width = 0;
-  int hidden = 0;   // 0: 4 * width (gpt2), 8/3 * width rounded up to a multiple of 64 (llama)
-  int context = 0;  // 0: data.sequence
-  int vocab = 0;    // 0: the data's tokenizer decides
+  int head_dim = 0;  // 0: width / heads
+  int hidden = 0;    // 0: 4 * width (gpt2), 8/3 * width rounded up to a multiple of 64 (the others)
+  int context = 0;   // 0: data.sequence
+  int vocab = 0;     // 0: the data's tokenizer decides
   double dropout = 0.0;
   bool tied = true;  // the output head shares the token embedding
   bool bias = true;  // gpt2: biases in linear layers and norms
   double rope_theta = 10000.0;
+  RopeScaling rope_scaling = RopeScaling::kNone;
+  double rope_factor = 1.0;
+  double rope_low_freq_factor = 1.0;   // llama3
+  double rope_high_freq_factor = 4.0;  // llama3
+  int rope_original_context = 8192;    // llama3
   double norm_eps = 1e-5;
   std::string from;  // a folder whose weights the run starts from; empty: random
 
@@ -98,6 +106,8 @@ struct CommConfig {
   int zero = 0;
   int ranks_per_node = 0;  // 0: as detected
   int timeout_s = 600;
+  int silence_s = 5;
+  int stuck_s = 300;
 
   friend bool operator==(const CommConfig&, const CommConfig&) = default;
 };
@@ -126,8 +136,16 @@ struct LogConfig {
   friend bool operator==(const LogConfig&, const LogConfig&) = default;
 };
 
+struct DeviceConfig {
+  DeviceWish kind = DeviceWish::kAuto;
+  bool share = false;  // several ranks may use one GPU
+
+  friend bool operator==(const DeviceConfig&, const DeviceConfig&) = default;
+};
+
 struct Config {
   RunConfig run;
+  DeviceConfig device;
   ModelConfig model;
   DataConfig data;
   TrainConfig train;
@@ -145,9 +163,11 @@ struct Config {
 [[nodiscard]] std::int64_t decay_steps(const Config& config);
 
 [[nodiscard]] std::string_view name_of(ModelFamily value);
+[[nodiscard]] std::string_view name_of(RopeScaling value);
 [[nodiscard]] std::string_view name_of(Precision value);
 [[nodiscard]] std::string_view name_of(Determinism value);
 [[nodiscard]] std::string_view name_of(Recompute value);
+[[nodiscard]] std::string_view name_of(DeviceWish value);
 [[nodiscard]] std::string_view name_of(OptimizerName value);
 [[nodiscard]] std::string_view name_of(ScheduleName value);
 

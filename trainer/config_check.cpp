@@ -27,15 +27,24 @@ void check_model(const ModelConfig& model, const std::string& origin) {
   if (model.layers == 0 || model.heads == 0 || model.width == 0) {
     return;  // the shape comes with the weights of model.from
   }
-  require(model.width % model.heads == 0, "{}: model.width is {}; expected a multiple of model.heads, {}", origin,
-          model.width, model.heads);
-  require(model.family == ModelFamily::kLlama || model.kv_heads == model.heads,
-          "{}: model.kv_heads is {}; gpt2 has as many as model.heads, {}", origin, model.kv_heads, model.heads);
+  const bool gpt2 = model.family == ModelFamily::kGpt2;
+  require(model.width % model.heads == 0 || (!gpt2 && model.head_dim > 0),
+          "{}: model.width is {}; expected a multiple of model.heads, {}", origin, model.width, model.heads);
+  require(!gpt2 || model.head_dim == 0 || model.head_dim == model.width / model.heads,
+          "{}: model.head_dim is {}; gpt2 has model.width / model.heads, {}", origin, model.head_dim,
+          model.width / model.heads);
+  require(!gpt2 || model.kv_heads == model.heads, "{}: model.kv_heads is {}; gpt2 has as many as model.heads, {}",
+          origin, model.kv_heads, model.heads);
   require(model.heads % model.kv_heads == 0, "{}: model.kv_heads is {}; expected a divisor of model.heads, {}", origin,
           model.kv_heads, model.heads);
-  require(model.family == ModelFamily::kGpt2 || model.width / model.heads % 2 == 0,
-          "{}: a head is {} wide (model.width / model.heads); rotary positions need an even width", origin,
-          model.width / model.heads);
+  require(gpt2 || model.head_dim % 2 == 0,
+          "{}: a head is {} wide (model.head_dim, or model.width / model.heads); rotary positions need an even width",
+          origin, model.head_dim);
+  require(!gpt2 || model.rope_scaling == RopeScaling::kNone,
+          "{}: model.rope_scaling is {}; gpt2 has no rotary positions", origin, name_of(model.rope_scaling));
+  require(model.rope_scaling != RopeScaling::kLlama3 || model.rope_low_freq_factor < model.rope_high_freq_factor,
+          "{}: model.rope_low_freq_factor is {}; expected less than model.rope_high_freq_factor, {}", origin,
+          model.rope_low_freq_factor, model.rope_high_freq_factor);
 }
 
 void check_schedule(const Config& config, const std::string& origin) {
@@ -70,6 +79,9 @@ std::int64_t decay_steps(const Config& config) {
 Config with_derived_shapes(Config config) {
   ModelConfig& model = config.model;
   model.kv_heads = model.kv_heads == 0 ? model.heads : model.kv_heads;
+  if (model.head_dim == 0 && model.heads > 0 && model.width % model.heads == 0) {
+    model.head_dim = model.width / model.heads;
+  }
   model.hidden = model.hidden == 0 ? default_hidden(model) : model.hidden;
   model.context = model.context == 0 ? config.data.sequence : model.context;
   config.data.sequence = config.data.sequence == 0 ? model.context : config.data.sequence;

@@ -14,7 +14,11 @@ template <typename E>
 struct Names;
 template <>
 struct Names<ModelFamily> {
-  static constexpr std::array<std::string_view, 2> value = {"gpt2", "llama"};
+  static constexpr std::array<std::string_view, 5> value = {"gpt2", "llama", "mistral", "qwen2", "qwen3"};
+};
+template <>
+struct Names<RopeScaling> {
+  static constexpr std::array<std::string_view, 3> value = {"none", "linear", "llama3"};
 };
 template <>
 struct Names<Precision> {
@@ -27,6 +31,10 @@ struct Names<Determinism> {
 template <>
 struct Names<Recompute> {
   static constexpr std::array<std::string_view, 3> value = {"none", "attention", "block"};
+};
+template <>
+struct Names<DeviceWish> {
+  static constexpr std::array<std::string_view, 3> value = {"auto", "cpu", "cuda"};
 };
 template <>
 struct Names<OptimizerName> {
@@ -141,9 +149,11 @@ bool assign(const ConfigKey& key, std::string_view text, T& target) {
 }  // namespace
 
 std::string_view name_of(ModelFamily value) { return enum_name(value); }
+std::string_view name_of(RopeScaling value) { return enum_name(value); }
 std::string_view name_of(Precision value) { return enum_name(value); }
 std::string_view name_of(Determinism value) { return enum_name(value); }
 std::string_view name_of(Recompute value) { return enum_name(value); }
+std::string_view name_of(DeviceWish value) { return enum_name(value); }
 std::string_view name_of(OptimizerName value) { return enum_name(value); }
 std::string_view name_of(ScheduleName value) { return enum_name(value); }
 

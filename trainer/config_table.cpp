@@ -11,6 +11,15 @@ constexpr ConfigRange kShare = {.min = 0, .max = 1, .excludes_max = true};  // [
 
 #define LOCKSTEP_SLOT(member) [](Config& config) -> ConfigSlot { return &config.member; }
 
+std::vector<ConfigKey> device_keys() {
+  return {
+      {.name = "device.kind",
+       .slot = LOCKSTEP_SLOT(device.kind),
+       .help = "what ranks compute on; device: cuda is short for it; auto: a GPU each where all of them have one"},
+      {.name = "device.share", .slot = LOCKSTEP_SLOT(device.share), .help = "several ranks may use one GPU"},
+  };
+}
+
 std::vector<ConfigKey> model_keys() {
   return {
       {.name = "model.family", .slot = LOCKSTEP_SLOT(model.family), .help = "architecture"},
@@ -21,12 +30,16 @@ std::vector<ConfigKey> model_keys() {
        .required = true},
       {.name = "model.heads",
        .slot = LOCKSTEP_SLOT(model.heads),
-       .help = "attention heads; they divide width",
+       .help = "attention heads; they divide width where head_dim is 0",
        .range = from_to(1, 65536),
        .required = true},
       {.name = "model.kv_heads",
        .slot = LOCKSTEP_SLOT(model.kv_heads),
-       .help = "llama: heads that hold keys and values; they divide heads; 0: heads",
+       .help = "not gpt2: heads that hold keys and values; they divide heads; 0: heads",
+       .range = from_to(0, 65536)},
+      {.name = "model.head_dim",
+       .slot = LOCKSTEP_SLOT(model.head_dim),
+       .help = "not gpt2: width of a head; 0: width / heads",
        .range = from_to(0, 65536)},
       {.name = "model.width",
        .slot = LOCKSTEP_SLOT(model.width),
@@ -35,7 +48,7 @@ std::vector<ConfigKey> model_keys() {
        .required = true},
       {.name = "model.hidden",
        .slot = LOCKSTEP_SLOT(model.hidden),
-       .help = "width of the MLP; 0: 4 width (gpt2), 8/3 width rounded up to a multiple of 64 (llama)",
+       .help = "width of the MLP; 0: 4 width (gpt2), 8/3 width rounded up to a multiple of 64 (the others)",
        .range = from_to(0, 4194304)},
       {.name = "model.context",
        .slot = LOCKSTEP_SLOT(model.context),
@@ -53,8 +66,27 @@ std::vector<ConfigKey> model_keys() {
       {.name = "model.bias", .slot = LOCKSTEP_SLOT(model.bias), .help = "gpt2: biases in linear layers and norms"},
       {.name = "model.rope_theta",
        .slot = LOCKSTEP_SLOT(model.rope_theta),
-       .help = "llama: base of the rotary frequencies",
+       .help = "not gpt2: base of the rotary frequencies",
        .range = above(0)},
+      {.name = "model.rope_scaling",
+       .slot = LOCKSTEP_SLOT(model.rope_scaling),
+       .help = "not gpt2: how rotary frequencies are stretched for long contexts"},
+      {.name = "model.rope_factor",
+       .slot = LOCKSTEP_SLOT(model.rope_factor),
+       .help = "linear and llama3: how far",
+       .range = at_least(1)},
+      {.name = "model.rope_low_freq_factor",
+       .slot = LOCKSTEP_SLOT(model.rope_low_freq_factor),
+       .help = "llama3: waves longer than rope_original_context / this are stretched whole",
+       .range = above(0)},
+      {.name = "model.rope_high_freq_factor",
+       .slot = LOCKSTEP_SLOT(model.rope_high_freq_factor),
+       .help = "llama3: waves shorter than rope_original_context / this are left alone",
+       .range = above(0)},
+      {.name = "model.rope_original_context",
+       .slot = LOCKSTEP_SLOT(model.rope_original_context),
+       .help = "llama3: the context before stretching",
+       .range = from_to(1, 16777216)},
       {.name = "model.norm_eps",
        .slot = LOCKSTEP_SLOT(model.norm_eps),
        .help = "added to the variance in norms",
@@ -153,8 +185,8 @@ std::vector<ConfigKey> job_keys() {
   return {
       {.name = "comm.backend",
        .slot = LOCKSTEP_SLOT(comm.backend),
-       .help = "how ranks exchange gradients; auto: mpi when started with several ranks",
-       .choices = {"auto", "self", "mpi"}},
+       .help = "how ranks exchange gradients; auto: mpi when started with several ranks, nccl where each has a GPU",
+       .choices = {"auto", "self", "mpi", "nccl"}},
       {.name = "comm.bucket_mib",
        .slot = LOCKSTEP_SLOT(comm.bucket_mib),
        .help = "gradients are exchanged in pieces of this many MiB while the backward pass runs",
@@ -170,6 +202,14 @@ std::vector<ConfigKey> job_keys() {
       {.name = "comm.timeout_s",
        .slot = LOCKSTEP_SLOT(comm.timeout_s),
        .help = "seconds a rank may keep the others waiting before the run fails and names it",
+       .range = from_to(1, 604800)},
+      {.name = "comm.silence_s",
+       .slot = LOCKSTEP_SLOT(comm.silence_s),
+       .help = "seconds after which a rank that gives no sign of life is named and the run ended; 0: nobody watches",
+       .range = from_to(0, 604800)},
+      {.name = "comm.stuck_s",
+       .slot = LOCKSTEP_SLOT(comm.stuck_s),
+       .help = "seconds a rank that answers may stand still (in a system call, say) before the run is ended for it",
        .range = from_to(1, 604800)},
       {.name = "checkpoint.every_steps",
        .slot = LOCKSTEP_SLOT(checkpoint.every_steps),
@@ -219,7 +259,7 @@ std::vector<ConfigKey> all_keys() {
        .help = "of initial weights, sample order and dropout",
        .range = at_least(0)},
   };
-  for (auto part : {model_keys, data_and_train_keys, optimizer_keys, job_keys}) {
+  for (auto part : {device_keys, model_keys, data_and_train_keys, optimizer_keys, job_keys}) {
     const std::vector<ConfigKey> more = part();
     keys.insert(keys.end(), more.begin(), more.end());
   }

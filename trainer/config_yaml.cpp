@@ -25,6 +25,9 @@ const ConfigKey* find_key(std::string_view name) {
   return found == keys.end() ? nullptr : &*found;
 }
 
+// "device: cuda" is short for "device: {kind: cuda}".
+const ConfigKey* short_form(const std::string& section) { return find_key(section + ".kind"); }
+
 std::vector<std::string> section_names() {
   std::vector<std::string> names;
   for (const ConfigKey& key : config_keys()) {
@@ -118,6 +121,11 @@ void read_document(const YAML::Node& root, const std::string& origin, std::set<s
     require(std::find(sections.begin(), sections.end(), name) != sections.end(), "{}: {} is not a section{}", place,
             name, did_you_mean(name, sections));
     require(seen_sections.insert(name).second, "{}: {} stands here for the second time", place, name);
+    if (const ConfigKey* key = short_form(name); key != nullptr && entry.second.IsScalar()) {
+      seen.insert(std::string(key->name));
+      assign_node(*key, entry.second, place_of(origin, entry.second.Mark()), config);
+      continue;
+    }
     if (!entry.second.IsNull()) {
       read_section(name, entry.second, origin, seen, config);
     }
@@ -131,10 +139,11 @@ void apply_override(const std::string& text, std::set<std::string>& seen, Config
   const std::string name = text.substr(0, equals);
   const std::string value = text.substr(equals + 1);
   const ConfigKey* key = find_key(name);
+  key = key == nullptr ? short_form(name) : key;
   if (key == nullptr) {
     fail_unknown_key(place, name);
   }
-  seen.insert(name);
+  seen.insert(std::string(key->name));
   if (is_pair(*key)) {
     try {
       assign_node(*key, YAML::Load(value), "--set", config);

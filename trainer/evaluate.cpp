@@ -1,6 +1,8 @@
 #include "trainer/evaluate.h"
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "data/batch_loader.h"
@@ -8,11 +10,21 @@
 
 namespace lockstep {
 
+namespace {
+
+bool any_rank(Communicator& communicator, bool mine) {
+  std::vector<std::byte> all(static_cast<std::size_t>(communicator.world_size()));
+  const std::byte own{static_cast<unsigned char>(mine ? 1 : 0)};
+  communicator.all_gather(std::span(&own, 1), all);
+  return std::find(all.begin(), all.end(), std::byte{1}) != all.end();
+}
+
+}  // namespace
+
 double EvaluationResult::perplexity() const { return std::exp(loss); }
 
-EvaluationResult evaluate(const Replica& replica, Arena& arena, Communicator& communicator,
-                          const EvaluationOptions& options,
-                          const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, Communicator& communicator,
+                                         const EvaluationOptions& options, const EvaluationHooks& hooks) {
   EvaluationBatches batches({options.dataset, options.sequence, options.batch_size, options.max_batches});
   const auto world = static_cast<std::uint64_t>(communicator.world_size());
   const auto rank = static_cast<std::uint64_t>(communicator.rank());
@@ -26,13 +38,19 @@ EvaluationResult evaluate(const Replica& replica, Arena& arena, Communicator& co
   };
   std::vector<BatchSum> mine(per_rank);
   Tape tape(replica.backend(), arena, nullptr);
-  for (std::uint64_t i = begin; i < end; ++i) {
+  for (std::uint64_t i = begin; i < begin + per_rank; ++i) {
+    if (hooks.stop_requested && any_rank(communicator, hooks.stop_requested())) {
+      return {};
+    }
+    if (i >= end) {
+      continue;  // others have one more
+    }
     const TokenBatch& batch = batches.read(i);
     const Loss loss = replica.model().loss(
-        tape, replica.weights(), {batch.inputs, batch.targets, options.batch_size, options.sequence}, {}, 1.0F);
-    mine[i - begin] = {loss.sum, loss.count};
-    if (progress && rank == 0) {
-      progress(i - begin + 1, end - begin);
+        tape, replica.weights(), {batch.inputs, batch.targets, options.batch_size, batch.row_tokens}, {}, 1.0F);
+    mine[i - begin] = {loss.sum(), loss.count};
+    if (hooks.progress) {
+      hooks.progress(i - begin + 1, end - begin);
     }
   }
 
@@ -43,7 +61,7 @@ EvaluationResult evaluate(const Replica& replica, Arena& arena, Communicator& co
     total.loss += sum.loss;
     total.tokens += sum.tokens;
   }
-  return {total.loss / static_cast<double>(total.tokens), total.tokens};
+  return EvaluationResult{total.loss / static_cast<double>(total.tokens), total.tokens};
 }
 
 }  // namespace lockstep

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 
 #include "comm/communicator.h"
 #include "trainer/replica.h"
@@ -23,11 +24,18 @@ struct EvaluationResult {
   [[nodiscard]] double perplexity() const;
 };
 
+struct EvaluationHooks {
+  // Called after each batch with the rank's batches so far and their number. May be empty.
+  std::function<void(std::uint64_t done, std::uint64_t total)> progress = {};
+  // Polled before each batch when it is not empty, on every rank or on none; true on one rank ends the evaluation.
+  std::function<bool()> stop_requested = {};
+};
+
 // Evaluates the dataset's first batches in its own order. Collective: the batches are spread over the ranks, and their
-// sums are added in the batches' order, so the result has the same bits on any number of ranks. `progress` (may be
-// empty) is called on rank 0 with the batches done by it and their number. Throws what reading the dataset throws.
-[[nodiscard]] EvaluationResult evaluate(
-    const Replica& replica, Arena& arena, Communicator& communicator, const EvaluationOptions& options,
-    const std::function<void(std::uint64_t done, std::uint64_t total)>& progress = {});
+// sums are added in the batches' order, so the result has the same bits on any number of ranks. Nothing when
+// hooks.stop_requested() ended it. Throws what reading the dataset throws.
+[[nodiscard]] std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, Communicator& communicator,
+                                                       const EvaluationOptions& options,
+                                                       const EvaluationHooks& hooks = {});
 
 }  // namespace lockstep

@@ -46,6 +46,12 @@ std::vector<Candidate> candidates_of(std::span<const float> logits, const Sampli
   return candidates;
 }
 
+std::vector<float> on_host(const Tensor& logits, Backend& backend) {
+  std::vector<float> values(static_cast<std::size_t>(logits.count()));
+  backend.copy(logits.buffer(), view_of(std::span(values)));
+  return values;
+}
+
 }  // namespace
 
 std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options, std::uint64_t index) {
@@ -72,7 +78,7 @@ void generate(const Replica& replica, Arena& arena, std::span<const std::int32_t
               const GenerateOptions& options, const std::function<bool(std::int32_t)>& on_token) {
   require(!prompt.empty(), "generate: the prompt is empty");
   const std::int64_t context = replica.model().architecture().context;
-  KvCache cache(replica.model().architecture(), replica.working_dtype());
+  KvCache cache(replica.model().architecture(), replica.working_dtype(), replica.backend());
   Tape tape(replica.backend(), arena, nullptr);
   std::vector<std::int32_t> text(prompt.begin(), prompt.end());
   std::size_t pending = std::min(text.size(), static_cast<std::size_t>(context));  // not in the cache yet
@@ -83,7 +89,8 @@ void generate(const Replica& replica, Arena& arena, std::span<const std::int32_t
       pending = static_cast<std::size_t>(std::max<std::int64_t>(context / 2, 1));
     }
     const Tensor logits = replica.model().next_logits(tape, replica.weights(), std::span(text).last(pending), cache);
-    const std::int32_t token = sample_token(logits.as<float>(), options.sampling, static_cast<std::uint64_t>(made));
+    const std::int32_t token =
+        sample_token(on_host(logits, replica.backend()), options.sampling, static_cast<std::uint64_t>(made));
     if (std::ranges::find(options.stop_tokens, token) != options.stop_tokens.end()) {
       return;
     }

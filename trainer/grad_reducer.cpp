@@ -46,7 +46,9 @@ GradReducer::GradReducer(const ParameterLayout& layout, Communicator& communicat
   // A binary counter that counts to n holds at most bit_width(n) - 1 finished sums and the one being made.
   const auto n = static_cast<std::uint64_t>(options.largest_micro_batches);
   for (int i = 0; i < static_cast<int>(std::bit_width(n)); ++i) {
-    buffers_.push_back(communicator.allocate(layout.total() * sizeof(float)));
+    const std::size_t size_bytes = layout.total() * sizeof(float);
+    buffers_.push_back(backend.device().kind == DeviceKind::kCpu ? communicator.allocate(size_bytes)
+                                                                 : backend.allocate(size_bytes));
   }
   works_.reserve(buckets_.size());
 }
@@ -82,7 +84,7 @@ void GradReducer::start_bucket(std::size_t bucket) {
   }
   const ElementRange& range = buckets_[bucket].range;
   merge(range, top_);
-  const BufferView data = view_of(flat(0)).slice(range);
+  const BufferView data = BufferView{flat(0).data(), layout_.total(), DType::kF32, backend_.device()}.slice(range);
   works_.push_back(options_.owned.empty() ? communicator_.all_reduce_sum(data)
                                           : communicator_.reduce_scatter_sum(data, bucket_owned_[bucket]));
 }
@@ -102,11 +104,17 @@ void GradReducer::end_micro_batch() {
   }
 }
 
-void GradReducer::finish() {
+void GradReducer::finish(const std::function<void(std::size_t bucket)>& waits_for) {
   assert(in_last_micro_batch() && works_.size() == buckets_.size());
+  if (communicator_.world_size() > 1) {
+    backend_.synchronize();  // what a GPU still computes is not communication
+  }
   const double begin_ms = now_ms();
-  for (Work& work : works_) {
-    work.wait();
+  for (std::size_t bucket = 0; bucket < works_.size(); ++bucket) {
+    if (waits_for) {
+      waits_for(bucket);
+    }
+    works_[bucket].wait();
   }
   const double end_ms = now_ms();
   works_.clear();

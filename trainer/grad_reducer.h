@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -50,8 +51,9 @@ class GradReducer final : public GradientSink {
 
   // After each backward pass.
   void end_micro_batch();
-  // Waits until the sum over all ranks is complete and starts the next step. Throws Error(kTimeout, kPeerLost).
-  void finish();
+  // Waits until the sum over all ranks is complete and starts the next step. Tells `waits_for` (may be empty) each
+  // bucket that it waits for. Throws Error(kTimeout, kPeerLost).
+  void finish(const std::function<void(std::size_t bucket)>& waits_for = {});
   // The sum, where this rank owns it; valid from finish() until the next backward pass.
   [[nodiscard]] std::span<const float> gradient() const { return flat(0); }
 

@@ -23,6 +23,11 @@ struct LoadedModel {
   std::vector<std::int32_t> ends_of_text;
 };
 
+// The folder of the model that `path` names: a run's newest intact checkpoint (each damaged one on the way is given to
+// `on_damaged`), a checkpoint, or a Hugging Face folder. Throws as load_model() does.
+[[nodiscard]] std::filesystem::path find_model_folder(const std::filesystem::path& path,
+                                                      const std::function<void(const DamagedCheckpoint&)>& on_damaged);
+
 // `path` is a run (its newest intact checkpoint is taken, each damaged one on the way given to `on_damaged`), a
 // checkpoint, or a Hugging Face folder (config.json, tokenizer.json, safetensors). Weights are kept in the working
 // dtype of `precision`. Throws Error(kUsage) naming what is missing, Error(kCorrupt) for damaged files and for a run

@@ -13,8 +13,8 @@ namespace {
 
 constexpr std::size_t kMostWaitingBytes = std::size_t{16} << 20;
 
-// The leading part of the file that belongs to steps up to `last_step`: a line cut short by a crash ends it.
-std::uintmax_t bytes_to_keep(const std::filesystem::path& path, std::int64_t last_step) {
+// The leading part of the file that is wanted: a line cut short by a crash ends it.
+std::uintmax_t bytes_to_keep(const std::filesystem::path& path, const MetricsWriter::Kept& wanted) {
   const std::string text = read_file(path);
   std::size_t kept = 0;
   while (kept < text.size()) {
@@ -25,7 +25,11 @@ std::uintmax_t bytes_to_keep(const std::filesystem::path& path, std::int64_t las
     const auto line = nlohmann::json::parse(text.begin() + static_cast<std::ptrdiff_t>(kept),
                                             text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
     if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer() ||
-        line["step"].get<std::int64_t>() > last_step) {
+        line["step"].get<std::int64_t>() > wanted.last_step) {
+      break;
+    }
+    if (!wanted.with_evaluation && line["step"].get<std::int64_t>() == wanted.last_step &&
+        line.contains("valid_loss")) {
       break;
     }
     kept = end + 1;
@@ -38,9 +42,9 @@ std::string number(double value) { return std::isfinite(value) ? fmt::format("{}
 
 }  // namespace
 
-MetricsWriter::MetricsWriter(std::filesystem::path path, std::int64_t last_step) : file_(File::open_or_create(path)) {
+MetricsWriter::MetricsWriter(std::filesystem::path path, const Kept& kept) : file_(File::open_or_create(path)) {
   if (std::filesystem::is_regular_file(path)) {
-    size_bytes_ = bytes_to_keep(path, last_step);
+    size_bytes_ = bytes_to_keep(path, kept);
     file_.truncate(size_bytes_);
   }
 }

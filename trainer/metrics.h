@@ -1,4 +1,5 @@
-// runs/NAME/metrics.jsonl: one JSON object a line, for each step and for each evaluation. Written by rank 0.
+// runs/NAME/metrics.jsonl: one JSON object a line, for each step and, behind its step's line, for each evaluation.
+// Written by rank 0.
 //
 // Numbers are printed with as many digits as it takes to read the same value back, and as null when not finite. A line
 // reaches the operating system before the next step begins, so only a crash of the machine can lose one, never a crash
@@ -24,7 +25,7 @@ struct StepMetrics {
   double data_ms = 0;          // waiting for the loader
   double comm_ms = 0;          // gradients, and with comm.zero 1 weights, on their way between ranks
   double comm_exposed_ms = 0;  // of it, not hidden behind computing
-  double checkpoint_ms = 0;    // copying state, or waiting for a save
+  double checkpoint_ms = 0;    // copying state, or waiting for a save, since the line before
   double mfu = 0;              // of the GEMM rate measured at start
   int world = 1;
 };
@@ -38,9 +39,12 @@ struct EvaluationMetrics {
 
 class MetricsWriter {
  public:
-  // Keeps the lines of steps up to `last_step` and drops the rest, so that no step stands twice after a resume. Throws
-  // Error(kIo).
-  MetricsWriter(std::filesystem::path path, std::int64_t last_step);
+  struct Kept {
+    std::int64_t last_step = 0;
+    bool with_evaluation = true;  // of last_step, where its line is the last one
+  };
+  // Keeps these lines and drops the rest, so that nothing stands twice after a resume. Throws Error(kIo).
+  MetricsWriter(std::filesystem::path path, const Kept& kept);
 
   // Writes the line and those that wait. Returns why they could not be written, empty when they were. Up to 16 MiB
   // wait; what comes then is forgotten.

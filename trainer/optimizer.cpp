@@ -10,8 +10,8 @@ Optimizer::Optimizer(const ParameterLayout& layout, Backend& backend, const Opti
     : backend_(backend),
       config_(config),
       owned_(owned),
-      exp_avg_(Buffer::allocate(owned.size() * sizeof(float))),
-      exp_avg_sq_(Buffer::allocate(owned.size() * sizeof(float))) {
+      exp_avg_(backend.allocate(owned.size() * sizeof(float))),
+      exp_avg_sq_(backend.allocate(owned.size() * sizeof(float))) {
   for (std::size_t p = 0; p < layout.size(); ++p) {
     const std::uint64_t begin = layout.offset(p);
     const std::uint64_t end = p + 1 < layout.size() ? layout.offset(p + 1) : layout.total();

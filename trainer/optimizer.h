@@ -19,7 +19,7 @@ class Optimizer {
   Optimizer(const ParameterLayout& layout, Backend& backend, const OptimizerConfig& config, const ElementRange& owned);
 
   [[nodiscard]] const ElementRange& owned() const { return owned_; }
-  // Of owned().
+  // Of owned(), on the backend's device.
   [[nodiscard]] std::span<float> exp_avg() const { return exp_avg_.as<float>(owned_.size()); }
   [[nodiscard]] std::span<float> exp_avg_sq() const { return exp_avg_sq_.as<float>(owned_.size()); }
 

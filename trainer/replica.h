@@ -21,7 +21,7 @@ class Replica {
   struct Sharding {
     int rank = 0;
     int world = 1;
-    std::function<Buffer(std::size_t size_bytes)> allocate = Buffer::allocate;
+    std::function<Buffer(std::size_t size_bytes)> allocate = {};  // empty: the backend's
   };
 
   // Weights are zero until fill() or initialize(). `backend` outlives it.
@@ -38,7 +38,8 @@ class Replica {
   // same blocks on any number of ranks.
   [[nodiscard]] ElementRange shard(int rank, int world) const { return layout().shard(rank, world, kSquaresBlock); }
 
-  // The elements of the flat layout that master() holds: in fp32 all of them.
+  // The elements of the flat layout that master() holds: in fp32 all of them. Like all weights it lies on the backend's
+  // device.
   [[nodiscard]] const ElementRange& master_range() const { return master_range_; }
   [[nodiscard]] std::span<float> master() const { return master_.as<float>(master_range_.size()); }
   [[nodiscard]] std::span<float> master_of(const ElementRange& part) const {
@@ -47,7 +48,7 @@ class Replica {
   // The flat weights in the working dtype: master() itself in fp32.
   [[nodiscard]] BufferView working() const;
 
-  // `write` is given room for all weights in f32 and writes them.
+  // `write` is given room for all weights in f32, on the host, and writes them.
   void fill(const std::function<void(std::span<float> weights)>& write);
   // Random weights, a function of the seed.
   void initialize(std::uint64_t seed);
@@ -59,7 +60,12 @@ class Replica {
   [[nodiscard]] std::span<const Tensor> weights() const { return weights_; }
 
  private:
+  [[nodiscard]] BufferView master_view() const {
+    return {master_.data(), master_range_.size(), DType::kF32, backend_.device()};
+  }
   [[nodiscard]] bool is_narrow() const { return working_dtype_ != DType::kF32; }
+
+  void fill_working(const BufferView& all);
 
   Transformer model_;
   Backend& backend_;

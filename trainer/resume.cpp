@@ -28,6 +28,7 @@ std::string to_json(const RunProgress& progress) {
   return json{{"best_validation_loss", best ? json(*best) : json()},
               {"without_improvement", progress.without_improvement},
               {"validation", progress.validation},
+              {"evaluation_pending", progress.evaluation_pending},
               {"data_fingerprint", progress.data_fingerprint}}
       .dump();
 }
@@ -41,6 +42,7 @@ RunProgress run_progress_from_json(const std::string& text) {
     }
     object.at("without_improvement").get_to(progress.without_improvement);
     object.at("validation").get_to(progress.validation);
+    progress.evaluation_pending = object.value("evaluation_pending", false);  // older checkpoints do not have it
     object.at("data_fingerprint").get_to(progress.data_fingerprint);
     return progress;
   } catch (const json::exception& error) {
@@ -51,7 +53,7 @@ RunProgress run_progress_from_json(const std::string& text) {
 
 std::string data_fingerprint(const DatasetInfo& info) {
   Hasher hasher;
-  hasher.update(fmt::format("{} {} {}\n", info.kind, info.tokens, info.tokenizer.fingerprint));
+  hasher.update(fmt::format("{} {} {}\n", name_of(info.kind), info.tokens, info.tokenizer.fingerprint));
   for (const DatasetFile& file : info.files) {
     hasher.update(fmt::format("{} {} {}\n", file.name, file.tokens, file.xxh3_128));
   }
@@ -104,6 +106,14 @@ Config continue_config(Config config, const Manifest& manifest, const std::strin
   require_same(checkpoint, "model.width", saved.model.width, config.model.width);
   require_same(checkpoint, "model.dropout", saved.model.dropout, config.model.dropout);
   require_same(checkpoint, "model.rope_theta", saved.model.rope_theta, config.model.rope_theta);
+  require_same(checkpoint, "model.rope_scaling", name_of(saved.model.rope_scaling), name_of(config.model.rope_scaling));
+  require_same(checkpoint, "model.rope_factor", saved.model.rope_factor, config.model.rope_factor);
+  require_same(checkpoint, "model.rope_low_freq_factor", saved.model.rope_low_freq_factor,
+               config.model.rope_low_freq_factor);
+  require_same(checkpoint, "model.rope_high_freq_factor", saved.model.rope_high_freq_factor,
+               config.model.rope_high_freq_factor);
+  require_same(checkpoint, "model.rope_original_context", saved.model.rope_original_context,
+               config.model.rope_original_context);
   require_same(checkpoint, "model.norm_eps", saved.model.norm_eps, config.model.norm_eps);
   require_same(checkpoint, "run.seed", saved.run.seed, config.run.seed);
   require_same(checkpoint, "data.sequence", saved.data.sequence, sequence);

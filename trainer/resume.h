@@ -19,6 +19,7 @@ struct RunProgress {
   std::optional<double> best_validation_loss;  // finite
   std::int64_t without_improvement = 0;        // evaluations since the best
   std::string validation;                      // what the two were measured on, in words; another one starts them anew
+  bool evaluation_pending = false;             // the one due after this step was given up for a stop
   std::string data_fingerprint;                // of the training data: data_fingerprint()
 
   friend bool operator==(const RunProgress&, const RunProgress&) = default;

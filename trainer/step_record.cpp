@@ -8,7 +8,8 @@ namespace {
 
 // A record is this header followed by the losses.
 struct Header {
-  std::uint64_t stop_requested = 0;
+  std::uint32_t stop_requested = 0;
+  std::uint32_t save_requested = 0;
   SaveReport save_report;
 };
 
@@ -23,7 +24,7 @@ StepRecordExchange::StepRecordExchange(Communicator& communicator, std::size_t l
 
 const GatheredRecords& StepRecordExchange::exchange(const Mine& mine) {
   assert(mine.micro_batch_losses.size() <= local_micro_batches_);
-  const Header header{mine.stop_requested ? 1U : 0U, mine.save_report};
+  const Header header{mine.stop_requested ? 1U : 0U, mine.save_requested ? 1U : 0U, mine.save_report};
   std::memcpy(mine_.data(), &header, sizeof(header));
   std::memset(mine_.data() + sizeof(header), 0, local_micro_batches_ * sizeof(double));
   if (!mine.micro_batch_losses.empty()) {
@@ -34,10 +35,12 @@ const GatheredRecords& StepRecordExchange::exchange(const Mine& mine) {
   gathered_.micro_batch_losses.clear();
   gathered_.save_reports.clear();
   gathered_.stop_requested = false;
+  gathered_.save_requested = false;
   for (std::size_t begin = 0; begin < all_.size(); begin += record_bytes_) {
     Header other;
     std::memcpy(&other, all_.data() + begin, sizeof(other));
     gathered_.stop_requested |= other.stop_requested != 0;
+    gathered_.save_requested |= other.save_requested != 0;
     gathered_.save_reports.push_back(other.save_report);
     for (std::size_t i = 0; i < local_micro_batches_; ++i) {
       double loss = 0;

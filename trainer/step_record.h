@@ -16,6 +16,7 @@ struct GatheredRecords {
   std::vector<double> micro_batch_losses;  // sums over the target tokens, in the order of the micro-batches
   std::vector<SaveReport> save_reports;    // in the order of the ranks
   bool stop_requested = false;             // by any rank
+  bool save_requested = false;             // by any rank
 };
 
 class StepRecordExchange {
@@ -25,6 +26,7 @@ class StepRecordExchange {
 
   struct Mine {
     bool stop_requested = false;
+    bool save_requested = false;
     SaveReport save_report;
     std::span<const double> micro_batch_losses;  // local_micro_batches, or empty between steps
   };

@@ -20,7 +20,8 @@ ElementRange range_of_rank(const TrainStep& train_step, const Communicator& comm
 }  // namespace
 
 CheckpointOptions checkpoint_options(const Config& config, const TrainStep& train_step,
-                                     const Communicator& communicator, const SavedTokenizer& tokenizer) {
+                                     const Communicator& communicator, Backend& backend,
+                                     const SavedTokenizer& tokenizer) {
   const Replica& replica = train_step.replica();
   const bool narrow = replica.working_dtype() == DType::kBF16;
   CheckpointOptions options;
@@ -32,13 +33,22 @@ CheckpointOptions checkpoint_options(const Config& config, const TrainStep& trai
   options.keep = config.checkpoint.keep;
   options.keep_best = config.checkpoint.keep_best;
   options.background = config.checkpoint.background;
+  if (backend.device().kind != DeviceKind::kCpu) {
+    options.copy_from_device = [&backend](const BufferView& from, const BufferView& to) { backend.copy(from, to); };
+  }
   if (options.rank == 0) {
     options.texts["config.json"] =
-        to_hf_config(replica.model().architecture(), {.end_of_text = tokenizer.end_of_text_id,
+        to_hf_config(replica.model().architecture(), {.end_of_text = tokenizer.end_of_text.id,
+                                                      .beginning_of_text = tokenizer.beginning_of_text.id,
                                                       .dropout = config.model.dropout,
                                                       .dtype = narrow ? "bfloat16" : "float32"});
     options.texts["tokenizer.json"] = tokenizer.json;
-    options.texts["tokenizer_config.json"] = to_hf_tokenizer_config(tokenizer.end_of_text, config.model.context);
+    options.texts["tokenizer_config.json"] =
+        to_hf_tokenizer_config({.end_of_text = tokenizer.end_of_text.text,
+                                .beginning_of_text = tokenizer.beginning_of_text.text,
+                                .chat_template = tokenizer.chat_template,
+                                .template_name = tokenizer.template_name,
+                                .context = config.model.context});
   }
   return options;
 }
@@ -51,6 +61,7 @@ CheckpointSource checkpoint_source(const TrainStep& train_step, const Communicat
     return moments.subspan(range.begin - optimizer.owned().begin, range.size());
   };
   CheckpointSource source;
+  source.device = replica.backend().device();
   if (communicator.rank() == 0) {
     source.weights = replica.working();
   }
@@ -62,11 +73,11 @@ CheckpointSource checkpoint_source(const TrainStep& train_step, const Communicat
   return source;
 }
 
-RunPosition run_position(const Config& config, const TrainStep& train_step, std::int64_t completed) {
+RunPosition run_position(const Config& config, std::int64_t completed, std::uint64_t tokens) {
   RunPosition position;
   position.step = static_cast<std::uint64_t>(completed);
-  position.tokens = static_cast<std::uint64_t>(completed * train_step.tokens_per_step());
-  position.samples = position.tokens / static_cast<std::uint64_t>(config.data.sequence);
+  position.tokens = tokens;
+  position.samples = static_cast<std::uint64_t>(completed * config.train.micro_batches * config.train.micro_batch_size);
   position.seed = config.run.seed;
   position.config_text = to_yaml(config);
   return position;

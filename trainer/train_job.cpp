@@ -3,8 +3,12 @@
 #include <memory>
 
 #include "base/file.h"
+#include "data/chat/chat_encoder.h"
+#include "data/samples.h"
 #include "data/text/tokenizer.h"
 #include "trainer/agreement.h"
+#include "trainer/device.h"
+#include "trainer/device_communicator.h"
 #include "trainer/model/architecture.h"
 #include "trainer/node_cores.h"
 #include "trainer/resume.h"
@@ -16,31 +20,49 @@ namespace {
 
 struct Data {
   DatasetInfo info;
-  std::uint64_t valid_tokens = 0;
+  DatasetInfo valid_info;
   std::string valid_fingerprint;
-  std::string tokenizer_json;
-  std::string end_of_text;  // as the tokenizer writes it
+  SavedTokenizer tokenizer;
 };
+
+SavedTokenizer saved_tokenizer(const Tokenizer& tokenizer, const DatasetInfo& info, std::string json) {
+  SavedTokenizer saved;
+  saved.json = std::move(json);
+  const auto special = [&](std::uint32_t id) {
+    return SavedTokenizer::Special{id, tokenizer.has_token(id) ? std::string(tokenizer.token_bytes(id)) : ""};
+  };
+  saved.end_of_text = special(static_cast<std::uint32_t>(info.tokenizer.end_of_text));
+  if (info.kind == DatasetKind::kChat) {
+    const auto end = static_cast<std::uint32_t>(info.tokenizer.end_of_text);
+    const ChatEncoder chat(ChatTemplate::named(info.chat_template), tokenizer.with_end_of_text(end),
+                           TrainedTurns::kAll);
+    saved.end_of_text = special(chat.end_of_answer());
+    if (chat.beginning_of_text()) {
+      saved.beginning_of_text = special(*chat.beginning_of_text());
+    }
+    saved.chat_template = chat.to_jinja();
+    saved.template_name = info.chat_template;
+  }
+  return saved;
+}
 
 // Reads what both datasets say of themselves and checks that they go together.
 Data inspect_data(const Config& config) {
   require(!config.data.train.empty(), "data.train names no dataset");
   Dataset train = Dataset::open(config.data.train);
-  Data data{train.info(), 0, {}, read_file(train.tokenizer_path()), {}};
-  const Tokenizer tokenizer = Tokenizer::from_json(data.tokenizer_json, train.tokenizer_path().string());
+  Data data{train.info(), {}, {}, {}};
+  std::string json = read_file(train.tokenizer_path());
+  const Tokenizer tokenizer = Tokenizer::from_json(json, train.tokenizer_path().string());
   require(tokenizer.fingerprint() == data.info.tokenizer.fingerprint,
           "{} is not the tokenizer that {} was packed with (fingerprint {}, expected {})",
           train.tokenizer_path().string(), config.data.train, tokenizer.fingerprint(), data.info.tokenizer.fingerprint);
-  if (const auto end_of_text = static_cast<std::uint32_t>(data.info.tokenizer.end_of_text);
-      tokenizer.has_token(end_of_text)) {
-    data.end_of_text = tokenizer.token_bytes(end_of_text);
-  }
+  data.tokenizer = saved_tokenizer(tokenizer, data.info, std::move(json));
   if (!config.data.valid.empty()) {
     const Dataset valid = Dataset::open(config.data.valid);
     require(valid.info().tokenizer.fingerprint == data.info.tokenizer.fingerprint,
             "{} was packed with the tokenizer {} and {} with {}; pack both with the same", config.data.valid,
             valid.info().tokenizer.name, config.data.train, data.info.tokenizer.name);
-    data.valid_tokens = valid.info().tokens;
+    data.valid_info = valid.info();
     data.valid_fingerprint = data_fingerprint(valid.info());
   }
   return data;
@@ -66,14 +88,19 @@ Config with_source_model(Config config, const Data& data) {
 }
 
 void check_lengths(const Config& config, const Data& data) {
-  const auto check = [&](const std::string& dataset, std::uint64_t tokens) {
-    require(tokens > static_cast<std::uint64_t>(config.data.sequence),
-            "{} holds {} tokens; a sample of data.sequence {} needs {}", dataset, tokens, config.data.sequence,
+  const auto check = [&](const std::string& folder, const DatasetInfo& info) {
+    if (info.kind == DatasetKind::kChat) {
+      Dataset dataset = Dataset::open(folder);
+      static_cast<void>(Samples(dataset, config.data.sequence));
+      return;
+    }
+    require(info.tokens > static_cast<std::uint64_t>(config.data.sequence),
+            "{} holds {} tokens; a sample of data.sequence {} needs {}", folder, info.tokens, config.data.sequence,
             config.data.sequence + 1);
   };
-  check(config.data.train, data.info.tokens);
+  check(config.data.train, data.info);
   if (!config.data.valid.empty()) {
-    check(config.data.valid, data.valid_tokens);
+    check(config.data.valid, data.valid_info);
   }
 }
 
@@ -94,7 +121,12 @@ std::filesystem::path agree_on_checkpoint(const TrainRequest& request, RunLock& 
 }  // namespace
 
 TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log) {
+  control::Activity unwatched;
+  control::Activity& activity = request.activity != nullptr ? *request.activity : unwatched;
+  activity.enter(control::Phase::kLoading);
   const int cores = cores_on_node(communicator);
+  DeviceChoice device;
+  run_agreed(communicator, [&] { device = choose_device(request.config.device, communicator); });
   Data data;
   Config config;
   const auto resolved = [&] {
@@ -117,7 +149,6 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
 
   RunLock lock;
   const std::filesystem::path checkpoint = agree_on_checkpoint(request, lock, communicator, log);
-  std::unique_ptr<TrainLoop> loop;
   std::optional<CheckpointReader> reader;
   run_agreed(communicator, [&] {
     if (!checkpoint.empty()) {
@@ -131,12 +162,24 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
     check();
     config = resolved();
   });
-  loop = std::make_unique<TrainLoop>(TrainLoop::Setup{config, data.info, data.valid_fingerprint, data.tokenizer_json,
-                                                      data.end_of_text, request.stop_requested},
-                                     communicator, log);
+  std::unique_ptr<Backend> backend;
+  run_agreed(communicator, [&] { backend = make_backend(device.device, config.train.threads); });
+  const std::unique_ptr<Communicator> of_device = make_device_communicator(config, device, communicator, *backend);
+  const auto loop =
+      std::make_unique<TrainLoop>(TrainLoop::Setup{config, std::move(backend), data.info, data.valid_fingerprint,
+                                                   data.tokenizer, request.stop_requested, request.save_requested},
+                                  of_device ? *of_device : communicator, activity, log);
   run_agreed(communicator, [&] { loop->load(reader ? &*reader : nullptr); });
   run_agreed(communicator, [&] { loop->open(lock); });
-  return loop->run();
+  if (request.opened && communicator.rank() == 0) {
+    request.opened(run_folder(config));
+  }
+  const TrainEnd end = loop->run();
+  activity.enter(control::Phase::kEnding);
+  if (of_device) {
+    of_device->close();
+  }
+  return end;
 }
 
 }  // namespace lockstep

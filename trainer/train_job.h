@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
 
 #include "base/log.h"
 #include "comm/communicator.h"
+#include "comm/control/activity.h"
 #include "trainer/config.h"
 
 namespace lockstep {
@@ -16,8 +18,15 @@ struct TrainRequest {
   // Where to start: "auto" takes the newest intact checkpoint of the run when there is one, "none" starts anew and sets
   // the run's checkpoints aside, anything else is the folder of a checkpoint.
   std::string resume = "auto";
-  // Polled between steps; true on one rank stops all of them at the same step, after a save. May be empty.
+  // Polled in every step and between the batches of an evaluation; true on one rank stops all of them at the same step,
+  // after a save. May be empty.
   std::function<bool()> stop_requested;
+  // Polled once a step; true on one rank saves after that step. May be empty.
+  std::function<bool()> save_requested = {};
+  // Where the run writes down what it is doing, for those who watch. May be null.
+  control::Activity* activity = nullptr;
+  // Called on rank 0 once the run's folder is there and belongs to this job. May be empty.
+  std::function<void(const std::filesystem::path& run)> opened = {};
 };
 
 enum class TrainEnd {

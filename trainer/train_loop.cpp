@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "trainer/agreement.h"
+#include "trainer/device.h"
 #include "trainer/evaluate.h"
 #include "trainer/gemm_rate.h"
 #include "trainer/model/architecture.h"
@@ -13,6 +14,9 @@
 #include "trainer/train_checkpoint.h"
 
 namespace lockstep {
+
+using control::Phase;
+
 namespace {
 
 // What validation losses of one run must share to be compared.
@@ -20,22 +24,29 @@ std::string validation_of(const Config& config, const std::string& fingerprint) 
   return fingerprint.empty() ? "none" : fmt::format("{} batches of {}", config.evaluate.batches, fingerprint);
 }
 
+// What mfu is measured by: what the GPU's vendor states, else what a large product reaches here.
+double peak_flop_per_s(Backend& backend, DType working) {
+  const bool on_gpu = backend.device().kind == DeviceKind::kCuda;
+  const double stated = on_gpu ? stated_peak_flop_per_s(name_of(backend.device()), working) : 0;
+  return stated > 0 ? stated : measure_gemm_rate(backend, working);
+}
+
 }  // namespace
 
-TrainLoop::TrainLoop(Setup setup, Communicator& communicator, Log& log)
+TrainLoop::TrainLoop(Setup setup, Communicator& communicator, control::Activity& activity, Log& log)
     : config_(std::move(setup.config)),
       data_(std::move(setup.data)),
       validation_(validation_of(config_, setup.valid_fingerprint)),
       stop_requested_(std::move(setup.stop_requested)),
+      save_requested_(std::move(setup.save_requested)),
       communicator_(communicator),
+      activity_(activity),
       log_(log),
-      backend_(make_cpu_backend(config_.train.threads)),
+      backend_(std::move(setup.backend)),
       train_step_(config_, communicator, *backend_),
       records_(communicator, static_cast<std::size_t>(train_step_.largest_micro_batches())),
-      writer_(train_step_.layout(), checkpoint_options(config_, train_step_, communicator,
-                                                       {.json = setup.tokenizer_json,
-                                                        .end_of_text = setup.end_of_text,
-                                                        .end_of_text_id = data_.tokenizer.end_of_text})) {
+      writer_(train_step_.layout(),
+              checkpoint_options(config_, train_step_, communicator, *backend_, setup.tokenizer)) {
   progress_.data_fingerprint = data_fingerprint(data_);
   progress_.validation = validation_;
 }
@@ -49,10 +60,24 @@ void TrainLoop::adopt(const CheckpointReader& checkpoint) {
     checkpoint.load(layout, {.range = {0, layout.total()}, .master = weights, .exp_avg = {}, .exp_avg_sq = {}});
   });
   const Optimizer& optimizer = train_step_.optimizer();
-  checkpoint.load(
-      layout,
-      {.range = optimizer.owned(), .master = {}, .exp_avg = optimizer.exp_avg(), .exp_avg_sq = optimizer.exp_avg_sq()});
+  const auto load_moments = [&](std::span<float> exp_avg, std::span<float> exp_avg_sq) {
+    checkpoint.load(layout, {.range = optimizer.owned(), .master = {}, .exp_avg = exp_avg, .exp_avg_sq = exp_avg_sq});
+  };
+  if (backend_->device().kind == DeviceKind::kCpu) {
+    load_moments(optimizer.exp_avg(), optimizer.exp_avg_sq());
+  } else {
+    const std::size_t count = optimizer.owned().size();
+    const Buffer buffer = Buffer::allocate(2 * count * sizeof(float));
+    const std::span<float> both = buffer.as<float>(2 * count);
+    load_moments(both.first(count), both.last(count));
+    const auto upload = [&](std::span<float> from, std::span<float> to) {
+      backend_->copy(view_of(from), {to.data(), to.size(), DType::kF32, backend_->device()});
+    };
+    upload(both.first(count), optimizer.exp_avg());
+    upload(both.last(count), optimizer.exp_avg_sq());
+  }
   completed_ = static_cast<std::int64_t>(manifest.position.step);
+  tokens_ = manifest.position.tokens;
   saved_ = completed_;
   progress_ = run_progress_from_json(manifest.position.extra_json);
   if (progress_.validation != validation_) {
@@ -105,16 +130,18 @@ void TrainLoop::open(RunLock& lock) {
       TrainReport::Options{
           .rank = communicator_.rank(),
           .completed_steps = completed_,
-          .peak_flop_per_s = measure_gemm_rate(*backend_, replica.working_dtype()) * communicator_.world_size(),
-          .flop_per_token = training_flop_per_token(replica.model().architecture(), parameters, config_.data.sequence),
-          .tokens_per_step = train_step_.tokens_per_step()},
+          .evaluation_pending = progress_.evaluation_pending,
+          .peak_flop_per_s = peak_flop_per_s(*backend_, replica.working_dtype()) * communicator_.world_size(),
+          .flop_per_token = training_flop_per_token(replica.model().architecture(), parameters, config_.data.sequence)},
       log_);
   log_.info("configuration:\n{}", to_yaml(config_));
-  log_.info("train: {} parameters, {} rank{} x {} thread{} ({}), {} micro-batches of {} x {} tokens in {}",
+  const bool on_gpu = backend_->device().kind == DeviceKind::kCuda;
+  log_.info("train: {} parameters, {} rank{} x {} ({}), {} micro-batches of {} x {} tokens in {}",
             format_count(parameters), communicator_.world_size(), communicator_.world_size() == 1 ? "" : "s",
-            config_.train.threads, config_.train.threads == 1 ? "" : "s", communicator_.description(),
-            config_.train.micro_batches, config_.train.micro_batch_size, config_.data.sequence,
-            name_of(config_.train.precision));
+            on_gpu ? name_of(backend_->device())
+                   : fmt::format("{} thread{}", config_.train.threads, config_.train.threads == 1 ? "" : "s"),
+            communicator_.description(), config_.train.micro_batches, config_.train.micro_batch_size,
+            config_.data.sequence, name_of(config_.train.precision));
   if (!backend_->has_native(replica.working_dtype())) {
     log_.info(
         "train: this processor has no {0} products; they are computed in fp32, and train.precision: fp32 is faster",
@@ -122,8 +149,22 @@ void TrainLoop::open(RunLock& lock) {
   }
 }
 
+// The step in progress, or the one that was just completed.
+void TrainLoop::enter(Phase phase, std::int64_t part) {
+  const bool in_step = phase == Phase::kData || phase == Phase::kGradients || phase == Phase::kReduce ||
+                       phase == Phase::kExchange || phase == Phase::kUpdate;
+  activity_.enter(phase, in_step ? completed_ + 1 : completed_, part);
+}
+
 TrainEnd TrainLoop::run() {
-  if (finished()) {
+  activity_.begin_run(completed_, config_.train.steps);
+  if (progress_.evaluation_pending) {
+    evaluate_now();
+    if (finished() && !stop_) {
+      save();  // the last checkpoint shall know its validation loss
+    }
+  }
+  if (finished() && !stop_) {
     if (completed_ >= config_.train.steps) {
       log_.info("train: all {} steps are done already", completed_);
     } else {
@@ -134,22 +175,28 @@ TrainEnd TrainLoop::run() {
     const double begin_ms = now_ms();
     const StepResult result = step();
     const double step_ms = now_ms() - begin_ms;
+    if (const std::string note = backend_->take_note(); !note.empty()) {
+      log_.info("train: {}", note);
+    }
+    activity_.end_step(completed_, result.loss, static_cast<double>(train_step_.step_inputs()) / (step_ms * 1e-3));
+    report_->step({.step = completed_,
+                   .loss = result.loss,
+                   .lr = result.learning_rate,
+                   .grad_norm = result.grad_norm,
+                   .tokens = tokens_,
+                   .step_ms = step_ms,
+                   .data_ms = result.data_ms,
+                   .comm_ms = train_step_.comm_ms(),
+                   .comm_exposed_ms = train_step_.exposed_ms(),
+                   .checkpoint_ms = std::exchange(checkpoint_ms_, 0),
+                   .world = communicator_.world_size()},
+                  train_step_.step_inputs());
     if (evaluation_due()) {
       evaluate_now();
     }
     if (save_due()) {
       save();
     }
-    report_->step({.step = completed_,
-                   .loss = result.loss,
-                   .lr = result.learning_rate,
-                   .grad_norm = result.grad_norm,
-                   .step_ms = step_ms,
-                   .data_ms = result.data_ms,
-                   .comm_ms = train_step_.comm_ms(),
-                   .comm_exposed_ms = train_step_.exposed_ms(),
-                   .checkpoint_ms = std::exchange(checkpoint_ms_, 0),
-                   .world = communicator_.world_size()});
   }
   finish_save();
   report_->finish(completed_);
@@ -157,34 +204,43 @@ TrainEnd TrainLoop::run() {
     throw AgreedError(ErrorCode::kIo,
                       fmt::format("the last checkpoint, of step {}, was not saved: {}", saved_, save_failure_));
   }
-  return finished() ? TrainEnd::kFinished : TrainEnd::kStopped;
+  return finished() && !progress_.evaluation_pending ? TrainEnd::kFinished : TrainEnd::kStopped;
 }
 
 // One step: gradients of all micro-batches, their sum, the losses, the update.
 TrainLoop::StepResult TrainLoop::step() {
   StepResult result;
   validation_loss_.reset();
-  const std::span<const double> losses =
-      train_step_.compute_gradients(completed_, [&]() -> const TokenBatch& { return loader_->next(); });
+  std::int64_t micro_batch = 0;
+  const std::span<const double> losses = train_step_.compute_gradients(completed_, [&]() -> const TokenBatch& {
+    enter(Phase::kData, micro_batch);
+    const TokenBatch& batch = loader_->next();
+    enter(Phase::kGradients, micro_batch++);
+    return batch;
+  });
   result.data_ms = loader_->take_blocked_ms();
-  train_step_.finish_gradients();
+  train_step_.finish_gradients(
+      [this](std::size_t bucket) { enter(Phase::kReduce, static_cast<std::int64_t>(bucket)); });
 
   const GatheredRecords& gathered = exchange(losses);
   for (const double loss : gathered.micro_batch_losses) {
     result.loss += loss;
   }
-  result.loss /= static_cast<double>(train_step_.tokens_per_step());
+  result.loss /= static_cast<double>(train_step_.step_targets());
   result.learning_rate = learning_rate(config_, completed_);
   result.grad_norm = std::nan("");
   if (!std::isfinite(result.loss)) {
     end_diverged(result);
   }
+  enter(Phase::kUpdate);
   result.grad_norm = train_step_.update(completed_, result.learning_rate);
   if (!std::isfinite(result.grad_norm)) {
     end_diverged(result);  // nothing was changed
   }
   ++completed_;
+  tokens_ += static_cast<std::uint64_t>(train_step_.step_inputs());
   stop_ = gathered.stop_requested;
+  save_ = gathered.save_requested;
   return result;
 }
 
@@ -205,7 +261,9 @@ void TrainLoop::end_diverged(const StepResult& result) {
 }
 
 const GatheredRecords& TrainLoop::exchange(std::span<const double> losses) {
+  enter(Phase::kExchange);
   const GatheredRecords& gathered = records_.exchange({.stop_requested = stop_requested_ && stop_requested_(),
+                                                       .save_requested = save_requested_ && save_requested_(),
                                                        .save_report = writer_.report(),
                                                        .micro_batch_losses = losses});
   handle(writer_.advance(gathered.save_reports));
@@ -223,12 +281,30 @@ bool TrainLoop::evaluation_due() const {
   return !config_.data.valid.empty() && ((every > 0 && completed_ % every == 0) || finished());
 }
 
+// When the run is to stop, the evaluation is given up, and made up for when the run goes on.
 void TrainLoop::evaluate_now() {
-  const EvaluationResult result = evaluate(train_step_.replica(), train_step_.arena(), communicator_,
-                                           {.dataset = config_.data.valid,
-                                            .sequence = config_.data.sequence,
-                                            .batch_size = config_.train.micro_batch_size,
-                                            .max_batches = static_cast<std::uint64_t>(config_.evaluate.batches)});
+  progress_.evaluation_pending = true;
+  if (stop_) {
+    return;
+  }
+  EvaluationHooks hooks;
+  hooks.progress = [this](std::uint64_t done, std::uint64_t) {
+    enter(Phase::kEvaluate, static_cast<std::int64_t>(done));
+  };
+  hooks.stop_requested = [this] { return stop_requested_ && stop_requested_(); };
+  const std::optional<EvaluationResult> evaluation =
+      evaluate(train_step_.replica(), train_step_.arena(), communicator_,
+               {.dataset = config_.data.valid,
+                .sequence = config_.data.sequence,
+                .batch_size = config_.train.micro_batch_size,
+                .max_batches = static_cast<std::uint64_t>(config_.evaluate.batches)},
+               hooks);
+  if (!evaluation) {
+    stop_ = true;
+    return;
+  }
+  progress_.evaluation_pending = false;
+  const EvaluationResult& result = *evaluation;
   validation_loss_ = result.loss;
   report_->evaluated(
       {.step = completed_, .valid_loss = result.loss, .perplexity = result.perplexity(), .tokens = result.tokens});
@@ -246,7 +322,7 @@ void TrainLoop::evaluate_now() {
 
 bool TrainLoop::save_due() const {
   const std::int64_t every = config_.checkpoint.every_steps;
-  return saved_ != completed_ && (finished() || stop_ || (every > 0 && completed_ % every == 0));
+  return saved_ != completed_ && (finished() || stop_ || save_ || (every > 0 && completed_ % every == 0));
 }
 
 void TrainLoop::save() {
@@ -254,6 +330,8 @@ void TrainLoop::save() {
   finish_save();
   saved_ = completed_;
   save_failure_.clear();
+  save_begin_ms_ = begin_ms;
+  enter(Phase::kSnapshot);
   writer_.begin(position(), checkpoint_source(train_step_, communicator_));
   checkpoint_ms_ += now_ms() - begin_ms;
 }
@@ -261,12 +339,16 @@ void TrainLoop::save() {
 // Waits until no save is under way, on any rank.
 void TrainLoop::finish_save() {
   while (writer_.busy()) {
+    enter(Phase::kSaving);
     writer_.wait();
     exchange({});
   }
 }
 
 void TrainLoop::handle(const std::optional<SaveOutcome>& outcome) {
+  if (outcome && outcome->published) {
+    activity_.published(static_cast<std::int64_t>(outcome->step), (now_ms() - save_begin_ms_) * 1e-3);
+  }
   if (!outcome || communicator_.rank() != 0) {
     if (outcome && !outcome->published) {
       save_failure_ = outcome->message;
@@ -284,7 +366,7 @@ void TrainLoop::handle(const std::optional<SaveOutcome>& outcome) {
 }
 
 RunPosition TrainLoop::position() const {
-  RunPosition position = run_position(config_, train_step_, completed_);
+  RunPosition position = run_position(config_, completed_, tokens_);
   position.validation_loss = validation_loss_;
   position.extra_json = to_json(progress_);
   return position;

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "comm/communicator.h"
+#include "comm/control/activity.h"
 #include "data/batch_loader.h"
 #include "data/dataset.h"
 #include "trainer/checkpoint/reader.h"
@@ -17,6 +18,7 @@
 #include "trainer/resume.h"
 #include "trainer/run_folder.h"
 #include "trainer/step_record.h"
+#include "trainer/train_checkpoint.h"
 #include "trainer/train_job.h"
 #include "trainer/train_report.h"
 #include "trainer/train_step.h"
@@ -27,14 +29,15 @@ class TrainLoop {
  public:
   struct Setup {
     Config config;  // resolved
+    std::unique_ptr<Backend> backend;
     DatasetInfo data;
     std::string valid_fingerprint;  // data_fingerprint() of data.valid, empty without
-    std::string tokenizer_json;
-    std::string end_of_text;  // the token's text, empty when the tokenizer has none
+    SavedTokenizer tokenizer;
     std::function<bool()> stop_requested;
+    std::function<bool()> save_requested;
   };
-  // Collective: allocates everything that a step needs.
-  TrainLoop(Setup setup, Communicator& communicator, Log& log);
+  // Collective: allocates everything that a step needs. `communicator` takes the backend's memory.
+  TrainLoop(Setup setup, Communicator& communicator, control::Activity& activity, Log& log);
   ~TrainLoop();
 
   // Not collective, and changes no file: weights and moments from a checkpoint, or from model.from, or random, and the
@@ -58,6 +61,7 @@ class TrainLoop {
   void adopt(const CheckpointReader& checkpoint);
   [[noreturn]] void end_diverged(const StepResult& result);
   const GatheredRecords& exchange(std::span<const double> losses);
+  void enter(control::Phase phase, std::int64_t part = 0);
   void evaluate_now();
   [[nodiscard]] bool evaluation_due() const;
   [[nodiscard]] bool save_due() const;
@@ -72,7 +76,9 @@ class TrainLoop {
   const DatasetInfo data_;
   const std::string validation_;  // RunProgress::validation of this process's evaluations
   const std::function<bool()> stop_requested_;
+  const std::function<bool()> save_requested_;
   Communicator& communicator_;
+  control::Activity& activity_;
   Log& log_;
 
   std::unique_ptr<Backend> backend_;
@@ -82,11 +88,14 @@ class TrainLoop {
   std::unique_ptr<BatchLoader> loader_;
   std::unique_ptr<TrainReport> report_;
 
-  std::int64_t completed_ = 0;  // steps
-  std::int64_t saved_ = -1;     // step of the last save begun
-  double checkpoint_ms_ = 0;    // since the last step's metrics
-  std::string save_failure_;    // of the last save, empty when it went well
-  bool stop_ = false;
+  std::int64_t completed_ = 0;             // steps
+  std::uint64_t tokens_ = 0;               // inputs of these steps
+  std::int64_t saved_ = -1;                // step of the last save begun
+  double checkpoint_ms_ = 0;               // since the last step's metrics
+  double save_begin_ms_ = 0;               // of the last save
+  std::string save_failure_;               // of the last save, empty when it went well
+  bool stop_ = false;                      // all ranks stop after this step
+  bool save_ = false;                      // all ranks save after this step
   std::optional<double> validation_loss_;  // of this step
   RunProgress progress_;
 };

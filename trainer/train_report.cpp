@@ -13,7 +13,9 @@ TrainReport::TrainReport(const Config& config, const Options& options, Log& log)
   if (options.rank != 0) {
     return;
   }
-  metrics_ = std::make_unique<MetricsWriter>(run_folder(config) / "metrics.jsonl", options.completed_steps);
+  metrics_ = std::make_unique<MetricsWriter>(
+      run_folder(config) / "metrics.jsonl",
+      MetricsWriter::Kept{.last_step = options.completed_steps, .with_evaluation = !options.evaluation_pending});
   ProgressOptions progress;
   progress.what = "train";
   progress.total = static_cast<std::uint64_t>(config.train.steps);
@@ -31,12 +33,11 @@ void TrainReport::write(const Metrics& metrics) {
   metrics_wait_ = !problem.empty();
 }
 
-void TrainReport::step(StepMetrics metrics) {
+void TrainReport::step(StepMetrics metrics, std::int64_t step_tokens) {
   if (options_.rank != 0) {
     return;
   }
-  metrics.tokens = static_cast<std::uint64_t>(metrics.step * options_.tokens_per_step);
-  metrics.tokens_per_s = static_cast<double>(options_.tokens_per_step) / (metrics.step_ms * 1e-3);
+  metrics.tokens_per_s = static_cast<double>(step_tokens) / (metrics.step_ms * 1e-3);
   metrics.mfu = metrics.tokens_per_s * options_.flop_per_token / options_.peak_flop_per_s;
   write(metrics);
 

@@ -16,15 +16,16 @@ class TrainReport {
   struct Options {
     int rank = 0;
     std::int64_t completed_steps = 0;  // when the process starts
+    bool evaluation_pending = false;   // of the last of them
     double peak_flop_per_s = 0;        // of all ranks together
     double flop_per_token = 0;
-    std::int64_t tokens_per_step = 0;
   };
-  // Cuts metrics.jsonl to completed_steps. Throws Error(kIo).
+  // Cuts metrics.jsonl to what was completed. Throws Error(kIo).
   TrainReport(const Config& config, const Options& options, Log& log);
 
-  // Completes tokens, tokens_per_s and mfu of `metrics` from its step and step_ms, writes the line and redraws the bar.
-  void step(StepMetrics metrics);
+  // Completes tokens_per_s and mfu of `metrics` from its step_ms and the step's tokens, writes the line and redraws the
+  // bar.
+  void step(StepMetrics metrics, std::int64_t step_tokens);
   void evaluated(const EvaluationMetrics& metrics);
   // Takes the bar away.
   void finish(std::int64_t completed_steps);

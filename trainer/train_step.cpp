@@ -16,13 +16,16 @@ bool has_shards(const Config& config, const Communicator& communicator) {
   return config.comm.zero == 1 && communicator.world_size() > 1;
 }
 
-Replica::Sharding sharding_of(const Config& config, Communicator& communicator) {
+// On the host, working weights lie where other ranks can read them.
+Replica::Sharding sharding_of(const Config& config, Communicator& communicator, const Backend& backend) {
   if (!has_shards(config, communicator)) {
     return {};
   }
-  return {.rank = communicator.rank(),
-          .world = communicator.world_size(),
-          .allocate = [&communicator](std::size_t size_bytes) { return communicator.allocate(size_bytes); }};
+  std::function<Buffer(std::size_t)> allocate;
+  if (backend.device().kind == DeviceKind::kCpu) {
+    allocate = [&communicator](std::size_t size_bytes) { return communicator.allocate(size_bytes); };
+  }
+  return {.rank = communicator.rank(), .world = communicator.world_size(), .allocate = allocate};
 }
 
 std::vector<ElementRange> shards_of(const Replica& replica, const Config& config, const Communicator& communicator) {
@@ -57,7 +60,9 @@ TrainStep::TrainStep(const Config& config, Communicator& communicator, Backend& 
       backend_(backend),
       micro_batches_(micro_batches_of_rank(config.train.micro_batches, communicator.rank(), communicator.world_size())),
       world_(communicator.world_size()),
-      replica_(architecture_of(config.model), config.train.precision, backend, sharding_of(config, communicator)),
+      arena_([&backend](std::size_t size_bytes) { return backend.allocate(size_bytes); }),
+      replica_(architecture_of(config.model), config.train.precision, backend,
+               sharding_of(config, communicator, backend)),
       shards_(shards_of(replica_, config, communicator)),
       optimizer_(replica_.layout(), backend, config.optimizer,
                  is_sharded() ? shards_[static_cast<std::size_t>(communicator.rank())]
@@ -98,19 +103,25 @@ std::int64_t TrainStep::tokens_per_step() const {
 std::span<const double> TrainStep::compute_gradients(std::int64_t completed,
                                                      const std::function<const TokenBatch&()>& next) {
   losses_.clear();
-  // The loss is a sum over the target tokens divided by their number in the whole global batch, so that the gradients
-  // of micro-batches add up. In plain text every position is a target, so that number is known.
-  const float scale = 1.0F / static_cast<float>(tokens_per_step());
   for (std::int64_t m = micro_batches_.begin; m < micro_batches_.end; ++m) {
     const TokenBatch& batch = next();
+    step_inputs_ = batch.step_inputs;
+    step_targets_ = batch.step_targets;
+    // The loss is a sum over the target tokens divided by their number in the whole global batch, so that the gradients
+    // of micro-batches add up.
+    const float scale = 1.0F / static_cast<float>(step_targets_);
     const auto global_index = static_cast<std::uint64_t>(completed * config_.train.micro_batches + m);
     const Loss loss = replica_.model().loss(
-        tape_, replica_.weights(), {batch.inputs, batch.targets, config_.train.micro_batch_size, config_.data.sequence},
+        tape_, replica_.weights(), {batch.inputs, batch.targets, config_.train.micro_batch_size, batch.row_tokens},
         {static_cast<float>(config_.model.dropout), config_.run.seed, global_index}, scale, config_.train.recompute);
-    losses_.push_back(loss.sum);
     tape_.backward(loss.value);
     reducer_.end_micro_batch();
+    pending_.push_back(loss);
   }
+  for (const Loss& loss : pending_) {
+    losses_.push_back(loss.sum());
+  }
+  pending_.clear();
   return losses_;
 }
 

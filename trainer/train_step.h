@@ -39,15 +39,20 @@ class TrainStep {
   [[nodiscard]] double exposed_ms() const { return reducer_.exposed_ms() + gather_wait_ms_; }
   // The most micro-batches that any rank has in a step.
   [[nodiscard]] std::int64_t largest_micro_batches() const;
+  // Of a step of text.
   [[nodiscard]] std::int64_t tokens_per_step() const;
+  // Of the last step, over all ranks.
+  [[nodiscard]] std::int64_t step_inputs() const { return step_inputs_; }
+  [[nodiscard]] std::int64_t step_targets() const { return step_targets_; }
 
   // The gradients of this rank's micro-batches of the step after `completed` others; sums of buckets over the ranks
   // begin on the way. `next` gives the micro-batches in order. Returns their losses, sums over the target tokens, valid
   // until the next call.
   [[nodiscard]] std::span<const double> compute_gradients(std::int64_t completed,
                                                           const std::function<const TokenBatch&()>& next);
-  // Waits until the gradients of all ranks are summed. Throws Error(kTimeout, kPeerLost).
-  void finish_gradients() { reducer_.finish(); }
+  // Waits until the gradients of all ranks are summed; tells `waits_for` (may be empty) each bucket that it waits for.
+  // Throws Error(kTimeout, kPeerLost).
+  void finish_gradients(const std::function<void(std::size_t bucket)>& waits_for = {}) { reducer_.finish(waits_for); }
   // Returns the gradient's norm before clipping. When it is not finite nothing is changed. Where the optimizer is
   // sharded, each rank updates its shard in slices, and a slice travels to the others while the next is computed.
   [[nodiscard]] double update(std::int64_t completed, double learning_rate);
@@ -66,7 +71,10 @@ class TrainStep {
   Optimizer optimizer_;
   GradReducer reducer_;
   Tape tape_;
-  std::vector<double> losses_;                     // of this rank's micro-batches in this step
+  std::vector<Loss> pending_;   // of this rank's micro-batches, perhaps still being computed
+  std::vector<double> losses_;  // of this rank's micro-batches in this step
+  std::int64_t step_inputs_ = 0;
+  std::int64_t step_targets_ = 0;
   Buffer block_sums_;                              // f64, of the gradient's blocks
   std::vector<ElementRange> block_ranges_;         // by rank, of block_sums_
   std::vector<std::vector<ElementRange>> slices_;  // by slice and rank

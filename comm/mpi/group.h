@@ -61,6 +61,7 @@ class Group {
   void broadcast(std::span<std::byte> bytes, int root);
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all);
   void barrier();
+  void check_peers() { watch_->check_peers(); }
   // MPI_Allreduce in place: milliseconds a call.
   [[nodiscard]] double time_library_sum(std::span<float> data, int repeats);
   // The orderly end: frees what was built, after a barrier. Throws Error(kUsage) while a Buffer from allocate() is

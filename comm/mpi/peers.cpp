@@ -1,46 +1,16 @@
 #include "comm/mpi/peers.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
-#include <optional>
-#include <sstream>
 
+#include "base/process.h"
 #include "comm/mpi/check.h"
 
 namespace lockstep::mpi {
 namespace {
-
-struct ProcessStatus {
-  char state = '?';
-  std::uint64_t start_time = 0;
-};
-
-// Field 3 and field 22 of proc(5)'s /proc/PID/stat; nothing when there is no such process. The second field, the name,
-// may hold anything, so counting starts behind its closing parenthesis.
-std::optional<ProcessStatus> read_status(std::int64_t pid) {
-  std::ifstream file(fmt::format("/proc/{}/stat", pid));
-  std::string line;
-  if (!std::getline(file, line)) {
-    return {};
-  }
-  const std::size_t name_end = line.rfind(')');
-  if (name_end == std::string::npos) {
-    return {};
-  }
-  std::istringstream fields(line.substr(name_end + 1));
-  ProcessStatus status;
-  fields >> status.state;
-  std::string skipped;
-  for (int field = 4; field < 22; ++field) {
-    fields >> skipped;
-  }
-  fields >> status.start_time;
-  return status;
-}
 
 template <std::size_t N>
 void copy_text(const std::string& text, std::array<char, N>& to) {
@@ -51,19 +21,14 @@ void copy_text(const std::string& text, std::array<char, N>& to) {
 
 Peers::Identity Peers::own_identity() {
   Identity identity;
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
-  copy_text(host.data(), identity.host);
+  copy_text(host_name(), identity.host);
   std::ifstream boot_file("/proc/sys/kernel/random/boot_id");
   std::string boot;
   boot_file >> boot;
   copy_text(boot, identity.boot);
-  struct stat status {};
-  if (::stat("/proc/self/ns/pid", &status) == 0) {
-    identity.pid_namespace = status.st_ino;
-  }
+  identity.pid_namespace = process_namespace();
   identity.pid = ::getpid();
-  if (const auto own = read_status(identity.pid)) {
+  if (const auto own = process_status(identity.pid)) {
     identity.start_time = own->start_time;
   }
   return identity;
@@ -86,7 +51,7 @@ ProcessState Peers::state_of(int rank) const {
   if (!can_be_seen) {
     return ProcessState::kUnknown;
   }
-  const auto status = read_status(peer.pid);
+  const auto status = process_status(peer.pid);
   if (!status || status->start_time != peer.start_time || status->state == 'Z' || status->state == 'X') {
     return ProcessState::kGone;
   }

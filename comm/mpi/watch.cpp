@@ -65,6 +65,16 @@ std::string Watch::call_name() const {
   return unit_.empty() ? std::string(name_) : fmt::format("{} of {} {}", name_, amount_, unit_);
 }
 
+void Watch::check_peers() {
+  name_ = "checking the other ranks";
+  unit_ = {};
+  receive_notices();
+  check_processes(Clock::now());
+  if (left_) {
+    fail_with_notice(left_->first, left_->second);
+  }
+}
+
 void Watch::look(Clock::time_point since, int awaited) {
   const auto now = Clock::now();
   if (settings_.is_abandoned()) {

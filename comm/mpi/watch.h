@@ -51,6 +51,9 @@ class Watch {
   // Of the last begin_call(), for errors: "all_reduce_sum of 1000 f32".
   [[nodiscard]] std::string call_name() const;
 
+  // Between calls: throws when another rank is gone, has left or has failed. Costs a few microseconds.
+  void check_peers();
+
   // Tells every rank that this one ends the group. Never throws.
   void leave();
   // Gives the messages to the other ranks a moment to get on their way. Never throws.

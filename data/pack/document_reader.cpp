@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "data/pack/json_lines.h"
+#include "data/pack/json_objects.h"
 #include "data/pack/token_file.h"
 
 namespace lockstep {
@@ -41,6 +42,9 @@ void read_unit(const Plan& plan, const Unit& unit, const ReaderOptions& options,
         break;
       case PackFormat::kTokens:
         read_token_file(plan, piece, options, sink);
+        break;
+      case PackFormat::kChat:
+        read_conversations(plan, piece, options, sink);
         break;
     }
   }

@@ -6,12 +6,13 @@
 #include <string>
 #include <string_view>
 
+#include "data/chat/conversation.h"
 #include "data/pack/plan.h"
 
 namespace lockstep {
 
 // Receives documents. Of the add functions text formats call the first, tokens the second, any number of times between
-// begin() and end().
+// begin() and end(); conversations come whole.
 class DocumentSink {
  public:
   virtual ~DocumentSink() = default;
@@ -20,13 +21,14 @@ class DocumentSink {
   virtual void add(std::string_view text) = 0;
   virtual void add(std::span<const std::uint32_t> ids) = 0;
   virtual void end(bool ends_document) = 0;
+  virtual void add(Split split, const Conversation& conversation) = 0;
   // Asked between documents and between blocks of one; false ends the reading.
   [[nodiscard]] virtual bool wants_more() = 0;
 };
 
 struct ReaderOptions {
   std::string field;                  // JSON lines
-  std::uint64_t max_line_bytes = 0;   // JSON lines
+  std::uint64_t max_line_bytes = 0;   // JSON lines, objects of conversations
   std::uint32_t end_of_text = 0;      // tokens
   std::uint32_t vocabulary_size = 0;  // tokens: ids from here on are refused
 };

@@ -135,6 +135,18 @@ std::vector<InputFile> find_inputs(const PackOptions& options) {
   return files;
 }
 
+std::string place_in_file(const File& file, std::uint64_t at) {
+  constexpr std::uint64_t kBlockBytes = std::uint64_t{1} << 20;
+  std::uint64_t number = 1;
+  std::string block;
+  for (std::uint64_t begin = 0; begin < at; begin += block.size()) {
+    block.resize(std::min(kBlockBytes, at - begin));
+    file.read_exactly(begin, std::as_writable_bytes(std::span(block)));
+    number += static_cast<std::uint64_t>(std::count(block.begin(), block.end(), '\n'));
+  }
+  return fmt::format("{} line {}", file.path().string(), number);
+}
+
 std::string fingerprint_of(const std::vector<InputFile>& files) {
   Hasher hasher;
   for (const InputFile& file : files) {

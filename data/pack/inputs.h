@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/file.h"
 #include "data/pack/pack.h"
 
 namespace lockstep {
@@ -23,6 +24,9 @@ struct InputFile {
 // an earlier one made. Throws Error(kUsage) when an input is missing, cannot be read or lies in such a place, or when
 // nothing is left.
 [[nodiscard]] std::vector<InputFile> find_inputs(const PackOptions& options);
+
+// "corpus.jsonl line 812": the line that byte `at` is in, counted from 1. Reads the file up to it: for messages.
+[[nodiscard]] std::string place_in_file(const File& file, std::uint64_t at);
 
 // Hash over names, sizes and modification times.
 [[nodiscard]] std::string fingerprint_of(const std::vector<InputFile>& files);

@@ -45,17 +45,7 @@ class LineReader {
   }
   [[nodiscard]] std::uint64_t line_begin() const { return line_begin_; }
 
-  // "corpus.jsonl line 812": the last line, counted from 1. Reads the file up to it: for messages.
-  [[nodiscard]] std::string place() const {
-    std::uint64_t number = 1;
-    std::string block;
-    for (std::uint64_t at = 0; at < line_begin_; at += block.size()) {
-      block.resize(std::min<std::uint64_t>(kBlockBytes, line_begin_ - at));
-      file_.read_exactly(at, std::as_writable_bytes(std::span(block)));
-      number += static_cast<std::uint64_t>(std::count(block.begin(), block.end(), '\n'));
-    }
-    return fmt::format("{} line {}", file_.path().string(), number);
-  }
+  [[nodiscard]] std::string place() const { return place_in_file(file_, line_begin_); }
 
  private:
   // Appends a block to the buffer; false at the end of the file.

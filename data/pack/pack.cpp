@@ -1,5 +1,6 @@
 #include "data/pack/pack.h"
 
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -63,6 +64,14 @@ void check_options(const PackOptions& options) {
   require(options.end_of_text.empty() || (options.tokenizer != "bytes" && !bpe_size_of(options.tokenizer)),
           "--end-of-text is for a tokenizer that is read from a file, not for {}", options.tokenizer);
   static_cast<void>(checked_shares(options.split));
+  const bool is_chat = options.format == PackFormat::kChat;
+  require(!is_chat || !options.chat_template.empty(), "--format chat needs a --template: {}",
+          fmt::join(ChatTemplate::names(), ", "));
+  require(is_chat || (options.chat_template.empty() && options.max_tokens == 0),
+          "--template and --max-tokens are for --format chat");
+  require(!is_chat || !bpe_size_of(options.tokenizer),
+          "--format chat needs the tokenizer of the model that is to be trained, not {}", options.tokenizer);
+  require(!options.drop_long || options.max_tokens > 0, "--drop-long needs --max-tokens");
 }
 
 // The tokenizer of a file, with the end of text that is asked for.
@@ -167,6 +176,7 @@ class PackRun {
   std::string input_fingerprint_;
   std::optional<Tokenizer> tokenizer_;  // empty until a bpe:SIZE is trained
   std::uint32_t end_of_text_ = 0;
+  std::optional<ChatEncoder> chat_;
   Plan plan_;
   std::vector<std::optional<UnitRecord>> records_;  // of finished units
 };
@@ -186,6 +196,9 @@ void PackRun::find_files() {
 
 void PackRun::set_tokenizer(Tokenizer tokenizer) {
   end_of_text_ = tokenizer.end_of_text().value();
+  if (options_.format == PackFormat::kChat) {
+    chat_.emplace(ChatTemplate::named(options_.chat_template), tokenizer, options_.trained_turns);
+  }
   tokenizer_ = std::move(tokenizer);
 }
 
@@ -213,6 +226,12 @@ PackSettings PackRun::settings() const {
   PackSettings settings = {{"format", std::string(name_of(options_.format))}};
   if (options_.format == PackFormat::kJsonl) {
     settings.emplace_back("field", options_.field);
+  }
+  if (options_.format == PackFormat::kChat) {
+    settings.emplace_back("template", options_.chat_template);
+    settings.emplace_back("train-on", options_.trained_turns == TrainedTurns::kAll ? "all" : "last");
+    settings.emplace_back("max-tokens",
+                          fmt::format("{}{}", options_.max_tokens, options_.drop_long ? ", drop longer" : ""));
   }
   if (tokenizer_) {
     settings.emplace_back("tokenizer", tokenizer_->name() + " " + tokenizer_->fingerprint());
@@ -290,6 +309,7 @@ std::uint64_t PackRun::least_shard_bytes(std::uint64_t input_bytes) const {
     case PackFormat::kTokens:
       return input_bytes / 2;  // ids of 4 bytes that fit 2
     case PackFormat::kJsonl:
+    case PackFormat::kChat:
       return 0;  // the rest of the lines may be anything
   }
   return 0;
@@ -390,6 +410,10 @@ bool PackRun::pack_units(const WorkFolder& work) {
   report("pack", done_bytes);
   Encoder encoder(*tokenizer_);
   const ReaderOptions reader = reader_options();
+  std::optional<ChatPacking> chat;
+  if (chat_) {
+    chat.emplace(ChatPacking{*chat_, options_.max_tokens, options_.drop_long});
+  }
   const auto world = static_cast<std::size_t>(peers_.world);
   for (std::size_t first = 0; first < left.size(); first += world) {
     const std::size_t mine = first + static_cast<std::size_t>(peers_.rank);
@@ -398,7 +422,8 @@ bool PackRun::pack_units(const WorkFolder& work) {
         return {};
       }
       UnitRecord record;
-      if (!pack_unit({plan_, left[mine], work.folder(), reader, hooks_.stop_requested}, encoder, record)) {
+      const UnitJob job{plan_, left[mine], work.folder(), chat ? &*chat : nullptr, reader, hooks_.stop_requested};
+      if (!pack_unit(job, encoder, record)) {
         return kStopped;
       }
       work.write_record(record);
@@ -419,8 +444,12 @@ bool PackRun::pack_units(const WorkFolder& work) {
 void PackRun::publish(WorkFolder& work) {
   std::vector<UnitRecord> records;
   std::array<std::uint64_t, kSplits> tokens = {};
+  std::uint64_t cut = 0;
+  std::uint64_t dropped = 0;
   for (const std::optional<UnitRecord>& record : records_) {
     records.push_back(record.value());
+    cut += record->cut;
+    dropped += record->dropped;
     for (std::size_t s = 0; s < kSplits; ++s) {
       tokens[s] += record->shards[s].tokens;
     }
@@ -432,7 +461,10 @@ void PackRun::publish(WorkFolder& work) {
   on_first_rank(peers_, [&] {
     work.publish(records,
                  {tokenizer_->name(), tokenizer_->fingerprint(), tokenizer_->vocab_size(), std::int64_t{end_of_text_}},
-                 tokenizer_->to_json());
+                 tokenizer_->to_json(), chat_ ? DatasetKind::kChat : DatasetKind::kText, options_.chat_template);
+    if (cut + dropped > 0) {
+      hooks_.message(fmt::format("too long: {} cut to {} tokens, {} left out", cut, options_.max_tokens, dropped));
+    }
     return std::string();
   });
 }
@@ -446,8 +478,12 @@ PackResult PackRun::published(const WorkFolder& work) const {
     const fs::path path = work.split_folder(s) / "dataset.json";
     const std::string json = on_first_rank(peers_, [&] { return read_file(path); });
     const DatasetInfo info = parse_dataset_json(json, path.string());
-    result.splits.push_back(
-        {std::string(kSplitNames[s]), work.split_folder(s), info.tokens, info.documents, info.files.size()});
+    result.splits.push_back({.name = std::string(kSplitNames[s]),
+                             .folder = work.split_folder(s),
+                             .kind = info.kind,
+                             .tokens = info.tokens,
+                             .documents = info.documents,
+                             .files = info.files.size()});
   }
   return result;
 }
@@ -455,12 +491,12 @@ PackResult PackRun::published(const WorkFolder& work) const {
 }  // namespace
 
 PackFormat parse_pack_format(std::string_view name) {
-  for (const PackFormat format : {PackFormat::kText, PackFormat::kJsonl, PackFormat::kTokens}) {
+  for (const PackFormat format : {PackFormat::kText, PackFormat::kJsonl, PackFormat::kTokens, PackFormat::kChat}) {
     if (name == name_of(format)) {
       return format;
     }
   }
-  fail(ErrorCode::kUsage, "--format is {}, expected text, jsonl or tokens", name);
+  fail(ErrorCode::kUsage, "--format is {}, expected text, jsonl, tokens or chat", name);
 }
 
 std::string_view name_of(PackFormat format) {
@@ -471,6 +507,8 @@ std::string_view name_of(PackFormat format) {
       return "jsonl";
     case PackFormat::kTokens:
       return "tokens";
+    case PackFormat::kChat:
+      return "chat";
   }
   return "";
 }

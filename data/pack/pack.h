@@ -13,12 +13,16 @@
 #include <string_view>
 #include <vector>
 
+#include "data/chat/chat_encoder.h"
+#include "data/dataset.h"
+
 namespace lockstep {
 
-// What a document is: a file, a line holding a JSON object, a run of ids between end-of-text ids.
-enum class PackFormat { kText, kJsonl, kTokens };
+// What a document is: a file, a line holding a JSON object, a run of ids between end-of-text ids, a JSON object holding
+// a conversation.
+enum class PackFormat { kText, kJsonl, kTokens, kChat };
 
-// "text", "jsonl", "tokens". Throws Error(kUsage) for another name.
+// "text", "jsonl", "tokens", "chat". Throws Error(kUsage) for another name.
 [[nodiscard]] PackFormat parse_pack_format(std::string_view name);
 [[nodiscard]] std::string_view name_of(PackFormat format);
 
@@ -31,6 +35,11 @@ struct PackOptions {
   std::vector<double> split = {0.9, 0.05, 0.05};  // shares of train, valid, test; missing ones are 0
   std::uint64_t seed = 1337;
   std::string field = "text";  // of a JSON line
+  // Of conversations. One of more than max_tokens tokens is cut there, or left out; 0: there is no limit.
+  std::string chat_template;
+  TrainedTurns trained_turns = TrainedTurns::kAll;
+  std::uint64_t max_tokens = 0;
+  bool drop_long = false;
   // File names (not paths) to take from folders: any that matches; empty: all. "!GLOB" matches what GLOB does not.
   std::vector<std::string> include;
   bool skip_binary = false;            // leave out files with a zero byte in their first 8 KiB
@@ -68,6 +77,7 @@ struct PackHooks {
 struct PackedSplit {
   std::string name;  // "train", "valid", "test"
   std::filesystem::path folder;
+  DatasetKind kind = DatasetKind::kText;
   std::uint64_t tokens = 0;
   std::uint64_t documents = 0;
   std::uint64_t files = 0;

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "data/pack/json_lines.h"
+#include "data/pack/json_objects.h"
 #include "data/pack/text_cuts.h"
 #include "data/pack/token_file.h"
 
@@ -113,6 +114,8 @@ void choose_splits(Plan& plan, const PackOptions& options, std::uint32_t end_of_
     const auto visit_of_file = [&](DocumentExtent extent) { return visit(f, extent); };
     if (plan.format == PackFormat::kJsonl) {
       scan_json_lines(plan.files[f], options.field, options.memory_mib * kMiB, visit_of_file);
+    } else if (plan.format == PackFormat::kChat) {
+      scan_json_objects(plan.files[f], options.memory_mib * kMiB, visit_of_file);
     } else {
       scan_tokens(plan.files[f], end_of_text, visit_of_file);
     }
@@ -122,6 +125,8 @@ void choose_splits(Plan& plan, const PackOptions& options, std::uint32_t end_of_
     return;
   }
   plan.by_position = documents.size() < active_splits(plan.shares);
+  require(plan.format != PackFormat::kChat || !plan.by_position,
+          "{} conversations cannot be split into {} parts; see --split", documents.size(), active_splits(plan.shares));
   if (!plan.by_position) {
     const std::vector<Split> splits = assign_splits(documents, plan.shares);
     for (std::size_t i = 0; i < places.size(); ++i) {

@@ -15,8 +15,8 @@
 
 namespace lockstep {
 
-// A range of a file. Text: bytes [begin, end), all of one split. JSON lines and tokens: the documents that begin in
-// [begin, end), wherever they end.
+// A range of a file. Text: bytes [begin, end), all of one split. Other formats: the documents that begin in [begin,
+// end), wherever they end.
 struct Piece {
   std::size_t file = 0;
   std::uint64_t begin = 0;  // bytes

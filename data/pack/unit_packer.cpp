@@ -62,8 +62,8 @@ class BlockEncoder {
 // A shard under a temporary name until finish(); without that nothing is left of it.
 class UnitShard {
  public:
-  UnitShard(const fs::path& path, DType dtype)
-      : path_(path), partial_(unique_partial_of(path)), writer_(partial_, dtype) {}
+  UnitShard(const fs::path& path, DType dtype, DatasetKind kind)
+      : path_(path), partial_(unique_partial_of(path)), writer_(partial_, dtype, kind) {}
   ~UnitShard() {
     if (!is_finished_) {
       std::error_code ignored;  // there is an error to report already, or the run was stopped
@@ -77,7 +77,8 @@ class UnitShard {
 
   PackedShard finish() {
     writer_.close();
-    PackedShard shard{writer_.tokens(), writer_.documents(), fs::file_size(partial_), hash_of_file(partial_).hex()};
+    PackedShard shard{writer_.tokens(), writer_.documents(), writer_.targets(), fs::file_size(partial_),
+                      hash_of_file(partial_).hex()};
     if (::rename(partial_.c_str(), path_.c_str()) != 0) {
       fail_errno(fmt::format("rename {} to {}", partial_.string(), path_.string()));
     }
@@ -98,25 +99,34 @@ class ShardSink : public DocumentSink {
   ShardSink(const UnitJob& job, Encoder& encoder)
       : job_(job),
         encoder_(encoder),
+        blocks_(encoder),
         end_of_text_(job.reader.end_of_text),
         dtype_(job.reader.vocabulary_size <= 65536 ? DType::kU16 : DType::kU32) {}
 
   void begin(Split split, bool starts_document) override {
-    std::optional<UnitShard>& shard = shards_[static_cast<std::size_t>(split)];
-    if (!shard) {
-      shard.emplace(job_.folder / unit_shard_name(job_.unit, split), dtype_);
-    }
-    writer_ = &shard->writer();
+    writer_ = &writer_of(split);
     if (starts_document) {
       writer_->begin_document();
     }
   }
-  void add(std::string_view text) override { writer_->append(encoder_.add(text)); }
+  void add(std::string_view text) override { writer_->append(blocks_.add(text)); }
   void add(std::span<const std::uint32_t> ids) override { writer_->append(ids); }
   void end(bool ends_document) override {
-    writer_->append(encoder_.finish());
+    writer_->append(blocks_.finish());
     if (ends_document) {
       writer_->append({&end_of_text_, 1});
+    }
+  }
+  void add(Split split, const Conversation& conversation) override {
+    const ChatPacking& packing = *job_.chat;
+    packing.encoder.encode(conversation, encoder_, chat_);
+    if (packing.max_tokens > 0 && chat_.ids.size() > packing.max_tokens) {
+      chat_.ids.resize(packing.drop_long ? 0 : packing.max_tokens);
+      chat_.trained.resize(chat_.ids.size());
+      (chat_.targets() > 0 ? cut_ : dropped_) += 1;
+    }
+    if (chat_.targets() > 0) {
+      writer_of(split).append_chat(chat_.ids, chat_.trained);
     }
   }
   bool wants_more() override {
@@ -128,6 +138,8 @@ class ShardSink : public DocumentSink {
   UnitRecord finish() {
     UnitRecord record;
     record.unit = job_.unit;
+    record.cut = cut_;
+    record.dropped = dropped_;
     for (std::size_t s = 0; s < kSplits; ++s) {
       if (shards_[s]) {
         record.shards[s] = shards_[s]->finish();
@@ -138,8 +150,21 @@ class ShardSink : public DocumentSink {
   }
 
  private:
+  ShardWriter& writer_of(Split split) {
+    std::optional<UnitShard>& shard = shards_[static_cast<std::size_t>(split)];
+    if (!shard) {
+      shard.emplace(job_.folder / unit_shard_name(job_.unit, split), dtype_,
+                    job_.chat == nullptr ? DatasetKind::kText : DatasetKind::kChat);
+    }
+    return shard->writer();
+  }
+
   const UnitJob& job_;
-  BlockEncoder encoder_;
+  Encoder& encoder_;
+  BlockEncoder blocks_;
+  EncodedChat chat_;
+  std::uint64_t cut_ = 0;
+  std::uint64_t dropped_ = 0;
   std::uint32_t end_of_text_;
   DType dtype_;
   std::array<std::optional<UnitShard>, kSplits> shards_;
@@ -158,11 +183,12 @@ std::string unit_shard_name(std::size_t unit, Split split) {
 }
 
 std::string to_json(const UnitRecord& record) {
-  nlohmann::ordered_json json = {{"unit", record.unit}};
+  nlohmann::ordered_json json = {{"unit", record.unit}, {"cut", record.cut}, {"dropped", record.dropped}};
   for (std::size_t s = 0; s < kSplits; ++s) {
     const PackedShard& shard = record.shards[s];
     json[std::string(kSplitNames[s])] = {{"tokens", shard.tokens},
                                          {"documents", shard.documents},
+                                         {"targets", shard.targets},
                                          {"size_bytes", shard.size_bytes},
                                          {"xxh3_128", shard.xxh3_128}};
   }
@@ -174,10 +200,15 @@ UnitRecord parse_unit_record(std::string_view text, std::string_view where) {
     const nlohmann::json json = nlohmann::json::parse(text);
     UnitRecord record;
     record.unit = json.at("unit").get<std::size_t>();
+    record.cut = json.at("cut").get<std::uint64_t>();
+    record.dropped = json.at("dropped").get<std::uint64_t>();
     for (std::size_t s = 0; s < kSplits; ++s) {
       const nlohmann::json& shard = json.at(std::string(kSplitNames[s]));
-      record.shards[s] = {shard.at("tokens").get<std::uint64_t>(), shard.at("documents").get<std::uint64_t>(),
-                          shard.at("size_bytes").get<std::uint64_t>(), shard.at("xxh3_128").get<std::string>()};
+      record.shards[s] = {.tokens = shard.at("tokens").get<std::uint64_t>(),
+                          .documents = shard.at("documents").get<std::uint64_t>(),
+                          .targets = shard.at("targets").get<std::uint64_t>(),
+                          .size_bytes = shard.at("size_bytes").get<std::uint64_t>(),
+                          .xxh3_128 = shard.at("xxh3_128").get<std::string>()};
     }
     return record;
   } catch (const nlohmann::json::exception& error) {

@@ -24,6 +24,7 @@ class CountingSink : public DocumentSink {
     }
   }
   void add(std::span<const std::uint32_t>) override {}
+  void add(Split, const Conversation&) override {}
   void end(bool) override {
     counts_.add(pending_);
     pending_.clear();

@@ -272,13 +272,15 @@ DatasetInfo WorkFolder::place_shards(std::size_t split, const std::vector<UnitRe
 }
 
 void WorkFolder::publish(const std::vector<UnitRecord>& records, const DatasetTokenizer& tokenizer,
-                         const std::string& tokenizer_json) {
+                         const std::string& tokenizer_json, DatasetKind kind, const std::string& chat_template) {
   make_place();
   std::array<DatasetInfo, kSplits> infos;
   for (std::size_t s = 0; s < kSplits; ++s) {
     if (shares_[s] > 0) {
       infos[s] = place_shards(s, records);
       infos[s].tokenizer = tokenizer;
+      infos[s].kind = kind;
+      infos[s].chat_template = chat_template;
       write_file_atomic(split_folder(s) / "tokenizer.json", tokenizer_json);
     }
   }

@@ -56,7 +56,7 @@ class WorkFolder {
   // dataset.json and OUT/pack.json, in this order: a run that is killed in between does it again. `records` holds every
   // unit, in order.
   void publish(const std::vector<UnitRecord>& records, const DatasetTokenizer& tokenizer,
-               const std::string& tokenizer_json);
+               const std::string& tokenizer_json, DatasetKind kind, const std::string& chat_template);
 
   // Removes all that this run made, for input that cannot be packed. A dataset that was there before stays.
   void discard();

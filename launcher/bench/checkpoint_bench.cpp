@@ -123,7 +123,8 @@ class Job {
   }
 
   void begin_save() {
-    writer_.begin(run_position(config_, train_step_, completed_), checkpoint_source(train_step_, communicator_));
+    const auto tokens = static_cast<std::uint64_t>(completed_ * train_step_.tokens_per_step());
+    writer_.begin(run_position(config_, completed_, tokens), checkpoint_source(train_step_, communicator_));
   }
 
   void exchange(std::span<const double> losses) {
@@ -298,7 +299,7 @@ CheckpointBenchResult bench_checkpoint(const BenchModel& model, int rounds, Comm
       scratch = std::make_unique<ScratchFolder>(checkpoints_folder(config));
     }
   });
-  const auto backend = make_cpu_backend(config.train.threads);
+  const auto backend = make_backend(model.device.device, config.train.threads);
   TrainStep train_step(config, communicator, *backend);
   Replica& replica = train_step.replica();
   std::unique_ptr<Job> job;
@@ -307,7 +308,7 @@ CheckpointBenchResult bench_checkpoint(const BenchModel& model, int rounds, Comm
       require_room(folder, checkpoint_bytes(replica));
     }
     replica.initialize(config.run.seed);
-    CheckpointOptions options = checkpoint_options(config, train_step, communicator, {});
+    CheckpointOptions options = checkpoint_options(config, train_step, communicator, *backend, {});
     options.folder = folder;
     options.keep = 1;
     options.keep_best = false;

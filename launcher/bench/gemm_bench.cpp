@@ -1,10 +1,10 @@
 #include "launcher/bench/gemm_bench.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/buffer.h"
 #include "launcher/bench/step_bench.h"
+#include "trainer/gemm_rate.h"
 #include "trainer/stopwatch.h"
 
 namespace lockstep {
@@ -13,27 +13,27 @@ namespace {
 // The operands of a product, in memory of their own.
 class Operands {
  public:
-  explicit Operands(const GemmCalls& shape)
+  Operands(const GemmCalls& shape, Backend& backend)
       : gemm_(shape.gemm),
-        a_(buffer_for(gemm_.a)),
-        b_(buffer_for(gemm_.b)),
-        d_(buffer_for(gemm_.d)),
-        bias_(Buffer::allocate(static_cast<std::size_t>(shape.n()) * sizeof(float))) {
+        a_(buffer_for(gemm_.a, backend)),
+        b_(buffer_for(gemm_.b, backend)),
+        d_(buffer_for(gemm_.d, backend)),
+        bias_(filled_memory(backend, static_cast<std::size_t>(shape.n()) * sizeof(float), std::byte{0})) {
     gemm_.a.data = a_.data();
     gemm_.b.data = b_.data();
     gemm_.d.data = d_.data();
-    std::memset(bias_.data(), 0, bias_.size_bytes());
     gemm_.bias = shape.has_bias ? bias_.data() : nullptr;
+    if (gemm_.epilogue != Epilogue::kNone) {
+      before_ = random_memory(backend, static_cast<std::size_t>(shape.m() * shape.n()), gemm_.d.dtype);
+      gemm_.before = Tensor(before_.data(), {shape.m(), shape.n()}, gemm_.d.dtype, backend.device());
+    }
   }
 
   [[nodiscard]] const Gemm& gemm() const { return gemm_; }
 
  private:
-  // Small values in memory that is really there.
-  static Buffer buffer_for(const Matrix& matrix) {
-    Buffer buffer = Buffer::allocate(static_cast<std::size_t>(matrix.rows * matrix.stride) * size_of(matrix.dtype));
-    std::memset(buffer.data(), 0x3c, buffer.size_bytes());
-    return buffer;
+  static Buffer buffer_for(const Matrix& matrix, Backend& backend) {
+    return random_memory(backend, static_cast<std::size_t>(matrix.rows * matrix.stride), matrix.dtype);
   }
 
   Gemm gemm_;
@@ -41,6 +41,7 @@ class Operands {
   Buffer b_;
   Buffer d_;
   Buffer bias_;
+  Buffer before_;
 };
 
 // The best of a few repetitions that take some tens of milliseconds together.
@@ -51,6 +52,7 @@ double best_ms(Backend& backend, const Gemm& gemm) {
   for (int i = 0; i < 3 || (i < 100 && now_ms() - begin_ms < kPatienceMs); ++i) {
     const double before_ms = now_ms();
     backend.gemm(gemm);
+    backend.synchronize();
     best = std::min(best, now_ms() - before_ms);
   }
   return best;
@@ -60,7 +62,7 @@ double best_ms(Backend& backend, const Gemm& gemm) {
 
 GemmBenchResult bench_gemm(const BenchModel& model, int rounds, Communicator& communicator) {
   const std::vector<GemmCalls> shapes = gemms_of_step(model, communicator);
-  const auto backend = make_cpu_backend(model.config.train.threads);
+  const auto backend = make_backend(model.device.device, model.config.train.threads);
   const DType working = model.config.train.precision == Precision::kBf16 ? DType::kBF16 : DType::kF32;
   std::vector<std::vector<double>> rates(shapes.size());
   std::vector<std::vector<double>> ratios(shapes.size());
@@ -68,7 +70,7 @@ GemmBenchResult bench_gemm(const BenchModel& model, int rounds, Communicator& co
   for (int round = 0; round < rounds; ++round) {
     ceilings.push_back(gemm_ceiling(communicator, *backend, working));
     for (std::size_t s = 0; s < shapes.size(); ++s) {
-      const Operands operands(shapes[s]);
+      const Operands operands(shapes[s], *backend);
       communicator.barrier();
       const double rate = shapes[s].flop() / (best_ms(*backend, operands.gemm()) * 1e-3);
       rates[s].push_back(sum_over_ranks(communicator, rate));

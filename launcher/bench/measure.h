@@ -10,12 +10,14 @@
 #include "comm/communicator.h"
 #include "ops/backend.h"
 #include "trainer/config.h"
+#include "trainer/device.h"
 
 namespace lockstep {
 
 // The configuration of a training run, resolved for this job.
 struct BenchModel {
   Config config;
+  DeviceChoice device = {};
   bool has_data = false;  // data.train is a dataset
 };
 // Collective. The vocabulary comes from data.train when that is a dataset, otherwise from model.vocab. Throws

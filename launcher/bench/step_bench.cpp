@@ -4,6 +4,7 @@
 
 #include "data/batch_loader.h"
 #include "launcher/bench/batches.h"
+#include "trainer/device_communicator.h"
 #include "trainer/model/architecture.h"
 #include "trainer/stopwatch.h"
 #include "trainer/train_step.h"
@@ -12,6 +13,7 @@ namespace lockstep {
 namespace {
 
 constexpr int kWarmUpSteps = 2;
+constexpr int kPartsSteps = 3;
 
 // The steps of one rank.
 class Steps {
@@ -20,7 +22,8 @@ class Steps {
       : config_(model.config),
         communicator_(communicator),
         backend_(backend),
-        step_(config_, communicator, backend),
+        of_device_(make_device_communicator(config_, model.device, communicator, backend)),
+        step_(config_, of_device_ ? *of_device_ : communicator, backend),
         batches_(model, communicator) {
     Replica& replica = step_.replica();
     replica.initialize(config_.run.seed);
@@ -29,6 +32,13 @@ class Steps {
 
   [[nodiscard]] TrainStep& step() { return step_; }
 
+  // When all ranks are done.
+  void close() {
+    if (of_device_) {
+      of_device_->close();
+    }
+  }
+
   // Milliseconds, from a moment at which every rank begins.
   double run() {
     communicator_.barrier();
@@ -36,6 +46,7 @@ class Steps {
     static_cast<void>(step_.compute_gradients(completed_, [&]() -> const TokenBatch& { return batches_.next(); }));
     step_.finish_gradients();
     static_cast<void>(step_.update(completed_, config_.optimizer.lr));
+    backend_.synchronize();
     ++completed_;
     return now_ms() - begin_ms;
   }
@@ -74,6 +85,7 @@ class Steps {
   const Config& config_;
   Communicator& communicator_;
   TimedBackend& backend_;
+  std::unique_ptr<Communicator> of_device_;
   TrainStep step_;
   Batches batches_;
   std::int64_t completed_ = 0;
@@ -99,14 +111,16 @@ double gemm_rate_of(const TimedBackend& backend) {
 std::vector<GemmCalls> gemms_of_step(const BenchModel& model, Communicator& communicator) {
   BenchModel kept = model;
   kept.config.train.recompute = Recompute::kNone;  // so that a forward product is one
-  TimedBackend backend(make_cpu_backend(kept.config.train.threads));
-  Steps(kept, communicator, backend).run();
+  TimedBackend backend(make_backend(kept.device.device, kept.config.train.threads));
+  Steps steps(kept, communicator, backend);
+  steps.run();
+  steps.close();
   return backend.gemms();
 }
 
 StepBenchResult bench_step(const BenchModel& model, int rounds, Communicator& communicator) {
   const Config& config = model.config;
-  TimedBackend backend(make_cpu_backend(config.train.threads));
+  TimedBackend backend(make_backend(model.device.device, config.train.threads));
   Steps steps(model, communicator, backend);
   const Replica& replica = steps.step().replica();
   for (int i = 0; i < kWarmUpSteps; ++i) {
@@ -120,12 +134,24 @@ StepBenchResult bench_step(const BenchModel& model, int rounds, Communicator& co
   std::vector<double> ceilings;
   std::vector<double> ratios;
   steps.reset_parts();
+  const bool on_gpu = model.device.device.kind == DeviceKind::kCuda;
   for (int round = 0; round < rounds; ++round) {
     ceilings.push_back(gemm_ceiling(communicator, backend.untimed(), replica.working_dtype()));
     step_ms.push_back(steps.run());
-    steps.count(step_ms.back());
+    if (!on_gpu) {
+      steps.count(step_ms.back());
+    }
     ratios.push_back(flop / (step_ms.back() * 1e-3) / ceilings.back());
   }
+  // A GPU's parts are told apart by waiting for each, which takes time of its own: in steps of their own.
+  for (int i = 0; on_gpu && i < kPartsSteps; ++i) {
+    if (i == 0) {
+      steps.reset_parts();
+      backend.set_waiting(true);
+    }
+    steps.count(steps.run());
+  }
+  steps.close();
   StepBenchResult result;
   result.step_ms = median(step_ms);
   result.tokens_per_s = tokens / (result.step_ms * 1e-3);
@@ -135,6 +161,7 @@ StepBenchResult bench_step(const BenchModel& model, int rounds, Communicator& co
   result.parts = steps.parts();
   result.gemm_flop_per_s = gemm_rate_of(backend);
   const double memory = resident_bytes();
+  result.device_bytes = static_cast<double>(backend.allocated_bytes());
   result.resident_bytes.resize(static_cast<std::size_t>(communicator.world_size()));
   communicator.all_gather(std::as_bytes(std::span(&memory, 1)),
                           std::as_writable_bytes(std::span(result.resident_bytes)));

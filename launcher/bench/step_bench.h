@@ -21,6 +21,7 @@ struct StepBenchResult {
   std::vector<std::pair<std::string, double>> parts;
   double gemm_flop_per_s = 0;          // within the step's layers, rank 0
   std::vector<double> resident_bytes;  // by rank, after the last step
+  double device_bytes = 0;             // of a GPU's memory, rank 0
 };
 
 // Collective: some steps to warm up, then `rounds` rounds of the ceiling and a step. Batches come from data.train where

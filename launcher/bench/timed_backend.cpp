@@ -14,8 +14,8 @@ bool is_same(const Matrix& a, const Matrix& b) {
 
 bool is_same(const GemmCalls& a, const GemmCalls& b) {
   return is_same(a.gemm.a, b.gemm.a) && is_same(a.gemm.b, b.gemm.b) && is_same(a.gemm.d, b.gemm.d) &&
-         a.gemm.accumulate == b.gemm.accumulate && a.has_bias == b.has_bias && a.is_head == b.is_head &&
-         a.pass == b.pass;
+         a.gemm.accumulate == b.gemm.accumulate && a.gemm.epilogue == b.gemm.epilogue && a.has_bias == b.has_bias &&
+         a.is_head == b.is_head && a.pass == b.pass;
 }
 
 // Adds the time until it is destroyed.
@@ -75,9 +75,12 @@ void TimedBackend::reset() {
 }
 
 template <typename Call>
-auto TimedBackend::timed(StepPart part, const Call& call) {
+void TimedBackend::timed(StepPart part, const Call& call) {
   const Timing timing(ms_[static_cast<std::size_t>(part)]);
-  return call();
+  call();
+  if (is_waiting_) {
+    backend_->synchronize();
+  }
 }
 
 // The head multiplies, computes the loss and the gradients for some rows, and then for the next ones; the layers'
@@ -96,8 +99,25 @@ void TimedBackend::place(GemmCalls& call) {
   }
 }
 
+// On a CPU the activation is a pass of its own, and counts as one.
 void TimedBackend::gemm(const Gemm& gemm) {
+  if (gemm.epilogue != Epilogue::kNone && device().kind == DeviceKind::kCpu) {
+    const Tensor d(gemm.d.data, gemm.before.shape(), gemm.d.dtype);
+    Gemm product = gemm;
+    product.epilogue = Epilogue::kNone;
+    product.before = {};
+    if (gemm.epilogue == Epilogue::kGelu) {
+      product.d.data = gemm.before.data();
+      this->gemm(product);
+      gelu_forward(gemm.before, d);
+    } else {
+      this->gemm(product);
+      gelu_backward(gemm.before, d, d);
+    }
+    return;
+  }
   GemmCalls call{.gemm = gemm, .has_bias = gemm.bias != nullptr};
+  call.gemm.before = {};  // what is told of the call outlives the step's memory
   place(call);
   {
     const Timing timing(call.ms);

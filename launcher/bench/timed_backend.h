@@ -52,6 +52,9 @@ class TimedBackend final : public Backend {
   // The same kernels, without being counted.
   [[nodiscard]] Backend& untimed() { return *backend_; }
 
+  // Whether a call's time ends when the device has computed it, which a GPU otherwise does later.
+  void set_waiting(bool waiting) { is_waiting_ = waiting; }
+
   // Forgets all times and calls.
   void reset();
   [[nodiscard]] double ms(StepPart part) const { return ms_[static_cast<std::size_t>(part)]; }
@@ -61,6 +64,18 @@ class TimedBackend final : public Backend {
   [[nodiscard]] Device device() const override { return backend_->device(); }
   [[nodiscard]] ThreadPool& pool() override { return backend_->pool(); }
   [[nodiscard]] bool has_native(DType working) const override { return backend_->has_native(working); }
+  [[nodiscard]] std::string take_note() override { return backend_->take_note(); }
+  [[nodiscard]] Buffer allocate(std::size_t size_bytes) override { return backend_->allocate(size_bytes); }
+  void copy(const BufferView& from, const BufferView& to) override { backend_->copy(from, to); }
+  void synchronize() override { backend_->synchronize(); }
+  [[nodiscard]] std::size_t allocated_bytes() const override { return backend_->allocated_bytes(); }
+  [[nodiscard]] LogitsShape logits_shape(std::int64_t vocabulary, DType working) const override {
+    return backend_->logits_shape(vocabulary, working);
+  }
+  void copy_rows(const RowsView& from, const RowsView& to, std::int64_t rows, std::int64_t columns,
+                 DType dtype) override {
+    backend_->copy_rows(from, to, rows, columns, dtype);
+  }
 
   void gemm(const Gemm& gemm) override;
   void gemm_each(std::span<const Gemm> products) override;
@@ -89,11 +104,12 @@ class TimedBackend final : public Backend {
 
  private:
   template <typename Call>
-  auto timed(StepPart part, const Call& call);
+  void timed(StepPart part, const Call& call);
   // Sets `pass` and `is_head` of a call and remembers where the step is.
   void place(GemmCalls& call);
 
   std::unique_ptr<Backend> backend_;
+  bool is_waiting_ = false;
   const void* head_ = nullptr;
   std::array<double, kStepParts> ms_ = {};
   std::vector<GemmCalls> gemms_;

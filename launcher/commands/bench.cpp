@@ -16,6 +16,7 @@
 #include "launcher/bench/all_reduce_bench.h"
 #include "launcher/bench/checkpoint_bench.h"
 #include "launcher/bench/gemm_bench.h"
+#include "launcher/bench/kernel_bench.h"
 #include "launcher/bench/loader_bench.h"
 #include "launcher/bench/measure.h"
 #include "launcher/bench/step_bench.h"
@@ -31,6 +32,7 @@ using Json = nlohmann::ordered_json;
 
 struct BenchOptions {
   std::string config;
+  std::string device;
   std::vector<std::string> overrides;
   int rounds = 10;
   bool json = false;
@@ -43,6 +45,7 @@ struct Figures {
 };
 
 constexpr double kGiga = 1e9;
+constexpr double kTera = 1e12;
 constexpr double kMega = 1e6;
 
 Json describe(const BenchModel& model, const Communicator& communicator) {
@@ -80,9 +83,11 @@ Figures measure_gemm(const BenchModel& model, const BenchOptions& options, Commu
   Json rows = Json::array();
   for (const GemmBenchRow& row : result.rows) {
     const GemmCalls& shape = row.shape;
-    figures.text += fmt::format("{:>6} {:>6} {:>6}  {:<18} {:>6} {:>10.1f}  {:>8.0f} %\n", shape.m(), shape.n(),
-                                shape.k(), std::string(name_of(shape.pass)) + (shape.gemm.accumulate ? " +=" : ""),
-                                shape.calls, row.flop_per_s / kGiga, 100 * row.of_ceiling);
+    figures.text +=
+        fmt::format("{:>6} {:>6} {:>6}  {:<18} {:>6} {:>10.1f}  {:>8.0f} %\n", shape.m(), shape.n(), shape.k(),
+                    std::string(name_of(shape.pass)) + (shape.gemm.accumulate ? " +=" : "") +
+                        (shape.gemm.epilogue == Epilogue::kNone ? "" : ", gelu"),
+                    shape.calls, row.flop_per_s / kGiga, 100 * row.of_ceiling);
     rows.push_back({{"m", shape.m()},
                     {"n", shape.n()},
                     {"k", shape.k()},
@@ -122,7 +127,24 @@ Figures measure_step(const BenchModel& model, const BenchOptions& options, Commu
   const double memory = *std::max_element(result.resident_bytes.begin(), result.resident_bytes.end());
   figures.text += fmt::format("products of the layers: {:.1f} GFLOP/s on rank 0; {} of memory a rank\n",
                               result.gemm_flop_per_s / kGiga, format_bytes(static_cast<std::uint64_t>(memory)));
-  figures.json = describe(model, communicator);
+  if (model.device.device.kind == DeviceKind::kCuda) {
+    const Config& config = model.config;
+    const std::string device = name_of(model.device.device);
+    const double peak =
+        communicator.world_size() *
+        stated_peak_flop_per_s(device, config.train.precision == Precision::kBf16 ? DType::kBF16 : DType::kF32);
+    figures.text +=
+        fmt::format("{}: {} of its memory", device, format_bytes(static_cast<std::uint64_t>(result.device_bytes)));
+    figures.text +=
+        peak > 0 ? fmt::format(", MFU {:.1f} % of {:.0f} TFLOP/s\n", 100 * result.flop_per_s / peak, peak / kTera)
+                 : "\n";
+    figures.json["device"] = device;
+    figures.json["device_bytes"] = result.device_bytes;
+    if (peak > 0) {
+      figures.json["mfu"] = result.flop_per_s / peak;
+    }
+  }
+  figures.json.update(describe(model, communicator));
   figures.json.update({{"step_ms", result.step_ms},
                        {"tokens_per_s", result.tokens_per_s},
                        {"gflop_per_s", result.flop_per_s / kGiga},
@@ -131,6 +153,50 @@ Figures measure_step(const BenchModel& model, const BenchOptions& options, Commu
                        {"parts", parts},
                        {"gemm_gflop_per_s", result.gemm_flop_per_s / kGiga},
                        {"resident_bytes", result.resident_bytes}});
+  return figures;
+}
+
+Figures measure_memory(const BenchModel& model, const BenchOptions& options, Communicator& communicator) {
+  const MemoryBenchResult result = bench_memory(model, options.rounds, communicator);
+  Figures figures;
+  figures.text = headline("memory", model, communicator);
+  figures.text += fmt::format("{:<20} {:>10} {:>10}  {}\n", "kernel", "MB", "GB/s", "of ceiling");
+  Json rows = Json::array();
+  for (const MemoryBenchRow& row : result.rows) {
+    figures.text += fmt::format("{:<20} {:>10.1f} {:>10.1f}  {:>8.0f} %\n", row.name, row.bytes / kMega,
+                                row.bytes_per_s / kGiga, 100 * row.of_ceiling);
+    rows.push_back({{"kernel", row.name},
+                    {"bytes", row.bytes},
+                    {"gb_per_s", row.bytes_per_s / kGiga},
+                    {"of_ceiling", row.of_ceiling}});
+  }
+  figures.text += fmt::format("the ceiling is a copy in the memory of {}, {:.1f} GB/s read and written\n",
+                              name_of(model.device.device), result.ceiling_bytes_per_s / kGiga);
+  figures.json = describe(model, communicator);
+  figures.json.update({{"device", name_of(model.device.device)},
+                       {"ceiling_gb_per_s", result.ceiling_bytes_per_s / kGiga},
+                       {"kernels", rows}});
+  return figures;
+}
+
+Figures measure_attention(const BenchModel& model, const BenchOptions& options, Communicator& communicator) {
+  const AttentionBenchResult result = bench_attention(model, options.rounds, communicator);
+  Figures figures;
+  figures.text = headline("attention", model, communicator);
+  Json rows = Json::array();
+  for (const AttentionBenchRow& row : result.rows) {
+    figures.text += fmt::format("{:<10} {:>9.3f} ms {:>10.1f} GFLOP/s  {:>5.0f} % of the ceiling\n", row.name, row.ms,
+                                row.flop_per_s / kGiga, 100 * row.of_ceiling);
+    rows.push_back(
+        {{"pass", row.name}, {"ms", row.ms}, {"gflop_per_s", row.flop_per_s / kGiga}, {"of_ceiling", row.of_ceiling}});
+  }
+  figures.text += fmt::format("the ceiling is {:.1f} GFLOP/s of matrix products on {}\n",
+                              result.ceiling_flop_per_s / kGiga, name_of(model.device.device));
+  figures.text += result.note.empty() ? "" : result.note + "\n";
+  figures.json = describe(model, communicator);
+  figures.json.update({{"device", name_of(model.device.device)},
+                       {"ceiling_gflop_per_s", result.ceiling_flop_per_s / kGiga},
+                       {"passes", rows}});
   return figures;
 }
 
@@ -187,7 +253,11 @@ Figures measure_checkpoint(const BenchModel& model, const BenchOptions& options,
 using Measure = std::function<Figures(const BenchModel&, const BenchOptions&, Communicator&)>;
 
 int run_bench(const char* name, const Measure& measure, const BenchOptions& options) {
-  const Config config = load_config(options.config, options.overrides);
+  std::vector<std::string> overrides = options.overrides;
+  if (!options.device.empty()) {
+    overrides.push_back("device.kind=" + options.device);
+  }
+  const Config config = load_config(options.config, overrides);
   const auto communicator = make_communicator({.backend = config.comm.backend,
                                                .ranks_per_node = config.comm.ranks_per_node,
                                                .timeout_ms = config.comm.timeout_s * 1000});
@@ -215,6 +285,8 @@ void add_model_command(CLI::App& bench, CommandContext& context, const char* nam
   command->add_option("--set", options->overrides, "Override a key, for example --set data.sequence=256; repeatable")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
+  command->add_option("--device", options->device, "Short for --set device.kind=")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command->add_option("--rounds", options->rounds, "Measurements, each beside the machine's limit; medians are printed")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
@@ -326,6 +398,9 @@ void add_bench(CLI::App& app, CommandContext& context) {
   add_model_bench(*bench, context, "loader", "Batches out of a dataset, beside reading its files in their order",
                   measure_loader);
   add_model_bench(*bench, context, "step", "A whole training step, and where its time goes", measure_step);
+  add_model_bench(*bench, context, "memory", "The kernels that memory limits, beside a copy", measure_memory);
+  add_model_bench(*bench, context, "attention", "Attention of a model, forward and gradient, beside matrix products",
+                  measure_attention);
   add_checkpoint(*bench, context);
   bench->footer(
       "Alone or under mpirun, as the run would be. Every figure stands beside the machine's own limit, measured in "

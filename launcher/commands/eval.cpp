@@ -14,6 +14,7 @@
 #include "launcher/commands/model_options.h"
 #include "launcher/output.h"
 #include "trainer/agreement.h"
+#include "trainer/device.h"
 #include "trainer/evaluate.h"
 
 namespace lockstep {
@@ -38,7 +39,7 @@ void check_data(const LoadedModel& model, const Options& options) {
   require(sequence <= model.replica.model().architecture().context,
           "--sequence is {}; expected at most the model's context, {}", sequence,
           model.replica.model().architecture().context);
-  require(dataset.info().tokens > static_cast<std::uint64_t>(sequence),
+  require(dataset.info().kind == DatasetKind::kChat || dataset.info().tokens > static_cast<std::uint64_t>(sequence),
           "{} holds {} tokens; a sample of {} needs {}, see --sequence", options.data, dataset.info().tokens, sequence,
           sequence + 1);
   require(dataset.info().tokenizer.fingerprint == model.tokenizer.fingerprint(),
@@ -60,9 +61,10 @@ void print_result(const Options& options, const LoadedModel& model, const Evalua
 
 int run_eval(const Options& options, CommandContext& context) {
   const auto communicator = make_communicator({});
-  const auto backend = make_cpu_backend(options.model.threads > 0
-                                            ? options.model.threads
-                                            : std::max(1, options.model.threads_or_all() / communicator->node_size()));
+  const int threads = options.model.threads > 0
+                          ? options.model.threads
+                          : std::max(1, options.model.threads_or_all() / communicator->node_size());
+  const auto backend = make_backend(choose_device(options.model.device(), *communicator).device, threads);
   std::unique_ptr<LoadedModel> model;
   run_agreed(*communicator, [&] {
     Log* const log = communicator->rank() == 0 ? &context.log : nullptr;
@@ -74,16 +76,20 @@ int run_eval(const Options& options, CommandContext& context) {
   evaluation.sequence = sequence_of(*model, options);
   evaluation.batch_size = options.batch_size;
   evaluation.max_batches = options.batches;
-  Arena arena;
+  Arena arena([&](std::size_t size_bytes) { return backend->allocate(size_bytes); });
   std::unique_ptr<Progress> progress;
-  const EvaluationResult result =
-      evaluate(model->replica, arena, *communicator, evaluation, [&](std::uint64_t done, std::uint64_t total) {
-        if (!progress) {
-          progress =
-              std::make_unique<Progress>(context.log, ProgressOptions{.what = "eval", .unit = "batch", .total = total});
-        }
-        progress->update(done);
-      });
+  EvaluationHooks hooks;
+  hooks.progress = [&](std::uint64_t done, std::uint64_t total) {
+    if (!progress) {
+      progress =
+          std::make_unique<Progress>(context.log, ProgressOptions{.what = "eval", .unit = "batch", .total = total});
+    }
+    progress->update(done);
+  };
+  if (communicator->rank() != 0) {
+    hooks.progress = {};
+  }
+  const EvaluationResult result = *evaluate(model->replica, arena, *communicator, evaluation, hooks);
   progress.reset();
   if (communicator->rank() == 0) {
     print_result(options, *model, result);

@@ -8,10 +8,11 @@
 #include <vector>
 
 #include "base/error.h"
-#include "launcher/command_line.h"
+#include "comm/self_communicator.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/model_options.h"
 #include "launcher/output.h"
+#include "trainer/device.h"
 
 namespace lockstep {
 namespace {
@@ -50,7 +51,9 @@ void check_length(const LoadedModel& model, std::span<const std::int32_t> prompt
 
 int run_generate(const Options& options, CommandContext& context) {
   context.stop.listen();
-  const auto backend = make_cpu_backend(options.model.threads_or_all());
+  SelfCommunicator alone;
+  const auto backend =
+      make_backend(choose_device(options.model.device(), alone).device, options.model.threads_or_all());
   const LoadedModel model = load_model(options.model, *backend, &context.log);
   const std::vector<std::int32_t> prompt = prompt_tokens(model, options.prompt);
   check_length(model, prompt, context.log);
@@ -60,7 +63,7 @@ int run_generate(const Options& options, CommandContext& context) {
   if (options.echo) {
     print(options.prompt);
   }
-  Arena arena;
+  Arena arena([&](std::size_t size_bytes) { return backend->allocate(size_bytes); });
   generate(model.replica, arena, prompt, generate_options, [&](std::int32_t token) {
     const auto id = static_cast<std::uint32_t>(token);
     if (model.tokenizer.has_token(id) && !model.tokenizer.is_special(id)) {
@@ -80,17 +83,7 @@ void add_generate(CLI::App& app, CommandContext& context) {
   add_model_options(*command, options->model);
   command->add_option("--prompt", options->prompt, "Text to continue; empty: the model starts a document")
       ->type_name("TEXT");
-  command->add_option("--max-tokens", options->generate.max_tokens, "Tokens to make at most")
-      ->check(CLI::PositiveNumber);
-  SamplingOptions& sampling = options->generate.sampling;
-  command->add_option("--temperature", sampling.temperature, "0: always the likeliest token; 1: as the model says")
-      ->check(CLI::Range(0.0, 100.0));
-  command->add_option("--top-k", sampling.top_k, "Draw among the K likeliest tokens; 0: among all")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--top-p", sampling.top_p, "Draw among the likeliest tokens that make up probability P")
-      ->check(CLI::Range(1e-6, 1.0));
-  command->add_option("--seed", sampling.seed, "The same seed and options give the same text")
-      ->transform(whole_number());
+  add_sampling_options(*command, options->generate);
   command->add_flag("!--no-echo", options->echo, "Print the continuation without the prompt");
   for (CLI::Option* option : command->get_options()) {
     option->capture_default_str();

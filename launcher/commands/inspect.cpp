@@ -57,7 +57,7 @@ Findings inspect_dataset(const fs::path& path, bool verify) {
   const DatasetInfo& info = dataset.info();
   Findings found;
   found.line("dataset", "{}", path.string());
-  found.line("kind", "{}", info.kind);
+  found.line("kind", "{}", name_of(info.kind));
   found.line("tokenizer", "{}, {} tokens, fingerprint {}", info.tokenizer.name, info.tokenizer.vocabulary_size,
              info.tokenizer.fingerprint);
   found.line("tokens", "{} ({})", info.tokens, name_of(info.token_dtype()));
@@ -77,7 +77,7 @@ Findings inspect_dataset(const fs::path& path, bool verify) {
   }
   found.json = {{"what", "dataset"},
                 {"path", path.string()},
-                {"kind", info.kind},
+                {"kind", name_of(info.kind)},
                 {"tokenizer",
                  {{"name", info.tokenizer.name},
                   {"vocabulary_size", info.tokenizer.vocabulary_size},

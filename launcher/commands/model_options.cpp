@@ -3,10 +3,18 @@
 #include <CLI/CLI.hpp>
 
 #include "base/cores.h"
+#include "launcher/command_line.h"
 
 namespace lockstep {
 
 Precision ModelOptions::precision() const { return precision_name == "bf16" ? Precision::kBf16 : Precision::kFp32; }
+
+DeviceConfig ModelOptions::device() const {
+  return {.kind = device_name == "cuda"  ? DeviceWish::kCuda
+                  : device_name == "cpu" ? DeviceWish::kCpu
+                                         : DeviceWish::kAuto,
+          .share = true};
+}
 
 int ModelOptions::threads_or_all() const { return threads > 0 ? threads : usable_cores(); }
 
@@ -16,8 +24,23 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->type_name("DIR");
   command.add_option("--precision", options.precision_name, "Compute in fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}));
+  command.add_option("--device", options.device_name, "Compute on the CPU or a GPU; auto: a GPU where there is one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command.add_option("--threads", options.threads, "Threads to compute on; 0: all cores")
       ->check(CLI::NonNegativeNumber);
+}
+
+void add_sampling_options(CLI::App& command, GenerateOptions& options) {
+  command.add_option("--max-tokens", options.max_tokens, "Tokens to make at most")->check(CLI::PositiveNumber);
+  SamplingOptions& sampling = options.sampling;
+  command.add_option("--temperature", sampling.temperature, "0: always the likeliest token; 1: as the model says")
+      ->check(CLI::Range(0.0, 100.0));
+  command.add_option("--top-k", sampling.top_k, "Draw among the K likeliest tokens; 0: among all")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--top-p", sampling.top_p, "Draw among the likeliest tokens that make up probability P")
+      ->check(CLI::Range(1e-6, 1.0));
+  command.add_option("--seed", sampling.seed, "The same seed and options give the same text")
+      ->transform(whole_number());
 }
 
 LoadedModel load_model(const ModelOptions& options, Backend& backend, Log* log) {

@@ -2,11 +2,14 @@
 #include "data/pack/pack.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,6 +17,8 @@
 #include "base/error.h"
 #include "base/progress.h"
 #include "comm/communicator.h"
+#include "data/dataset.h"
+#include "data/text/tokenizer.h"
 #include "launcher/command_line.h"
 #include "launcher/commands/command.h"
 #include "launcher/output.h"
@@ -91,12 +96,41 @@ void print_result(const PackResult& result, const PackOptions& options) {
     print(fmt::format("{} holds this input already, packed in the same way: nothing to do\n", options.out.string()));
   }
   for (const PackedSplit& split : result.splits) {
-    print(fmt::format("{:<6} {} tokens in {} documents, {} {}: {}\n", split.name, split.tokens, split.documents,
-                      split.files, split.files == 1 ? "file" : "files", split.folder.string()));
+    print(fmt::format("{:<6} {} tokens in {} {}, {} {}: {}\n", split.name, split.tokens, split.documents,
+                      split.kind == DatasetKind::kChat ? "conversations" : "documents", split.files,
+                      split.files == 1 ? "file" : "files", split.folder.string()));
   }
 }
 
-int run_pack(const PackOptions& options, CommandContext& context) {
+// The first conversations of a dataset, what is trained on in colour, or elsewhere than on a terminal in brackets.
+void show_conversations(const std::filesystem::path& folder, std::uint64_t count) {
+  Dataset dataset = Dataset::open(folder);
+  const Tokenizer tokenizer = Tokenizer::load(dataset.tokenizer_path());
+  const bool in_colour = ::isatty(STDOUT_FILENO) == 1;
+  const std::string_view open = in_colour ? "\x1b[1;32m" : "[[";
+  const std::string_view close = in_colour ? "\x1b[0m" : "]]";
+  std::vector<std::uint64_t> begins = dataset.document_offsets();
+  begins.push_back(dataset.info().tokens);
+  for (std::uint64_t i = 0; i < std::min<std::uint64_t>(count, begins.size() - 1); ++i) {
+    std::vector<std::int32_t> tokens(begins[i + 1] - begins[i]);
+    std::vector<std::uint8_t> trained(tokens.size());
+    dataset.read(begins[i], tokens);
+    dataset.read_trained(begins[i], trained);
+    const auto targets = std::count(trained.begin(), trained.end(), std::uint8_t{1});
+    std::string text = fmt::format("--- conversation {} of {}: {} tokens, {} of them trained on\n", i + 1,
+                                   folder.string(), tokens.size(), targets);
+    for (std::size_t t = 0; t < tokens.size(); ++t) {
+      const bool before = t > 0 && trained[t - 1] != 0;
+      text += trained[t] != 0 && !before ? open : trained[t] == 0 && before ? close : "";
+      text += tokenizer.token_bytes(static_cast<std::uint32_t>(tokens[t]));
+    }
+    text += trained.back() != 0 ? close : "";
+    print(text + "\n");
+  }
+}
+
+int run_pack(const PackOptions& options, std::uint64_t show, CommandContext& context) {
+  require(show == 0 || options.format == PackFormat::kChat, "--show is for --format chat");
   context.stop.listen();
   const auto communicator = make_communicator({.timeout_ms = kTimeoutMs});
   StageProgress progress(context.log);
@@ -109,6 +143,9 @@ int run_pack(const PackOptions& options, CommandContext& context) {
   const PackResult result = pack_with_agreed_errors(options, peers_of(*communicator), hooks);
   if (communicator->rank() == 0) {
     print_result(result, options);
+    if (show > 0 && !result.splits.empty()) {
+      show_conversations(result.splits.front().folder, show);
+    }
     if (result.was_stopped) {
       context.log.info("pack: stopped; the same command goes on from here");
     }
@@ -117,10 +154,12 @@ int run_pack(const PackOptions& options, CommandContext& context) {
   return result.was_stopped ? kExitRequeue : kExitDone;
 }
 
-void add_options(CLI::App& command, PackOptions& options, std::string& format) {
+void add_options(CLI::App& command, PackOptions& options, std::string& format, std::uint64_t& show) {
   command.add_option("INPUT", options.inputs, "Files, and folders that are searched recursively")->required();
-  command.add_option("--format", format, "text: a document a file; jsonl: a line; tokens: llm.c's .bin files")
-      ->type_name("text|jsonl|tokens")
+  command
+      .add_option("--format", format,
+                  "text: a document a file; jsonl: a line; tokens: llm.c's .bin files; chat: conversations in JSON")
+      ->type_name("text|jsonl|tokens|chat")
       ->required();
   command
       .add_option("--tokenizer", options.tokenizer,
@@ -142,6 +181,31 @@ void add_options(CLI::App& command, PackOptions& options, std::string& format) {
       ->transform(whole_number())
       ->capture_default_str();
   command.add_option("--field", options.field, "jsonl: the field that holds the text")->capture_default_str();
+  const std::string group = "Conversations (with --format chat)";
+  command
+      .add_option("--template", options.chat_template,
+                  fmt::format("What stands around what is said: {}", fmt::join(ChatTemplate::names(), ", ")))
+      ->type_name("NAME")
+      ->group(group);
+  command
+      .add_option_function<std::string>(
+          "--train-on",
+          [&options](const std::string& turns) {
+            options.trained_turns = turns == "last" ? TrainedTurns::kLast : TrainedTurns::kAll;
+          },
+          "Answers whose loss counts")
+      ->check(CLI::IsMember({"all", "last"}))
+      ->default_str("all")
+      ->group(group);
+  command.add_option("--max-tokens", options.max_tokens, "Longer conversations lose their end; 0: none is too long")
+      ->transform(whole_number())
+      ->capture_default_str()
+      ->group(group);
+  command.add_flag("--drop-long", options.drop_long, "Leave longer conversations out instead")->group(group);
+  command.add_option("--show", show, "Print the first N of them, what is trained on in colour")
+      ->type_name("N")
+      ->transform(whole_number())
+      ->group(group);
   command
       .add_option("--include", options.include,
                   "Take only files of such names from folders: '*.h'; '!*.*' takes names that '*.*' does not match; "
@@ -172,10 +236,11 @@ void add_pack(CLI::App& app, CommandContext& context) {
   struct State {
     PackOptions options;
     std::string format;
+    std::uint64_t show = 0;
   };
   const auto state = std::make_shared<State>();
   CLI::App* command = app.add_subcommand("pack", "Turn documents into tokenized datasets");
-  add_options(*command, state->options, state->format);
+  add_options(*command, state->options, state->format, state->show);
   command->footer(
       "Runs in parallel under mpirun, with the same files as the result. Interrupted, the same command goes on where "
       "it\n"
@@ -185,7 +250,7 @@ void add_pack(CLI::App& app, CommandContext& context) {
   command->callback([state, &context] {
     context.run = [state, &context] {
       state->options.format = parse_pack_format(state->format);
-      return run_pack(state->options, context);
+      return run_pack(state->options, state->show, context);
     };
   });
 }

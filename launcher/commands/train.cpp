@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "launcher/commands/command.h"
+#include "launcher/job/job_watch.h"
 #include "trainer/config.h"
 #include "trainer/train_job.h"
 
@@ -31,18 +32,30 @@ int run_train(const TrainOptions& options, CommandContext& context) {
   TrainRequest request;
   request.config = load_config(options.config, options.overrides);
   request.resume = options.resume;
-  request.stop_requested = [&context] { return context.stop.requested(); };
   if (options.print_config) {
     std::fputs(to_yaml(request.config).c_str(), stdout);
     return kExitDone;
   }
   context.stop.listen();
-  const auto communicator = make_communicator({.backend = request.config.comm.backend,
-                                               .ranks_per_node = request.config.comm.ranks_per_node,
-                                               .timeout_ms = request.config.comm.timeout_s * 1000});
-  const TrainEnd end = train(request, *communicator, context.log);
-  communicator->close();
-  return end == TrainEnd::kFinished ? kExitDone : kExitRequeue;
+  JobWatch watch(request.config.comm, context.ranks, process_environment(), context.log);
+  request.stop_requested = [&] { return context.stop.requested() || watch.stop_requested(); };
+  request.save_requested = [&] { return watch.take_save_request(); };
+  request.activity = &watch.activity();
+  request.opened = [&](const std::filesystem::path& run) { watch.publish(run); };
+  try {
+    const auto communicator = make_communicator({.backend = request.config.comm.backend,
+                                                 .ranks_per_node = request.config.comm.ranks_per_node,
+                                                 .timeout_ms = request.config.comm.timeout_s * 1000});
+    watch.join(*communicator);
+    const TrainEnd end = train(request, *communicator, context.log);
+    const int exit_code = end == TrainEnd::kFinished ? kExitDone : kExitRequeue;
+    watch.farewell(exit_code, nullptr);
+    communicator->close();
+    return exit_code;
+  } catch (const std::exception& error) {
+    watch.farewell(exit_code_of(error), &error);
+    throw;
+  }
 }
 
 }  // namespace

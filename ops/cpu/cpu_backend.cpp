@@ -1,9 +1,13 @@
 // The CPU's kernel set: each call goes to the file that its kernel lives in.
+#include <algorithm>
+#include <cassert>
+#include <cstring>
 #include <memory>
 
 #include "ops/backend.h"
 #include "ops/cpu/attention.h"
 #include "ops/cpu/cross_entropy.h"
+#include "ops/cpu/dispatch.h"
 #include "ops/cpu/elementwise.h"
 #include "ops/cpu/embedding.h"
 #include "ops/cpu/gemm.h"
@@ -22,9 +26,41 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Device device() const override { return {}; }
   [[nodiscard]] ThreadPool& pool() override { return pool_; }
 
+  [[nodiscard]] Buffer allocate(std::size_t size_bytes) override { return Buffer::allocate(size_bytes); }
+  void copy(const BufferView& from, const BufferView& to) override {
+    assert(from.dtype == to.dtype && from.count == to.count);
+    std::memcpy(to.data, from.data, from.size_bytes());
+  }
+  void synchronize() override {}
+  [[nodiscard]] std::size_t allocated_bytes() const override { return 0; }
+  // What the caches hold; but so many rows at least, because each chunk passes over the head's weights and their
+  // gradient once, which takes longer than the products when it has few.
+  [[nodiscard]] LogitsShape logits_shape(std::int64_t vocabulary, DType /*working*/) const override {
+    constexpr std::int64_t kBytes = std::int64_t{8} << 20;
+    constexpr std::int64_t kMinRows = 256;
+    const std::int64_t rows = kBytes / (vocabulary * static_cast<std::int64_t>(sizeof(float)));
+    return {std::max(kMinRows, rows / kMinRows * kMinRows), vocabulary};
+  }
+
   [[nodiscard]] bool has_native(DType working) const override { return gemms_.has_native(working); }
 
-  void gemm(const Gemm& gemm) override { gemms_.run(gemm, pool_); }
+  void gemm(const Gemm& gemm) override {
+    if (gemm.epilogue == Epilogue::kNone) {
+      gemms_.run(gemm, pool_);
+      return;
+    }
+    const Tensor d(gemm.d.data, gemm.before.shape(), gemm.d.dtype);
+    Gemm product = gemm;
+    product.epilogue = Epilogue::kNone;
+    if (gemm.epilogue == Epilogue::kGelu) {
+      product.d.data = gemm.before.data();
+      gemms_.run(product, pool_);
+      gelu_forward(gemm.before, d);
+    } else {
+      gemms_.run(product, pool_);
+      gelu_backward(gemm.before, d, d);
+    }
+  }
   void gemm_each(std::span<const Gemm> products) override { gemms_.run_each(products, pool_); }
 
   void norm_forward(const NormForward& norm) override { cpu::norm_forward(norm, pool_); }
@@ -37,6 +73,19 @@ class CpuBackend final : public Backend {
     cpu::attention_backward(attention, gemms_, pool_);
   }
 
+  void copy_rows(const RowsView& from, const RowsView& to, std::int64_t rows, std::int64_t columns,
+                 DType dtype) override {
+    const auto at = [&](const RowsView& view, std::int64_t row) {
+      return static_cast<std::byte*>(view.data) + static_cast<std::size_t>(row * view.row_stride) * size_of(dtype);
+    };
+    const cpu::Chunks chunks = cpu::chunks_of_rows(rows, columns);
+    pool_.parallel_for(chunks.count(), [&](std::size_t chunk) {
+      for (std::size_t i = chunks.begin(chunk); i < chunks.begin(chunk) + chunks.size(chunk); ++i) {
+        const auto row = static_cast<std::int64_t>(i);
+        std::memcpy(at(to, row), at(from, row), static_cast<std::size_t>(columns) * size_of(dtype));
+      }
+    });
+  }
   void rope(const Rope& rope) override { cpu::rope(rope, pool_); }
   void dropout(const Dropout& dropout, const Tensor& x, const Tensor& y) override {
     cpu::dropout(dropout, x, y, pool_);

@@ -61,12 +61,13 @@ void gradient_of_row(const float* logits, std::size_t count, const RowSoftmax& s
 
 template <typename T>
 void cross_entropy_row(const CrossEntropy& args, std::size_t row) {
-  const auto vocabulary = static_cast<std::size_t>(args.logits.dim(-1));
-  const float* logits = args.logits.data<float>() + row * vocabulary;
-  T* dlogits = args.dlogits.is_defined() ? args.dlogits.data<T>() + row * vocabulary : nullptr;
+  const auto vocabulary = static_cast<std::size_t>(args.vocabulary);
+  const auto stride = static_cast<std::size_t>(args.logits.dim(-1));
+  const float* logits = args.logits.data<float>() + row * stride;
+  T* dlogits = args.dlogits.is_defined() ? args.dlogits.data<T>() + row * stride : nullptr;
   const std::int32_t target = args.targets[row];
   if (target < 0) {
-    args.losses[row] = 0;
+    args.losses.data<float>()[row] = 0;
     if (dlogits != nullptr) {
       std::memset(static_cast<void*>(dlogits), 0, vocabulary * sizeof(T));
     }
@@ -76,7 +77,7 @@ void cross_entropy_row(const CrossEntropy& args, std::size_t row) {
   const float sum = sum_of_exponentials(logits, vocabulary, largest);
   const auto index = static_cast<std::size_t>(target);
   const double distance = static_cast<double>(largest) - static_cast<double>(logits[index]);
-  args.losses[row] = static_cast<float>(std::log(static_cast<double>(sum)) + distance);
+  args.losses.data<float>()[row] = static_cast<float>(std::log(static_cast<double>(sum)) + distance);
   if (dlogits != nullptr) {
     gradient_of_row(logits, vocabulary, {largest, sum}, index, args.scale, dlogits);
   }

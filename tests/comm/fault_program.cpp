@@ -73,11 +73,13 @@ void do_deed(const std::string& fault) {
 void work(std::string fault, int ranks_per_node, const std::filesystem::path& folder, int& rank) {
   const auto comm = make_communicator({.backend = "mpi", .ranks_per_node = ranks_per_node, .timeout_ms = kTimeoutMs});
   rank = comm->rank();
-  const std::string suffix = "_in_short_sums";
-  const bool is_short = fault.ends_with(suffix);
-  if (is_short) {
-    fault.resize(fault.size() - suffix.size());
-  }
+  const auto take_suffix = [&fault](const std::string& suffix) {
+    const bool is_there = fault.ends_with(suffix);
+    fault.resize(fault.size() - (is_there ? suffix.size() : 0));
+    return is_there;
+  };
+  const bool is_short = take_suffix("_in_short_sums");
+  const bool is_outside = take_suffix("_outside_calls");
   const Buffer buffer = comm->allocate(kCount * sizeof(float));
   std::vector<float> elsewhere(kCount);
   for (int step = 0;; ++step) {
@@ -85,6 +87,11 @@ void work(std::string fault, int ranks_per_node, const std::filesystem::path& fo
     if (is_guilty) {
       std::ofstream(folder / "deed") << now_ms();
       do_deed(fault);
+    }
+    if (is_outside && step == kDeedInStep) {  // waiting for something else
+      for (;; std::this_thread::sleep_for(milliseconds(20))) {
+        comm->check_peers();
+      }
     }
     if (is_short) {  // of a size that is summed by who waits for it
       comm->all_reduce_sum(view_of(std::span(elsewhere).first(kShortCount))).wait();

@@ -41,14 +41,17 @@ class BatchLoaderTest : public testing::Test {
 };
 
 TEST_F(BatchLoaderTest, YieldsTheSamplersRowsWithTargetsOneFurther) {
-  const Sampler sampler({1001, 10, 4, 2, 3});
+  const Sampler sampler({100, 4, 2, 3});
   BatchLoader loader(options());
   for (std::uint64_t step = 0; step < 30; ++step) {
     for (std::int64_t m = 0; m < 4; ++m) {
       const TokenBatch& batch = loader.next();
       ASSERT_EQ(batch.step, step);
       ASSERT_EQ(batch.micro_batch, m);
+      ASSERT_EQ(batch.row_tokens, 10);
       ASSERT_EQ(batch.target_tokens, 20);
+      ASSERT_EQ(batch.step_inputs, 80);
+      ASSERT_EQ(batch.step_targets, 80);
       ASSERT_EQ(batch.inputs.size(), 20U);
       ASSERT_EQ(batch.targets.size(), 20U);
       for (std::int64_t b = 0; b < 2; ++b) {
@@ -164,7 +167,7 @@ TEST_F(BatchLoaderTest, ThrowsTheReadersErrorInNext) {
 
 TEST_F(BatchLoaderTest, HandsOutWhatWasReadBeforeAnError) {
   // An id outside the vocabulary in the last sample; the steps before the one that holds it are fine.
-  const Sampler sampler({101, 10, 1, 1, 3});
+  const Sampler sampler({10, 1, 1, 3});
   std::vector<std::uint32_t> tokens = counting_tokens(101);
   tokens[95] = 500;
   static_cast<void>(write_small_dataset(folder_ / "bad", tokens, {101}, 200));

@@ -13,25 +13,14 @@
 namespace lockstep {
 namespace {
 
-TEST(SamplerTest, CutsTheStreamIntoAsManyWholeSamplesAsItHolds) {
-  EXPECT_EQ(Sampler({.tokens = 5, .sequence = 4}).samples_per_epoch(), 1U);
-  EXPECT_EQ(Sampler({.tokens = 8, .sequence = 4}).samples_per_epoch(), 1U);
-  EXPECT_EQ(Sampler({.tokens = 9, .sequence = 4}).samples_per_epoch(), 2U);
-  EXPECT_EQ(Sampler({.tokens = 9, .sequence = 4}).first_token(1), 4U);
-}
-
-TEST(SamplerTest, RefusesADatasetShorterThanOneSample) {
-  EXPECT_EQ(message_of_error(ErrorCode::kUsage,
-                             [] {
-                               const Sampler sampler({.tokens = 256, .sequence = 256});
-                               static_cast<void>(sampler);
-                             }),
-            "data: the dataset has 256 tokens, a sample of sequence 256 needs 257; lower data.sequence");
+TEST(SamplerTest, RefusesADatasetWithoutSamples) {
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [] { static_cast<void>(Sampler({.samples = 0})); }),
+            "data: samples 0, micro_batches 1 and micro_batch_size 1 must be at least 1");
 }
 
 TEST(SamplerTest, VisitsEverySampleOnceInEachEpoch) {
   // 21 samples, 8 rows a step: epochs end inside steps and inside micro-batches.
-  const Sampler sampler({.tokens = 64, .sequence = 3, .micro_batches = 4, .micro_batch_size = 2, .seed = 5});
+  const Sampler sampler({.samples = 21, .micro_batches = 4, .micro_batch_size = 2, .seed = 5});
   ASSERT_EQ(sampler.samples_per_epoch(), 21U);
   std::vector<std::uint64_t> order;
   for (std::uint64_t step = 0; step < 21; ++step) {
@@ -56,7 +45,7 @@ TEST(SamplerTest, VisitsEverySampleOnceInEachEpoch) {
 }
 
 TEST(SamplerTest, DependsOnTheSeed) {
-  const SamplerOptions options = {.tokens = 10'001, .sequence = 10, .micro_batches = 8, .micro_batch_size = 4};
+  const SamplerOptions options = {.samples = 1000, .micro_batches = 8, .micro_batch_size = 4};
   SamplerOptions other = options;
   other.seed = 1;
   int equal = 0;

@@ -96,6 +96,26 @@ TEST_F(BenchTest, ReadsTheDataThatAConfigurationNames) {
   EXPECT_EQ(no_data.err, "lockstep bench: none is not a dataset; expected --set data.train=DIR\n");
 }
 
+TEST_F(BenchTest, MeasuresKernelsThatMemoryLimitsAndAttention) {
+  const ProcessResult memory = bench("memory", {"--set", "model.vocab=100", "--device", "cpu", "--json"});
+  ASSERT_EQ(memory.exit_code, 0) << memory.err;
+  const Json json = Json::parse(memory.out);
+  EXPECT_EQ(json.at("device"), "CPU");
+  EXPECT_GT(json.at("ceiling_gb_per_s"), 0.0);
+  EXPECT_EQ(json.at("kernels").size(), 8U);
+  for (const Json& kernel : json.at("kernels")) {
+    EXPECT_GT(kernel.at("gb_per_s"), 0.0) << kernel;
+    EXPECT_GT(kernel.at("of_ceiling"), 0.0) << kernel;
+  }
+  const ProcessResult attention = bench("attention", {"--set", "model.vocab=100", "--device", "cpu", "--json"});
+  ASSERT_EQ(attention.exit_code, 0) << attention.err;
+  const Json passes = Json::parse(attention.out).at("passes");
+  ASSERT_EQ(passes.size(), 2U);
+  EXPECT_EQ(passes[0].at("pass"), "forward");
+  EXPECT_EQ(passes[1].at("pass"), "gradient");
+  EXPECT_GT(passes[1].at("gflop_per_s"), 0.0);
+}
+
 TEST_F(BenchTest, MeasuresEachProductOfAModel) {
   const ProcessResult result = bench("gemm", {"--set", "model.vocab=100", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
@@ -258,8 +278,10 @@ TEST_F(BenchTest, RefusesWhatItCannotMeasure) {
       "lockstep bench: none is no dataset, so the size of the vocabulary is not known: --set model.vocab=50257\n");
   const ProcessResult no_kind = run_process({LOCKSTEP_PROGRAM, "bench"});
   EXPECT_EQ(no_kind.exit_code, 2);
-  EXPECT_THAT(no_kind.err,
-              testing::EndsWith("lockstep bench: a command is missing: gemm, allreduce, loader, step, checkpoint\n"));
+  EXPECT_THAT(
+      no_kind.err,
+      testing::EndsWith(
+          "lockstep bench: a command is missing: gemm, allreduce, loader, step, memory, attention, checkpoint\n"));
   const ProcessResult unknown = bench("stepp", {});
   EXPECT_EQ(unknown.exit_code, 2);
   EXPECT_EQ(unknown.err, "lockstep bench: stepp is not a command; did you mean step?\n");

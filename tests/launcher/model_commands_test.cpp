@@ -20,6 +20,7 @@ namespace lockstep {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::AllOf;
 using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;
@@ -260,6 +261,68 @@ TEST_F(ModelCommandsTest, PrintJsonOfPathsThatAreNotUtf8) {
   const ProcessResult result = eval({"--json", "--batches", "1"}, folder);
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(nlohmann::json::parse(result.out).at("model").get<std::string>(), EndsWith("model-\xef\xbf\xbd"));
+}
+
+// A model that was trained to say one thing, asked through a pipe.
+TEST_F(ModelCommandsTest, TalkWithAModelOfConversations) {
+  const fs::path chats = job_->folder() / "chats.jsonl";
+  const std::string hi = R"({"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"})";
+  const std::string bye = R"({"role": "user", "content": "bye"}, {"role": "assistant", "content": ")";
+  write_file_atomic(chats,
+                    "{\"messages\": [" + bye + "so long\"}]}\n{\"messages\": [" + hi + ", " + bye + "again\"}]}\n");
+  ASSERT_EQ(lockstep("pack", {"--format", "chat", "--template", "default", "--tokenizer", "bytes", "--split", "1",
+                              "--out", job_->folder() / "chats", chats})
+                .exit_code,
+            0);
+  const ProcessResult trained = job_->train(
+      {"chats",
+       1,
+       {"data.train=" + (job_->folder() / "chats" / "train").string(), "data.valid=", "evaluate.every_steps=0",
+        "train.steps=150", "model.context=64", "model.dropout=0", "optimizer.lr=0.01"}});
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+  const auto ask = [&](const std::string& questions, const std::string& options = "") {
+    return run_process({"sh", "-c",
+                        "printf '" + questions + "' | " + LOCKSTEP_PROGRAM + " chat --temperature 0 --model " +
+                            (job_->folder() / "runs" / "chats").string() + " " + options});
+  };
+  EXPECT_EQ(ask("hi\\n\\nbye").out, "yo\nagain\n");
+  EXPECT_EQ(ask("hi\\n/new\\nbye\\n").out, "yo\nso long\n");
+  EXPECT_EQ(ask("").out, "");
+  EXPECT_THAT(ask("hi\\n", "--template chatml").err,
+              EndsWith("\nlockstep chat: the template chatml needs the token <|im_start|>, which the tokenizer "
+                       "tokenizer.json does not have\n"));
+  const ProcessResult untold = lockstep("chat", {"--model", run()});
+  EXPECT_EQ(untold.exit_code, 2);
+  EXPECT_THAT(untold.err, EndsWith(" does not say which template it was trained with; expected --template alpaca, "
+                                   "chatml, default, gemma, llama2, llama3, mistral, qwen\n"));
+}
+
+TEST_F(ModelCommandsTest, ExportWhatTheyLoad) {
+  const fs::path out = job_->folder() / "exported";
+  const ProcessResult exported =
+      lockstep("export", {"--model", run(), "--to", "safetensors", "--type", "f32", "--out", out});
+  ASSERT_EQ(exported.exit_code, 0) << exported.err;
+  EXPECT_THAT(exported.out, AllOf(StartsWith(out.string() + ": "), HasSubstr(" of weights in f32, one file, of "),
+                                  EndsWith(checkpoint().string() + "\n")));
+  EXPECT_EQ(generate({"--temperature", "0"}, out).out, text({"--temperature", "0"}));
+
+  const fs::path gguf = job_->folder() / "m.gguf";
+  const ProcessResult made = lockstep("export", {"--model", run(), "--to", "gguf", "--type", "q6_k", "--out", gguf});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_THAT(made.err, HasSubstr("tensors have rows that q6_k cannot take, and are Q8_0"));
+  EXPECT_EQ(read_file(gguf).substr(0, 4), "GGUF");
+
+  EXPECT_EQ(lockstep("export", {"--model", run(), "--to", "gguf", "--out", gguf}).err,
+            "lockstep export: --out " + gguf.string() + ": a file is there; --overwrite replaces it\n");
+  EXPECT_EQ(lockstep("export", {"--model", run(), "--to", "gguf", "--out", gguf, "--overwrite"}).exit_code, 0);
+  EXPECT_EQ(
+      lockstep("export", {"--model", run(), "--to", "safetensors", "--out", out}).err,
+      "lockstep export: --out " + out.string() + ": it is there already; expected a folder to make, or an empty one\n");
+  EXPECT_EQ(
+      lockstep("export", {"--model", run(), "--to", "safetensors", "--type", "q8_0", "--out", out.string() + "2"}).err,
+      "lockstep export: --type is q8_0, expected f32, f16 or bf16 for safetensors\n");
+  EXPECT_EQ(lockstep("export", {"--model", job_->folder() / "no", "--to", "gguf", "--out", "x.gguf"}).exit_code, 2);
+  EXPECT_FALSE(fs::exists("x.gguf"));
 }
 
 TEST_F(ModelCommandsTest, EvaluateToTheSameBitsOnOneAndTwoRanks) {

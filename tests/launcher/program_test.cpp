@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,14 @@ namespace {
 ProcessResult lockstep(std::vector<std::string> arguments, const std::vector<std::string>& environment = {}) {
   arguments.insert(arguments.begin(), LOCKSTEP_PROGRAM);
   return run_process(arguments, environment);
+}
+
+TEST(ProgramTest, ListsDevicesOnAnyMachine) {
+  const ProcessResult result = run_process({LOCKSTEP_PROGRAM, "devices", "--json"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  EXPECT_GT(json.at("cores"), 0);
+  EXPECT_EQ(json.at("gpus").empty(), json.contains("problem"));
 }
 
 TEST(ProgramTest, PrintsItsVersion) {
@@ -62,7 +71,8 @@ TEST(ProgramTest, ShowsItsHelpWhenACommandIsMissing) {
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_THAT(result.err, testing::HasSubstr("Usage"));
   EXPECT_THAT(result.err,
-              testing::EndsWith("lockstep: a command is missing: pack, train, generate, eval, inspect, bench\n"));
+              testing::EndsWith("lockstep: a command is missing: pack, train, launch, status, generate, chat, eval, "
+                                "export, inspect, bench, devices\n"));
 }
 
 TEST(ProgramTest, RefusesEnvironmentVariablesThatMeanNothing) {

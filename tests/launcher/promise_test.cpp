@@ -73,8 +73,40 @@ TEST_P(PromiseOfModelsTest, HoldsOnOneTwoFourAndEightRanks) {
 INSTANTIATE_TEST_SUITE_P(Models, PromiseOfModelsTest,
                          testing::Values(Case{"gpt2_fp32", {}}, Case{"gpt2_bf16", {"train.precision=bf16"}},
                                          Case{"llama_fp32", kLlama},
-                                         Case{"llama_bf16", kLlama + Settings{"train.precision=bf16"}}),
+                                         Case{"llama_bf16", kLlama + Settings{"train.precision=bf16"}},
+                                         Case{"qwen3_bf16", kLlama + Settings{"model.family=qwen3", "model.head_dim=16",
+                                                                              "train.precision=bf16"}}),
                          [](const auto& instance) { return instance.param.name; });
+
+// Rows of different lengths, of which different numbers of tokens are trained on; also when the run is interrupted.
+TEST_F(PromiseTest, HoldsForConversations) {
+  std::ofstream file(job_->folder() / "chats.jsonl");
+  for (int i = 0; i < 60; ++i) {
+    file << R"({"instruction": "count to )" << i % 9 << R"(", "output": ")" << std::string("123456789", i % 9 + 1)
+         << "\"}\n";
+  }
+  file.close();
+  const std::filesystem::path chats = job_->folder() / "chats";
+  const ProcessResult packed =
+      run_process({LOCKSTEP_PROGRAM, "pack", "--format", "chat", "--template", "default", "--tokenizer", "bytes",
+                   "--split", "0.8,0.2,0", "--out", chats, job_->folder() / "chats.jsonl"});
+  ASSERT_EQ(packed.exit_code, 0) << packed.err;
+  const Settings settings = {"data.train=" + (chats / "train").string(),
+                             "data.valid=" + (chats / "valid").string(),
+                             "model.family=qwen2",
+                             "model.context=64",
+                             "schedule.name=constant",
+                             "evaluate.every_steps=2"};
+  const TrainingJob::Result one = train("chats-1", 1, settings);
+  for (const int ranks : {2, 4, 8}) {
+    const std::string run = "chats-" + std::to_string(ranks);
+    EXPECT_EQ(train(run, ranks, settings), one);
+    EXPECT_EQ(job_->curve(run), job_->curve("chats-1"));
+  }
+  EXPECT_EQ(train("chats-resumed", 4, settings + Settings{"train.steps=10"}).step, 10);
+  EXPECT_EQ(train("chats-resumed", 2, settings), one);
+  EXPECT_EQ(job_->curve("chats-resumed"), job_->curve("chats-1"));
+}
 
 TEST_F(PromiseTest, HoldsOverEveryPathBetweenRanks) {
   const TrainingJob::Result one = train("path-1", 1, {});

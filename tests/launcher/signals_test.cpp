@@ -43,6 +43,18 @@ TEST_P(StopSignalTest, EndsTheProcessOnASecondSignal) {
       testing::KilledBySignal(GetParam()), "");
 }
 
+TEST_P(StopSignalTest, CountsASecondSignalWhereAskedTo) {
+  StopSignal stop;
+  stop.listen(StopSignal::Second::kIsCounted);
+  std::raise(SIGTERM);
+  std::raise(GetParam());
+  EXPECT_FALSE(stop.repeated());
+  std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  std::raise(GetParam());
+  EXPECT_TRUE(stop.repeated());
+  EXPECT_EQ(stop.number(), SIGTERM);
+}
+
 TEST_P(StopSignalTest, LeavesSignalsAloneBeforeAndAfter) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(

@@ -212,12 +212,23 @@ TEST_F(TrainTest, TheFirstSignalSavesTheStepInProgressAndTheSameCommandGoesOn) {
 }
 
 // Each step of this run is followed by an evaluation that takes far longer, so that is where the signal falls.
+// The evaluation is given up, so that the save comes in time, and made up for when the run goes on.
 TEST_F(TrainTest, ASignalDuringAnEvaluationSavesToo) {
-  Process process(alone("evaluating", {"evaluate.every_steps=1", "evaluate.batches=500", "train.steps=1000"}));
-  wait_for_step(process, "evaluating", 4);
-  process.send(SIGTERM);
-  EXPECT_EQ(process.wait().exit_code, 75);
-  EXPECT_EQ(steps_in_metrics("evaluating"), steps_up_to(job_->result("evaluating").step));
+  const Words settings = {"evaluate.every_steps=1", "evaluate.batches=500", "train.steps=7", "evaluate.patience=3"};
+  ASSERT_EQ(train("evaluated", settings).exit_code, 0);
+  int stops = 0;
+  for (int step = 2; step <= 6; step += 2) {
+    Process process(alone("evaluating", settings));
+    wait_for_step(process, "evaluating", 2 * step - 1);  // lines: the step's is there, its evaluation's is not
+    process.send(SIGTERM);
+    const ProcessResult result = process.wait();
+    stops += result.exit_code == 75 ? 1 : 0;
+    EXPECT_EQ(steps_in_metrics("evaluating"), steps_up_to(job_->result("evaluating").step));
+  }
+  EXPECT_EQ(stops, 3);
+  EXPECT_EQ(train("evaluating", settings).exit_code, 0);
+  EXPECT_EQ(job_->result("evaluating"), job_->result("evaluated"));
+  EXPECT_EQ(job_->curve("evaluating"), job_->curve("evaluated"));
 }
 
 TEST_F(TrainTest, ASecondSignalEndsTheProcessAtOnce) {

@@ -46,7 +46,7 @@ TEST_P(BlocksTest, TheLossOverSeveralChunksHasTheGradientsOfItsDefinition) {
     const Values losses =
         reference::cross_entropy(reference::linear(x, weight, {}, kWidth, kVocabulary, layout), targets);
     const double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
-    EXPECT_NEAR(loss.sum, sum, 1e-6 * sum);
+    EXPECT_NEAR(loss.sum(), sum, loss_tolerance() * sum);
     EXPECT_EQ(loss.count, std::ranges::count_if(targets, [](std::int32_t target) { return target >= 0; }));
     const auto expected = reference::loss_gradients(x, weight, targets, kWidth, layout, static_cast<double>(scale));
     graph.tape().backward(loss.value);
@@ -84,6 +84,9 @@ TEST_P(BlocksTest, ATableSharedWithTheEmbeddingGetsTheGradientsOfEveryChunkAndOf
 
 // 337 MB of logits; a chunk of them is 8 MB, and the arena takes memory in pieces of 64 MB.
 TEST_P(BlocksTest, TheLossNeverHoldsAllLogits) {
+  if (GetParam().device == DeviceKind::kCuda) {
+    GTEST_SKIP() << "a GPU's chunks are larger than all of these";
+  }
   constexpr std::int64_t kManyRows = 20 * kRows;
   Graph graph(GetParam());
   const Tensor x = graph.input({kManyRows, 1}, random_(kManyRows));
@@ -125,6 +128,9 @@ TEST(AttentionReference, HasTheGradientOfTheDefinition) {
 }
 
 TEST_P(BlocksTest, AttentionWorksInMemoryThatGrowsWithTheSequenceAndNotWithItsSquareOrTheBatch) {
+  if (GetParam().device == DeviceKind::kCuda) {
+    GTEST_SKIP() << "a GPU's attention needs no scratch memory but a number a row";
+  }
   AttentionShape shape;
   shape.batch = 16;
   shape.heads = 12;

@@ -27,8 +27,8 @@ class CachedAttentionTest : public OpTest {
     return result;
   }
 
-  std::unique_ptr<Backend> backend_ = make_cpu_backend(2);
-  Arena arena_;
+  std::shared_ptr<Backend> backend_ = backend_of(GetParam().device, 2);
+  Arena arena_{[this](std::size_t size_bytes) { return backend_->allocate(size_bytes); }};
   Tape tape_{*backend_, arena_, nullptr};
   RandomValues random_{31};
 };

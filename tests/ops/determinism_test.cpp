@@ -48,7 +48,7 @@ Results train_step(const Platform& platform, int threads) {
   const Norm rms_norm{NormKind::kRms, 1e-5F, parameter({kWidth}), Tensor()};
   const Linear projections[] = {layer(kWidth, 2 * kWidth), layer(kWidth, 4 * kWidth), layer(2 * kWidth, kWidth),
                                 layer(kWidth, kWidth)};
-  const Tensor frequency = graph.constant({4}, {1, 0.5, 0.25, 0.125}, DType::kF32);
+  const Tensor frequency = graph.on_host({4}, {1, 0.5, 0.25, 0.125});
 
   const Tensor x = dropout(tape, embedding(tape, {tokens, kSequence, 0}, tables), dropout_at(1));
   // 6 query heads share 3 key heads of size 8.
@@ -60,7 +60,7 @@ Results train_step(const Platform& platform, int threads) {
   const Tensor last = add(tape, sum.sum, linear(tape, hidden, projections[2]));
   const Loss loss = linear_cross_entropy(tape, norm(tape, last, layer_norm), {tables.tokens, {}, WeightLayout::kOutIn},
                                          {targets, 1.0F / kRows});
-  Results results{{"loss", {loss.sum}}};
+  Results results{{"loss", {loss.sum()}}};
   tape.backward(loss.value);
   for (const int id : graph.ready()) {
     Tensor tensor;
@@ -103,10 +103,10 @@ TEST_P(DeterminismTest, LargeProductsAndSumsHaveTheSameBitsOnAnyNumberOfThreads)
     results["column_sum"] = to_values(sums);
     results["sum_of_squares"] = {test::sum_of_squares(backend, d.as<float>())};
     std::vector<std::int32_t> targets(static_cast<std::size_t>(rows), 5);
-    std::vector<float> losses(static_cast<std::size_t>(rows));
-    backend.cross_entropy({d, targets, 1.0F, d, losses});
+    const Tensor losses = graph.constant({rows}, Values(static_cast<std::size_t>(rows), 0), DType::kF32);
+    backend.cross_entropy({d, columns, targets, 1.0F, d, losses});
     results["cross_entropy"] = to_values(d);
-    results["losses"] = {losses.begin(), losses.end()};
+    results["losses"] = to_values(losses);
     return results;
   };
   const Results expected = compute(1);
@@ -190,15 +190,14 @@ Results kernels_at_offset(const Platform& platform, std::int64_t offset) {
   results["swiglu dx"] = to_values(y);
   backend.dropout({0.3F, {3, 4}}, x, y);
   results["dropout"] = to_values(y);
-  backend.rope({x, 2, 34, 10, 5, floats({17}), false});
+  backend.rope({x, 2, 34, 10, 5, graph.on_host({17}, random(17)), false});
   results["rope"] = to_values(x);
   const Tensor sums = floats({kColumns});
   backend.column_sum(x, sums, true);
   results["column_sum"] = to_values(sums);
   const Tensor logits = floats(shape);
   const std::vector<std::int32_t> targets(kRows, 3);
-  std::vector<float> losses(kRows);
-  backend.cross_entropy({logits, targets, 1.0F, y, losses});
+  backend.cross_entropy({logits, kColumns, targets, 1.0F, y, floats({kRows})});
   results["cross_entropy"] = to_values(y);
   const Tensor product = floats({kRows, kRows});
   backend.gemm({{x.data(), working, kRows, kColumns, kColumns, false},
@@ -215,6 +214,9 @@ Results kernels_at_offset(const Platform& platform, std::int64_t offset) {
 }
 
 TEST_P(DeterminismTest, KernelsHaveTheSameBitsAtAnyAddress) {
+  if (GetParam().device == DeviceKind::kCuda) {
+    GTEST_SKIP() << "a GPU's matrix products depend on alignment, which is the same in every run";
+  }
   const Results expected = kernels_at_offset(GetParam(), 0);
   for (const std::int64_t offset : {1, 7, 16}) {
     SCOPED_TRACE(fmt::format("{} elements off", offset));
@@ -238,6 +240,9 @@ class OnlyTarget {
 };
 
 TEST_P(DeterminismTest, InstructionSetsAgreeAndThoseWithFusedMultiplyAddHaveTheSameBits) {
+  if (GetParam().device == DeviceKind::kCuda) {
+    GTEST_SKIP() << "instruction sets are the CPU's";
+  }
   // Lower bits are better sets: AVX2 and all above it have fused multiply-add and sum in the same lanes.
   const std::int64_t with_fma = HWY_AVX2 | (HWY_AVX2 - 1);
   const Results best = kernels_at_offset(GetParam(), 0);

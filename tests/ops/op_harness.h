@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/cuda/devices.h"
 #include "ops/backend.h"
 #include "ops/functions.h"
 
@@ -29,14 +30,59 @@ struct Platform {
 inline std::ostream& operator<<(std::ostream& stream, const Platform& platform) {
   return stream << (platform.device == DeviceKind::kCpu ? "cpu_" : "cuda_") << name_of(platform.dtype);
 }
-inline std::vector<Platform> all_platforms() {
+inline std::vector<Platform> cpu_platforms() {
   return {{DeviceKind::kCpu, DType::kF32}, {DeviceKind::kCpu, DType::kBF16}};
+}
+inline bool has_gpu() {
+  const cuda::DeviceList list = cuda::list_devices();
+  return !list.devices.empty() && list.devices.front().problem.empty();
+}
+// The CPU, and the first GPU where there is one that can be used.
+inline std::vector<Platform> all_platforms() {
+  std::vector<Platform> platforms = cpu_platforms();
+  if (has_gpu()) {
+    platforms.push_back({DeviceKind::kCuda, DType::kF32});
+    platforms.push_back({DeviceKind::kCuda, DType::kBF16});
+  }
+  return platforms;
 }
 inline std::string name_of_platform(const testing::TestParamInfo<Platform>& info) {
   return testing::PrintToString(info.param);
 }
 
+// One GPU backend serves the whole process.
+inline std::shared_ptr<Backend> backend_of(DeviceKind device, int threads) {
+  if (device == DeviceKind::kCpu) {
+    return make_cpu_backend(threads);
+  }
+  static const std::shared_ptr<Backend> gpu = make_cuda_backend(0, threads);
+  return gpu;
+}
+
+// The elements of a tensor or a vector, wherever it lies.
+template <typename T>
+std::vector<T> elements_of(const BufferView& view) {
+  std::vector<T> elements(view.count);
+  backend_of(view.device.kind, 1)->copy(view, view_of(std::span(elements)));
+  return elements;
+}
+template <typename T>
+void set_elements(const BufferView& view, const std::vector<T>& elements) {
+  backend_of(view.device.kind, 1)->copy({const_cast<T*>(elements.data()), elements.size(), view.dtype, {}}, view);
+}
+
 inline Values to_values(const Tensor& tensor) {
+  if (tensor.device().kind != DeviceKind::kCpu) {
+    if (tensor.dtype() == DType::kF32) {
+      const std::vector<float> elements = elements_of<float>(tensor.buffer());
+      return {elements.begin(), elements.end()};
+    }
+    Values wide;
+    for (const BFloat16 element : elements_of<BFloat16>(tensor.buffer())) {
+      wide.push_back(static_cast<double>(static_cast<float>(element)));
+    }
+    return wide;
+  }
   Values values(static_cast<std::size_t>(tensor.count()));
   for (std::size_t i = 0; i < values.size(); ++i) {
     values[i] = tensor.dtype() == DType::kF32 ? static_cast<double>(tensor.data<float>()[i])
@@ -47,6 +93,18 @@ inline Values to_values(const Tensor& tensor) {
 
 inline void fill(const Tensor& tensor, const Values& values) {
   ASSERT_EQ(static_cast<std::size_t>(tensor.count()), values.size());
+  if (tensor.device().kind != DeviceKind::kCpu) {
+    if (tensor.dtype() == DType::kF32) {
+      set_elements(tensor.buffer(), std::vector<float>(values.begin(), values.end()));
+      return;
+    }
+    std::vector<BFloat16> narrow;
+    for (const double value : values) {
+      narrow.emplace_back(static_cast<float>(value));
+    }
+    set_elements(tensor.buffer(), narrow);
+    return;
+  }
   for (std::size_t i = 0; i < values.size(); ++i) {
     const auto value = static_cast<float>(values[i]);
     if (tensor.dtype() == DType::kF32) {
@@ -97,7 +155,10 @@ inline testing::AssertionResult near(const Values& actual, const Values& expecte
 class Graph : private GradientSink {
  public:
   explicit Graph(const Platform& platform, int threads = 2)
-      : platform_(platform), backend_(make_cpu_backend(threads)), tape_(*backend_, arena_, this) {}
+      : platform_(platform),
+        backend_(backend_of(platform.device, threads)),
+        arena_([this](std::size_t size_bytes) { return backend_->allocate(size_bytes); }),
+        tape_(*backend_, arena_, this) {}
 
   [[nodiscard]] Tape& tape() { return tape_; }
   [[nodiscard]] Backend& backend() { return *backend_; }
@@ -108,6 +169,11 @@ class Graph : private GradientSink {
     Tensor tensor = tape_.make(shape, dtype);
     fill(tensor, values);
     return tensor;
+  }
+  // f32 on the host, as rotary frequencies are.
+  [[nodiscard]] Tensor on_host(const Shape& shape, const Values& values) {
+    std::vector<float>& elements = host_.emplace_back(values.begin(), values.end());
+    return {elements.data(), shape, DType::kF32};
   }
   // A parameter in the working dtype; its gradient is gradient_of(parameter).
   [[nodiscard]] Tensor parameter(const Shape& shape, const Values& values) {
@@ -158,8 +224,9 @@ class Graph : private GradientSink {
   void gradient_ready(int parameter) override { ready_.push_back(parameter); }
 
   Platform platform_;
-  std::unique_ptr<Backend> backend_;
+  std::shared_ptr<Backend> backend_;
   Arena arena_;
+  std::deque<std::vector<float>> host_;
   std::vector<Tensor> parameters_;      // their gradients
   std::deque<Values> input_gradients_;  // never moves
   std::vector<int> ready_;
@@ -176,6 +243,10 @@ class OpTest : public testing::TestWithParam<Platform> {
  protected:
   [[nodiscard]] static DType dtype() { return GetParam().dtype; }
   [[nodiscard]] static double tolerance(double steps = 1) { return tolerance_of(dtype(), steps); }
+  // Of a loss, relative: logits are f32, but for a GPU's in bf16.
+  [[nodiscard]] static double loss_tolerance() {
+    return GetParam().device == DeviceKind::kCuda && dtype() == DType::kBF16 ? 2e-3 : 1e-6;
+  }
 };
 
 }  // namespace lockstep::test

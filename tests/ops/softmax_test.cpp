@@ -230,7 +230,7 @@ TEST_P(SoftmaxTest, RowDotsMultiplyAndAdd) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ops, SoftmaxTest, testing::ValuesIn(all_platforms()), name_of_platform);
+INSTANTIATE_TEST_SUITE_P(Ops, SoftmaxTest, testing::ValuesIn(cpu_platforms()), name_of_platform);
 
 }  // namespace
 }  // namespace lockstep::test

@@ -116,16 +116,17 @@ TEST_P(SpecialValuesTest, NaNLogitsGiveANaNLossThatNobodyCanOverlook) {
   logits[7] = kNaN;
   const Tensor x = graph_.constant({2, 50}, logits, DType::kF32);
   const std::vector<std::int32_t> targets = {3, 3};
-  std::vector<float> losses(2);
-  backend_.cross_entropy({x, targets, 1.0F, Tensor(), losses});
-  EXPECT_TRUE(std::isnan(losses[0]));
-  EXPECT_NEAR(losses[1], std::log(50.0), 1e-6);
+  const Tensor losses = graph_.constant({2}, {0, 0}, DType::kF32);
+  backend_.cross_entropy({x, 50, targets, 1.0F, Tensor(), losses});
+  EXPECT_TRUE(std::isnan(to_values(losses)[0]));
+  EXPECT_NEAR(to_values(losses)[1], std::log(50.0), 1e-6);
 }
 
 TEST_P(SpecialValuesTest, SquaresBeyondTheRangeOfFloatAreSummed) {
-  const std::vector<float> values(5000, 1e30F);
-  EXPECT_NEAR(test::sum_of_squares(backend_, values) / (5000 * 1e60), 1, 1e-6);
-  EXPECT_TRUE(std::isnan(test::sum_of_squares(backend_, std::vector<float>{1.0F, std::nanf("")})));
+  const Tensor large = graph_.constant({5000}, Values(5000, 1e30), DType::kF32);
+  EXPECT_NEAR(test::sum_of_squares(backend_, large.as<float>()) / (5000 * 1e60), 1, 1e-6);
+  const Tensor bad = graph_.constant({2}, {1, kNaN}, DType::kF32);
+  EXPECT_TRUE(std::isnan(test::sum_of_squares(backend_, bad.as<float>())));
 }
 
 INSTANTIATE_TEST_SUITE_P(Ops, SpecialValuesTest, testing::ValuesIn(all_platforms()), name_of_platform);

@@ -50,6 +50,16 @@ std::string refusal(const std::string& yaml, const std::vector<std::string>& ove
 
 std::string refusal_of_set(const std::string& override_text) { return refusal(kSmall, {override_text}); }
 
+TEST(ConfigTest, TakesADeviceByItsKindAlone) {
+  EXPECT_EQ(parse(std::string(kSmall) + "device: cuda\n").device.kind, DeviceWish::kCuda);
+  EXPECT_EQ(parse(kSmall, {"device=cpu"}).device.kind, DeviceWish::kCpu);
+  const Config config = parse(std::string(kSmall) + "device: {kind: cuda, share: true}\n");
+  EXPECT_EQ(config.device.kind, DeviceWish::kCuda);
+  EXPECT_TRUE(config.device.share);
+  EXPECT_EQ(parse(kSmall).device.kind, DeviceWish::kAuto);
+  EXPECT_EQ(refusal_of_set("device=gpu"), "--set: device.kind is gpu; expected one of auto, cpu, cuda");
+}
+
 TEST(ConfigTest, ReadsEverySection) {
   const Config config = parse(kWhole);
   EXPECT_EQ(config.run.name, "shakespeare");
@@ -148,14 +158,15 @@ TEST(ConfigTest, ChecksTypes) {
   EXPECT_EQ(refusal_of_set("model.layers=99999999999"),
             "--set: model.layers is 99999999999; expected an integer from 1 to 10000");
   EXPECT_EQ(refusal_of_set("checkpoint.background=yes"), "--set: checkpoint.background is yes; expected true or false");
-  EXPECT_EQ(refusal_of_set("model.family=bert"), "--set: model.family is bert; expected one of gpt2, llama");
+  EXPECT_EQ(refusal_of_set("model.family=bert"),
+            "--set: model.family is bert; expected one of gpt2, llama, mistral, qwen2, qwen3");
   EXPECT_EQ(refusal_of_set("optimizer.lr=nan"), "--set: optimizer.lr is nan; expected a number above 0");
   EXPECT_EQ(refusal_of_set("optimizer.weight_decay=inf"),
             "--set: optimizer.weight_decay is inf; expected a number of at least 0");
   EXPECT_EQ(refusal_of_set("optimizer.betas=0.9"),
             "--set: optimizer.betas is 0.9; expected two numbers from 0 to below 1");
   EXPECT_EQ(refusal_of_set("comm.zero=2"), "--set: comm.zero is 2; expected an integer from 0 to 1");
-  EXPECT_EQ(refusal_of_set("comm.backend=nccl"), "--set: comm.backend is nccl; expected one of auto, self, mpi");
+  EXPECT_EQ(refusal_of_set("comm.backend=gloo"), "--set: comm.backend is gloo; expected one of auto, self, mpi, nccl");
   EXPECT_EQ(refusal("model:\n  layers: [2]\n"),
             "gpt.yaml:2: model.layers is a list; expected an integer from 1 to 10000");
 }
@@ -182,10 +193,17 @@ TEST(ConfigTest, NamesAMissingKeyAndWhatItIs) {
 TEST(ConfigTest, ChecksKeysAgainstEachOther) {
   EXPECT_EQ(refusal_of_set("model.heads=5"), "gpt.yaml: model.width is 64; expected a multiple of model.heads, 5");
   EXPECT_EQ(refusal_of_set("model.kv_heads=2"), "gpt.yaml: model.kv_heads is 2; gpt2 has as many as model.heads, 4");
+  EXPECT_EQ(refusal_of_set("model.head_dim=8"),
+            "gpt.yaml: model.head_dim is 8; gpt2 has model.width / model.heads, 16");
+  EXPECT_EQ(refusal_of_set("model.rope_scaling=linear"),
+            "gpt.yaml: model.rope_scaling is linear; gpt2 has no rotary positions");
+  EXPECT_EQ(refusal(kSmall, {"model.family=llama", "model.rope_scaling=llama3", "model.rope_low_freq_factor=4"}),
+            "gpt.yaml: model.rope_low_freq_factor is 4; expected less than model.rope_high_freq_factor, 4");
   EXPECT_EQ(refusal(kSmall, {"model.family=llama", "model.kv_heads=3"}),
             "gpt.yaml: model.kv_heads is 3; expected a divisor of model.heads, 4");
-  EXPECT_EQ(refusal(kSmall, {"model.family=llama", "model.heads=64"}),
-            "gpt.yaml: a head is 1 wide (model.width / model.heads); rotary positions need an even width");
+  EXPECT_EQ(
+      refusal(kSmall, {"model.family=llama", "model.heads=64"}),
+      "gpt.yaml: a head is 1 wide (model.head_dim, or model.width / model.heads); rotary positions need an even width");
   EXPECT_EQ(refusal_of_set("data.sequence=33"), "gpt.yaml: data.sequence is 33; expected at most model.context, 32");
   EXPECT_EQ(refusal_of_set("train.micro_batches=12"),
             "gpt.yaml: train.micro_batches is 12; determinism: elastic needs a power of two");

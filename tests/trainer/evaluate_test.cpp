@@ -39,11 +39,11 @@ class EvaluateTest : public testing::Test {
     return {folder_ / "d", kSequence, batch_size, max_batches};
   }
   [[nodiscard]] EvaluationResult on_all_ranks(const EvaluationOptions& options) {
-    return evaluate(replica_, arena_, *comm_, options);
+    return *evaluate(replica_, arena_, *comm_, options);
   }
   [[nodiscard]] EvaluationResult alone(const EvaluationOptions& options) {
     SelfCommunicator self;
-    return evaluate(replica_, arena_, self, options);
+    return *evaluate(replica_, arena_, self, options);
   }
   // The mean over the tokens of the first `samples` samples, one at a time.
   [[nodiscard]] double mean_loss(std::int64_t samples) {
@@ -55,7 +55,7 @@ class EvaluateTest : public testing::Test {
       const Loss loss = replica_.model().loss(
           tape, replica_.weights(),
           {tokens.subspan(first, kSequence), tokens.subspan(first + 1, kSequence), 1, kSequence}, {}, 1.0F);
-      sum += loss.sum;
+      sum += loss.sum();
     }
     return sum / static_cast<double>(samples * kSequence);
   }
@@ -102,17 +102,34 @@ TEST_F(EvaluateTest, HasTheSameBitsOnAnyNumberOfRanks) {
   }
 }
 
-TEST_F(EvaluateTest, TellsRankZeroAfterEachOfItsBatches) {
+TEST_F(EvaluateTest, TellsEachRankOfItsBatches) {
   std::vector<std::pair<std::uint64_t, std::uint64_t>> calls;
-  static_cast<void>(evaluate(replica_, arena_, *comm_, options(4),
-                             [&](std::uint64_t done, std::uint64_t total) { calls.emplace_back(done, total); }));
+  EvaluationHooks hooks;
+  hooks.progress = [&](std::uint64_t done, std::uint64_t total) { calls.emplace_back(done, total); };
+  static_cast<void>(evaluate(replica_, arena_, *comm_, options(4), hooks));
   std::vector<std::pair<std::uint64_t, std::uint64_t>> expected;
-  const std::uint64_t mine =
-      (5 + static_cast<std::uint64_t>(comm_->world_size()) - 1) / static_cast<std::uint64_t>(comm_->world_size());
-  for (std::uint64_t i = 1; i <= mine && comm_->rank() == 0; ++i) {
+  const int world = comm_->world_size();
+  const int largest = (5 + world - 1) / world;
+  const int mine = std::clamp(5 - comm_->rank() * largest, 0, largest);
+  for (int i = 1; i <= mine; ++i) {
     expected.emplace_back(i, mine);
   }
   EXPECT_EQ(calls, expected);
+}
+
+// Also where the ranks have different numbers of batches, and whichever of them asks.
+TEST_F(EvaluateTest, EndsOnAllRanksWhenOneIsAskedToStop) {
+  for (int asked = 0; asked < comm_->world_size(); ++asked) {
+    std::uint64_t polls = 0;
+    EvaluationHooks hooks;
+    hooks.stop_requested = [&] { return ++polls == 2 && comm_->rank() == asked; };
+    const std::optional<EvaluationResult> stopped = evaluate(replica_, arena_, *comm_, options(1), hooks);
+    EXPECT_FALSE(stopped.has_value());
+    EXPECT_EQ(polls, 2U);
+  }
+  EvaluationHooks never;
+  never.stop_requested = [] { return false; };
+  EXPECT_EQ(evaluate(replica_, arena_, *comm_, options(1), never)->loss, on_all_ranks(options(1)).loss);
 }
 
 }  // namespace

@@ -57,7 +57,7 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
                             .world = 16};
   const EvaluationMetrics evaluation = {
       .step = 7, .valid_loss = std::numbers::e, .perplexity = 15.1, .tokens = 1 << 30};
-  MetricsWriter writer(path_, 0);
+  MetricsWriter writer(path_, {.last_step = 0});
   EXPECT_EQ(writer.write(step), "");
   EXPECT_EQ(writer.write(evaluation), "");
   std::istringstream text(read_file(path_));
@@ -88,7 +88,7 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
 
 // JSON has no infinity: such a line would not be JSON, and a resume would take it for the file's damaged end.
 TEST_F(MetricsTest, WritesNullForWhatIsNotANumber) {
-  MetricsWriter writer(path_, 0);
+  MetricsWriter writer(path_, {.last_step = 0});
   EXPECT_EQ(writer.write(EvaluationMetrics{.step = 1,
                                            .valid_loss = std::numeric_limits<double>::quiet_NaN(),
                                            .perplexity = std::numeric_limits<double>::infinity()}),
@@ -100,14 +100,14 @@ TEST_F(MetricsTest, WritesNullForWhatIsNotANumber) {
 }
 
 TEST_F(MetricsTest, ALineIsInTheFileWhenWriteReturns) {
-  MetricsWriter writer(path_, 0);
+  MetricsWriter writer(path_, {.last_step = 0});
   EXPECT_EQ(writer.write(StepMetrics{.step = 1}), "");
   EXPECT_THAT(steps(), ElementsAre(1));
 }
 
 TEST_F(MetricsTest, KeepsTheLinesUpToTheStepItGoesOnFrom) {
   {
-    MetricsWriter writer(path_, 0);
+    MetricsWriter writer(path_, {.last_step = 0});
     for (int step = 1; step <= 4; ++step) {
       if (step % 2 == 0) {
         EXPECT_EQ(writer.write(EvaluationMetrics{.step = step}), "");
@@ -115,28 +115,35 @@ TEST_F(MetricsTest, KeepsTheLinesUpToTheStepItGoesOnFrom) {
       EXPECT_EQ(writer.write(StepMetrics{.step = step}), "");
     }
   }
-  MetricsWriter writer(path_, 2);
+  MetricsWriter writer(path_, {.last_step = 2});
   EXPECT_THAT(steps(), ElementsAre(1, 2, 2));
   EXPECT_EQ(writer.write(StepMetrics{.step = 3}), "");
   EXPECT_THAT(steps(), ElementsAre(1, 2, 2, 3));
 }
 
+TEST_F(MetricsTest, DropsAnEvaluationThatIsToBeDoneAgain) {
+  append("{\"step\": 1}\n{\"step\": 2}\n{\"step\": 2, \"valid_loss\": 1.5}\n{\"step\": 3}\n");
+  MetricsWriter writer(path_, {.last_step = 2, .with_evaluation = false});
+  EXPECT_EQ(writer.write(StepMetrics{.step = 3}), "");
+  EXPECT_THAT(steps(), ElementsAre(1, 2, 3));
+}
+
 TEST_F(MetricsTest, StartsAnewWhenTheRunDoes) {
   append("{\"step\": 1}\n{\"step\": 2}\n");
-  const MetricsWriter writer(path_, 0);
+  const MetricsWriter writer(path_, {.last_step = 0});
   EXPECT_THAT(steps(), IsEmpty());
 }
 
 TEST_F(MetricsTest, DropsALineThatACrashCutShort) {
   append("{\"step\": 1}\n{\"step\": 2, \"loss\": 3.");
-  MetricsWriter writer(path_, 2);
+  MetricsWriter writer(path_, {.last_step = 2});
   EXPECT_EQ(writer.write(StepMetrics{.step = 2}), "");
   EXPECT_THAT(steps(), ElementsAre(1, 2));
 }
 
 TEST_F(MetricsTest, DropsAWholeLastLineThatLacksItsEnd) {
   append("{\"step\": 1}\n{\"step\": 2}");
-  MetricsWriter writer(path_, 2);
+  MetricsWriter writer(path_, {.last_step = 2});
   EXPECT_EQ(writer.write(StepMetrics{.step = 3}), "");
   EXPECT_THAT(steps(), ElementsAre(1, 3));
 }
@@ -144,18 +151,19 @@ TEST_F(MetricsTest, DropsAWholeLastLineThatLacksItsEnd) {
 TEST_F(MetricsTest, StopsAtALineThatIsNotItsOwn) {
   for (const char* foreign : {"garbage\n", "\n", "[1]\n", "{\"step\": \"2\"}\n", "{}\n", "{\"step\": 1.5}\n"}) {
     std::ofstream(path_, std::ios::trunc) << "{\"step\": 1}\n" << foreign << "{\"step\": 2}\n";
-    const MetricsWriter writer(path_, 9);
+    const MetricsWriter writer(path_, {.last_step = 9});
     EXPECT_THAT(steps(), ElementsAre(1)) << foreign;
   }
 }
 
 TEST_F(MetricsTest, SaysWhenItsFolderIsMissing) {
-  EXPECT_THAT(message_of_error(ErrorCode::kIo, [&] { MetricsWriter(folder_ / "none/metrics.jsonl", 0); }),
-              HasSubstr("none/metrics.jsonl"));
+  EXPECT_THAT(
+      message_of_error(ErrorCode::kIo, [&] { MetricsWriter(folder_ / "none/metrics.jsonl", {.last_step = 0}); }),
+      HasSubstr("none/metrics.jsonl"));
 }
 
 TEST_F(MetricsTest, SaysWhenTheDiskIsFull) {
-  MetricsWriter writer("/dev/full", 0);
+  MetricsWriter writer("/dev/full", {.last_step = 0});
   EXPECT_THAT(writer.write(StepMetrics{.step = 1}), HasSubstr("write /dev/full: No space left on device"));
 }
 
@@ -164,7 +172,7 @@ TEST_F(MetricsTest, KeepsLinesThatHaveNoRoomAndWritesThemLater) {
   const auto previous = std::signal(SIGXFSZ, SIG_IGN);
   rlimit limit = {};
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
-  MetricsWriter writer(path_, 0);
+  MetricsWriter writer(path_, {.last_step = 0});
   EXPECT_EQ(writer.write(StepMetrics{.step = 1}), "");
   const rlimit small = {std::filesystem::file_size(path_) + 20, limit.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);

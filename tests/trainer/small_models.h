@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/error.h"
@@ -15,6 +16,7 @@ inline Architecture small_gpt2() {
   a.family = ModelFamily::kGpt2;
   a.layers = 2;
   a.heads = a.kv_heads = 4;
+  a.head_dim = 8;
   a.width = 32;
   a.hidden = 128;
   a.context = 24;
@@ -35,14 +37,15 @@ inline Architecture small_llama() {
 // Matrices in [-0.25, 0.25), vectors in [0.75, 1.25).
 inline void randomize(Replica& replica, std::uint64_t seed = 1) {
   const ParameterLayout& layout = replica.layout();
-  for (std::size_t p = 0; p < layout.size(); ++p) {
-    const float center = layout.specs()[p].shape.size() == 1 ? 1.0F : 0.0F;
-    for (std::size_t i = 0; i < layout.count(p); ++i) {
-      const auto word = philox({static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(p)}, i)[0];
-      replica.master()[layout.offset(p) + i] = center + 0.5F * (uniform_float(word) - 0.5F);
+  replica.fill([&](std::span<float> weights) {
+    for (std::size_t p = 0; p < layout.size(); ++p) {
+      const float center = layout.specs()[p].shape.size() == 1 ? 1.0F : 0.0F;
+      for (std::size_t i = 0; i < layout.count(p); ++i) {
+        const auto word = philox({static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(p)}, i)[0];
+        weights[layout.offset(p) + i] = center + 0.5F * (uniform_float(word) - 0.5F);
+      }
     }
-  }
-  replica.refresh();
+  });
 }
 
 inline std::vector<std::int32_t> random_tokens(std::size_t count, std::int64_t vocab, std::uint32_t seed = 3) {

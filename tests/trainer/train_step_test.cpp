@@ -32,6 +32,8 @@ class TrainStepTest : public testing::TestWithParam<const char*> {
       batch_.inputs.push_back(static_cast<std::int32_t>(mix64(i) % 1201));
       batch_.targets.push_back(static_cast<std::int32_t>(mix64(i + 1000) % 1201));
     }
+    batch_.row_tokens = 32;
+    batch_.step_inputs = batch_.step_targets = 8 * 32;
   }
   void TearDown() override {
     if (!HasFailure()) {

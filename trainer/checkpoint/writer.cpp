@@ -59,8 +59,10 @@ void check_source(const ParameterLayout& layout, const CheckpointOptions& option
     require(source.weights.dtype == DType::kF32 || source.weights.dtype == options.model_dtype,
             "checkpoint: rank 0 was given weights of type {}, expected f32 or {}", name_of(source.weights.dtype),
             name_of(options.model_dtype));
-    require(source.weights.device.kind == DeviceKind::kCpu, "checkpoint: weights are expected in the CPU's memory");
+    require(source.weights.device == source.device, "checkpoint: weights lie on another device than the rest");
   }
+  require(source.device.kind == DeviceKind::kCpu || options.copy_from_device != nullptr,
+          "checkpoint: the state is expected in the CPU's memory");
 }
 
 // Without its middle when it is longer than `most`: what failed stands at the beginning, why at the end.
@@ -103,6 +105,8 @@ struct CheckpointWriter::Impl {
 
   BackgroundThread thread;  // last: it stops before anything it uses goes away
 
+  // Whether a save writes from copies: the training goes on, or the state lies where files cannot be written from.
+  [[nodiscard]] bool copies() const { return options.background || options.copy_from_device != nullptr; }
   [[nodiscard]] fs::path target() const { return options.folder / step_folder_name(position.step); }
   [[nodiscard]] fs::path partial() const { return with_suffix(target(), kPartialSuffix); }
 
@@ -126,10 +130,10 @@ void CheckpointWriter::Impl::allocate() {
     return buffer;
   };
   const std::size_t kinds = options.model_dtype == DType::kF32 ? 2 : 3;
-  if (options.rank == 0 && (options.background || options.model_dtype != DType::kF32)) {
+  if (options.rank == 0 && (copies() || options.model_dtype != DType::kF32)) {
     weights_copy = touched(layout.total() * size_of(options.model_dtype));
   }
-  if (options.background) {
+  if (copies()) {
     state_copy = touched(options.range.size() * kinds * sizeof(float));
   }
 }
@@ -137,14 +141,19 @@ void CheckpointWriter::Impl::allocate() {
 void CheckpointWriter::Impl::take_snapshot(const CheckpointSource& source) {
   share = {position.step,  options.rank,  options.world,  options.range,    options.model_dtype,
            source.weights, source.master, source.exp_avg, source.exp_avg_sq};
-  if (options.background) {
+  if (copies()) {
     const std::size_t n = options.range.size();
-    const auto copies = state_copy.as<float>(state_copy.size_bytes() / sizeof(float));
+    const std::span<float> memory = state_copy.as<float>(state_copy.size_bytes() / sizeof(float));
     std::size_t used = 0;
     for (auto* values : {&share.exp_avg, &share.exp_avg_sq, &share.master}) {
       if (!values->empty()) {
-        std::copy(values->begin(), values->end(), copies.begin() + static_cast<std::ptrdiff_t>(used));
-        *values = copies.subspan(used, n);
+        const std::span<float> own = memory.subspan(used, n);
+        if (source.device.kind == DeviceKind::kCpu) {
+          std::copy(values->begin(), values->end(), own.begin());
+        } else {
+          options.copy_from_device({const_cast<float*>(values->data()), n, DType::kF32, source.device}, view_of(own));
+        }
+        *values = own;
         used += n;
       }
     }
@@ -153,13 +162,18 @@ void CheckpointWriter::Impl::take_snapshot(const CheckpointSource& source) {
     share.weights = {};
     return;
   }
-  const BufferView copy = {weights_copy.data(), layout.total(), options.model_dtype, Device{}};
+  const BufferView own = {weights_copy.data(), layout.total(), options.model_dtype, Device{}};
   if (source.weights.dtype != options.model_dtype) {
-    convert(source.weights.as<float>(), copy.as<BFloat16>());
-    share.weights = copy;
-  } else if (options.background) {
-    std::memcpy(copy.data, source.weights.data, source.weights.size_bytes());
-    share.weights = copy;
+    require(source.device.kind == DeviceKind::kCpu, "checkpoint: a GPU's weights are expected as they are saved");
+    convert(source.weights.as<float>(), own.as<BFloat16>());
+    share.weights = own;
+  } else if (copies()) {
+    if (source.device.kind == DeviceKind::kCpu) {
+      std::memcpy(own.data, source.weights.data, source.weights.size_bytes());
+    } else {
+      options.copy_from_device(source.weights, own);
+    }
+    share.weights = own;
   }
 }
 

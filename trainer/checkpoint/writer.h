@@ -19,6 +19,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -66,6 +67,8 @@ struct CheckpointOptions {
   int keep = 3;                     // newest checkpoints that stay, at least 1
   bool keep_best = false;           // the one with the lowest validation loss stays as well
   bool background = true;
+  // How a source on a GPU is copied to host memory; empty: sources lie in the CPU's.
+  std::function<void(const BufferView& from, const BufferView& to)> copy_from_device = {};
   double max_mb_per_s = 0;  // this rank's writing rate; 0: as fast as it goes
   // Rank 0: config.json, tokenizer.json and whatever else belongs beside them, name -> text.
   std::map<std::string, std::string> texts;
@@ -79,6 +82,7 @@ struct CheckpointSource {
   std::span<const float> master;
   std::span<const float> exp_avg;
   std::span<const float> exp_avg_sq;
+  Device device = {};  // of all of them
 };
 
 struct SaveOutcome {

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "trainer/flat_parameters.h"
+#include "trainer/formats/half.h"
 #include "trainer/formats/strict_json.h"
 
 namespace lockstep {
@@ -50,19 +51,6 @@ constexpr std::array<TypeRow, 22> kTypes = {{
 }};
 
 const TypeRow& row_of(SafetensorsType type) { return kTypes[static_cast<std::size_t>(type)]; }
-
-// Widens exactly. Subnormal halves are normal floats: 2^-24 * mantissa.
-float f16_to_f32(std::uint16_t half) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
-  const std::uint32_t exponent = (half >> 10) & 0x1fU;
-  const std::uint32_t mantissa = half & 0x3ffU;
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24F;
-    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
-  }
-  const std::uint32_t wide_exponent = exponent == 31 ? 255 : exponent + 112;
-  return std::bit_cast<float>(sign | (wide_exponent << 23) | (mantissa << 13));
-}
 
 SafetensorsType parse_type(const nlohmann::json& value, const std::string& where) {
   const auto row = std::find_if(kTypes.begin(), kTypes.end(),
@@ -317,7 +305,7 @@ void SafetensorsFile::read_f32(const SafetensorsTensor& tensor, std::uint64_t fi
       } else {
         std::uint16_t bits = 0;
         std::memcpy(&bits, &bytes[i * sizeof(bits)], sizeof(bits));
-        out[i] = tensor.type == SafetensorsType::kF16 ? f16_to_f32(bits)
+        out[i] = tensor.type == SafetensorsType::kF16 ? from_f16(bits)
                                                       : std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
       }
     }

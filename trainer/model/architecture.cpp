@@ -1,7 +1,10 @@
 #include "trainer/model/architecture.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <nlohmann/json.hpp>
+#include <numbers>
 
 #include "base/error.h"
 
@@ -26,16 +29,26 @@ void check(const Architecture& a, const std::string& origin) {
   in_range("heads", a.heads, kMostHeads);
   in_range("kv_heads", a.kv_heads, kMostHeads);
   in_range("width", a.width, kMostWidth);
+  require(a.head_dim != 0, "{}: width {} is not a multiple of {} heads", origin, a.width, a.heads);
+  in_range("head_dim", a.head_dim, kMostHeads);
   in_range("hidden", a.hidden, kMostHidden);
   in_range("context", a.context, kMostTokens);
   in_range("vocab", a.vocab, kMostTokens);
-  require(a.width % a.heads == 0, "{}: width {} is not a multiple of {} heads", origin, a.width, a.heads);
   require(a.heads % a.kv_heads == 0, "{}: {} heads are not a multiple of {} kv_heads", origin, a.heads, a.kv_heads);
-  require(a.family != ModelFamily::kGpt2 || a.kv_heads == a.heads,
-          "{}: gpt2 has no grouped queries: kv_heads {}, heads {}", origin, a.kv_heads, a.heads);
-  require(a.family != ModelFamily::kGpt2 || a.tied, "{}: gpt2's head is always tied to its embedding", origin);
-  require(a.family != ModelFamily::kLlama || a.head_dim() % 2 == 0,
-          "{}: head size {} is odd, rotary positions need pairs", origin, a.head_dim());
+  require(!a.is_gpt2() || a.kv_heads == a.heads, "{}: gpt2 has no grouped queries: kv_heads {}, heads {}", origin,
+          a.kv_heads, a.heads);
+  require(!a.is_gpt2() || a.query_width() == a.width, "{}: {} heads of {} are not gpt2's width of {}", origin, a.heads,
+          a.head_dim, a.width);
+  require(!a.is_gpt2() || a.tied, "{}: gpt2's head is always tied to its embedding", origin);
+  require(a.is_gpt2() || a.head_dim % 2 == 0, "{}: head size {} is odd, rotary positions need pairs", origin,
+          a.head_dim);
+  const bool has_band = a.rope_low_freq_factor > 0 && a.rope_low_freq_factor < a.rope_high_freq_factor;
+  require(a.rope_scaling == RopeScaling::kNone || a.rope_factor >= 1, "{}: a rope factor of {}, expected at least 1",
+          origin, a.rope_factor);
+  require(a.rope_scaling != RopeScaling::kLlama3 || has_band,
+          "{}: rope's low and high frequency factors are {} and {}, expected the first to be positive and smaller",
+          origin, a.rope_low_freq_factor, a.rope_high_freq_factor);
+  in_range("rope_original_context", a.rope_original_context, kMostTokens);
 }
 
 class Reader {
@@ -74,6 +87,38 @@ class Reader {
   const std::string& origin_;
 };
 
+// The size of a head where it is not said; 0 where there is none, which check() refuses.
+std::int64_t divided(std::int64_t width, std::int64_t heads) {
+  return heads > 0 && width % heads == 0 ? width / heads : 0;
+}
+
+// "rope_parameters" of newer files; "rope_theta" and "rope_scaling", whose type is called "type" in the oldest ones.
+void read_rope(const json& object, const std::string& origin, Architecture& a) {
+  a.rope_theta = Reader(object, origin).get<double>("rope_theta", 10000.0);
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const json rope = object.value(key, json());
+    if (rope.is_null()) {
+      continue;
+    }
+    require(rope.is_object(), "{}: \"{}\" is {}, expected an object", origin, key, rope.dump());
+    const Reader config(rope, origin);
+    a.rope_theta = config.get<double>("rope_theta", a.rope_theta);
+    const auto type = config.get<std::string>("rope_type", config.get<std::string>("type", "default"));
+    require(type == "default" || type == "linear" || type == "llama3",
+            "{}: \"{}\" has the type \"{}\", only \"default\", \"linear\" and \"llama3\" are supported", origin, key,
+            type);
+    if (type != "default") {
+      a.rope_scaling = type == "linear" ? RopeScaling::kLinear : RopeScaling::kLlama3;
+      a.rope_factor = config.get<double>("factor");
+    }
+    if (type == "llama3") {
+      a.rope_low_freq_factor = config.get<double>("low_freq_factor");
+      a.rope_high_freq_factor = config.get<double>("high_freq_factor");
+      a.rope_original_context = config.get<std::int64_t>("original_max_position_embeddings");
+    }
+  }
+}
+
 Architecture read_gpt2(const Reader& config) {
   Architecture a;
   a.family = ModelFamily::kGpt2;
@@ -81,6 +126,7 @@ Architecture read_gpt2(const Reader& config) {
   a.heads = config.get<std::int64_t>("n_head");
   a.kv_heads = a.heads;
   a.width = config.get<std::int64_t>("n_embd");
+  a.head_dim = divided(a.width, a.heads);
   a.hidden = config.get<std::int64_t>("n_inner", 4 * std::min(a.width, kMostHidden));
   a.context = config.get<std::int64_t>("n_positions");
   a.vocab = config.get<std::int64_t>("vocab_size");
@@ -94,12 +140,32 @@ Architecture read_gpt2(const Reader& config) {
   return a;
 }
 
-Architecture read_llama(const Reader& config, const json& object, const std::string& origin) {
+// What transformers takes for llama, mistral, qwen2 and qwen3 where a key is missing.
+struct FamilyDefaults {
+  std::int64_t kv_heads;  // 0: heads
+  std::int64_t head_dim;  // 0: width / heads
+};
+FamilyDefaults defaults_of(ModelFamily family) {
+  switch (family) {
+    case ModelFamily::kMistral:
+      return {8, 0};
+    case ModelFamily::kQwen2:
+      return {32, 0};
+    case ModelFamily::kQwen3:
+      return {32, 128};
+    default:
+      return {0, 0};
+  }
+}
+
+Architecture read_llama(ModelFamily family, const json& object, const std::string& origin) {
+  const Reader config(object, origin);
+  const FamilyDefaults defaults = defaults_of(family);
   Architecture a;
-  a.family = ModelFamily::kLlama;
+  a.family = family;
   a.layers = config.get<std::int64_t>("num_hidden_layers");
   a.heads = config.get<std::int64_t>("num_attention_heads");
-  a.kv_heads = config.get<std::int64_t>("num_key_value_heads", a.heads);
+  a.kv_heads = config.get<std::int64_t>("num_key_value_heads", defaults.kv_heads == 0 ? a.heads : defaults.kv_heads);
   a.width = config.get<std::int64_t>("hidden_size");
   a.hidden = config.get<std::int64_t>("intermediate_size");
   a.context = config.get<std::int64_t>("max_position_embeddings");
@@ -107,21 +173,38 @@ Architecture read_llama(const Reader& config, const json& object, const std::str
   a.tied = config.get<bool>("tie_word_embeddings", false);
   a.bias = false;
   a.norm_epsilon = config.get<double>("rms_norm_eps", 1e-6);
-  a.rope_theta = config.get<double>("rope_theta", 10000.0);
+  a.head_dim = config.get<std::int64_t>("head_dim", defaults.head_dim);
+  if (a.head_dim == 0) {
+    a.head_dim = divided(a.width, a.heads);
+  }
   config.expect<std::string>("hidden_act", "silu");
-  config.expect<bool>("attention_bias", false);
   config.expect<bool>("mlp_bias", false);
-  if (a.heads > 0) {
-    config.expect<std::int64_t>("head_dim", a.width / a.heads);
+  if (family != ModelFamily::kQwen2) {  // which has biases without saying so
+    config.expect<bool>("attention_bias", false);
   }
-  require(!object.contains("rope_scaling") || object.at("rope_scaling").is_null(),
-          "{}: \"rope_scaling\" is {}, which is not supported", origin, object.value("rope_scaling", json()).dump());
-  if (object.contains("rope_parameters") && object.at("rope_parameters").is_object()) {
-    const Reader rope(object.at("rope_parameters"), origin);
-    rope.expect<std::string>("rope_type", "default");
-    a.rope_theta = rope.get<double>("rope_theta", a.rope_theta);
+  config.expect<bool>("use_sliding_window", false);
+  if (family == ModelFamily::kMistral) {
+    // Within the window its attention is that of llama.
+    a.context = std::min(a.context, config.get<std::int64_t>("sliding_window", a.context));
   }
+  read_rope(object, origin, a);
   return a;
+}
+
+const char* architecture_name(ModelFamily family) {
+  switch (family) {
+    case ModelFamily::kGpt2:
+      return "GPT2LMHeadModel";
+    case ModelFamily::kLlama:
+      return "LlamaForCausalLM";
+    case ModelFamily::kMistral:
+      return "MistralForCausalLM";
+    case ModelFamily::kQwen2:
+      return "Qwen2ForCausalLM";
+    case ModelFamily::kQwen3:
+      return "Qwen3ForCausalLM";
+  }
+  return "";
 }
 
 }  // namespace
@@ -133,23 +216,50 @@ Architecture architecture_of(const ModelConfig& model) {
   a.heads = model.heads;
   a.kv_heads = model.kv_heads;
   a.width = model.width;
+  a.head_dim = model.head_dim > 0 ? model.head_dim : divided(a.width, a.heads);
   a.hidden = model.hidden;
   a.context = model.context;
   a.vocab = model.vocab;
   a.tied = model.tied;
-  a.bias = model.family == ModelFamily::kGpt2 && model.bias;
+  a.bias = a.is_gpt2() && model.bias;
   a.norm_epsilon = model.norm_eps;
   a.rope_theta = model.rope_theta;
+  a.rope_scaling = model.rope_scaling;
+  a.rope_factor = model.rope_factor;
+  a.rope_low_freq_factor = model.rope_low_freq_factor;
+  a.rope_high_freq_factor = model.rope_high_freq_factor;
+  a.rope_original_context = model.rope_original_context;
   check(a, "model");
   return a;
 }
 
+std::vector<float> inverse_frequencies(const Architecture& a) {
+  const auto original_context = static_cast<double>(a.rope_original_context);
+  const auto stretched = [&](double frequency) {
+    if (a.rope_scaling == RopeScaling::kNone) {
+      return frequency;
+    }
+    // How many waves the original context holds, as a place between the two factors.
+    const double waves = original_context * frequency / (2.0 * std::numbers::pi);
+    const double kept =
+        a.rope_scaling == RopeScaling::kLinear
+            ? 0.0
+            : std::clamp((waves - a.rope_low_freq_factor) / (a.rope_high_freq_factor - a.rope_low_freq_factor), 0.0,
+                         1.0);
+    return (1.0 - kept) * frequency / a.rope_factor + kept * frequency;
+  };
+  std::vector<float> frequencies;
+  for (std::int64_t i = 0; 2 * i < a.head_dim; ++i) {
+    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(a.head_dim);
+    frequencies.push_back(static_cast<float>(stretched(std::pow(a.rope_theta, exponent))));
+  }
+  return frequencies;
+}
+
 std::string to_hf_config(const Architecture& a, const HfConfigFacts& facts) {
   json config;
-  if (a.family == ModelFamily::kGpt2) {
-    config = {{"architectures", {"GPT2LMHeadModel"}},
-              {"model_type", "gpt2"},
-              {"n_layer", a.layers},
+  if (a.is_gpt2()) {
+    config = {{"n_layer", a.layers},
               {"n_head", a.heads},
               {"n_embd", a.width},
               {"n_inner", a.hidden},
@@ -165,37 +275,56 @@ std::string to_hf_config(const Architecture& a, const HfConfigFacts& facts) {
       config["lockstep_bias"] = false;
     }
   } else {
-    config = {{"architectures", {"LlamaForCausalLM"}},
-              {"model_type", "llama"},
-              {"num_hidden_layers", a.layers},
+    config = {{"num_hidden_layers", a.layers},
               {"num_attention_heads", a.heads},
               {"num_key_value_heads", a.kv_heads},
-              {"head_dim", a.head_dim()},
+              {"head_dim", a.head_dim},
               {"hidden_size", a.width},
               {"intermediate_size", a.hidden},
               {"max_position_embeddings", a.context},
               {"rms_norm_eps", a.norm_epsilon},
               {"rope_theta", a.rope_theta},
               {"hidden_act", "silu"},
-              {"attention_bias", false},
-              {"mlp_bias", false},
               {"tie_word_embeddings", a.tied}};
+    if (a.family == ModelFamily::kLlama || a.family == ModelFamily::kQwen3) {
+      config["attention_bias"] = false;
+    }
+    if (a.family == ModelFamily::kLlama) {
+      config["mlp_bias"] = false;
+    }
+    if (a.family == ModelFamily::kMistral) {
+      config["sliding_window"] = nullptr;
+    }
+    if (a.rope_scaling != RopeScaling::kNone) {
+      config["rope_scaling"] = {{"rope_type", std::string(name_of(a.rope_scaling))}, {"factor", a.rope_factor}};
+    }
+    if (a.rope_scaling == RopeScaling::kLlama3) {
+      config["rope_scaling"].update({{"low_freq_factor", a.rope_low_freq_factor},
+                                     {"high_freq_factor", a.rope_high_freq_factor},
+                                     {"original_max_position_embeddings", a.rope_original_context}});
+    }
   }
+  config["architectures"] = {architecture_name(a.family)};
+  config["model_type"] = std::string(name_of(a.family));
   config["vocab_size"] = a.vocab;
   config["torch_dtype"] = facts.dtype;
   const json end_of_text = facts.end_of_text >= 0 ? json(facts.end_of_text) : json();
-  config["bos_token_id"] = end_of_text;
+  config["bos_token_id"] = facts.beginning_of_text >= 0 ? json(facts.beginning_of_text) : end_of_text;
   config["eos_token_id"] = end_of_text;
   return config.dump(2) + "\n";
 }
 
-std::string to_hf_tokenizer_config(std::string_view end_of_text, std::int64_t context) {
+std::string to_hf_tokenizer_config(const HfTokenizerFacts& facts) {
   json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                  {"clean_up_tokenization_spaces", false},
-                 {"model_max_length", context}};
-  if (!end_of_text.empty()) {
-    config["bos_token"] = end_of_text;
-    config["eos_token"] = end_of_text;
+                 {"model_max_length", facts.context}};
+  if (!facts.end_of_text.empty()) {
+    config["bos_token"] = facts.beginning_of_text.empty() ? facts.end_of_text : facts.beginning_of_text;
+    config["eos_token"] = facts.end_of_text;
+  }
+  if (!facts.chat_template.empty()) {
+    config["chat_template"] = facts.chat_template;
+    config[kTemplateNameKey] = facts.template_name;
   }
   return config.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
@@ -210,6 +339,7 @@ ModelConfig with_shape_of(ModelConfig model, const Architecture& source, const s
   adopt("heads", model.heads, source.heads);
   adopt("kv_heads", model.kv_heads, source.kv_heads);
   adopt("width", model.width, source.width);
+  adopt("head_dim", model.head_dim, source.head_dim);
   adopt("hidden", model.hidden, source.hidden);
   adopt("vocab", model.vocab, source.vocab);
   adopt("context", model.context, source.context);
@@ -218,6 +348,11 @@ ModelConfig with_shape_of(ModelConfig model, const Architecture& source, const s
   model.bias = source.bias;
   model.norm_eps = source.norm_epsilon;
   model.rope_theta = source.rope_theta;
+  model.rope_scaling = source.rope_scaling;
+  model.rope_factor = source.rope_factor;
+  model.rope_low_freq_factor = source.rope_low_freq_factor;
+  model.rope_high_freq_factor = source.rope_high_freq_factor;
+  model.rope_original_context = static_cast<int>(source.rope_original_context);
   return model;
 }
 
@@ -226,9 +361,13 @@ Architecture from_hf_config(std::string_view text, const std::string& origin) {
   require(object.is_object(), "{}: not a JSON object", origin);
   const Reader config(object, origin);
   const auto type = config.get<std::string>("model_type");
-  require(type == "gpt2" || type == "llama", "{}: \"model_type\" is \"{}\", only \"gpt2\" and \"llama\" are supported",
-          origin, type);
-  const Architecture architecture = type == "gpt2" ? read_gpt2(config) : read_llama(config, object, origin);
+  constexpr std::array kFamilies = {ModelFamily::kGpt2, ModelFamily::kLlama, ModelFamily::kMistral, ModelFamily::kQwen2,
+                                    ModelFamily::kQwen3};
+  const auto* const family = std::ranges::find_if(kFamilies, [&](ModelFamily known) { return name_of(known) == type; });
+  require(family != kFamilies.end(),
+          "{}: \"model_type\" is \"{}\", only gpt2, llama, mistral, qwen2 and qwen3 are supported", origin, type);
+  const Architecture architecture =
+      *family == ModelFamily::kGpt2 ? read_gpt2(config) : read_llama(*family, object, origin);
   check(architecture, origin);
   return architecture;
 }
@@ -258,8 +397,8 @@ HfTextEnds text_ends_of_hf_config(std::string_view text, const std::string& orig
 }
 
 double training_flop_per_token(const Architecture& architecture, double parameters, std::int64_t sequence) {
-  return 6.0 * parameters + 12.0 * static_cast<double>(architecture.layers) * static_cast<double>(architecture.width) *
-                                static_cast<double>(sequence);
+  return 6.0 * parameters + 12.0 * static_cast<double>(architecture.layers) *
+                                static_cast<double>(architecture.query_width()) * static_cast<double>(sequence);
 }
 
 }  // namespace lockstep

@@ -19,7 +19,9 @@ class Builder {
              std::vector<ParameterExport> exports = {}) {
     return add({name, {rows, columns}, true, std::move(exports)});
   }
-  int vector(const std::string& name, std::int64_t size) { return add({name, {size}, false, {}}); }
+  int vector(const std::string& name, std::int64_t size, std::vector<ParameterExport> exports = {}) {
+    return add({name, {size}, false, std::move(exports)});
+  }
   [[nodiscard]] ParameterLayout finish() { return ParameterLayout(std::move(specs_)); }
 
  private:
@@ -72,7 +74,8 @@ ModelParameters llama_parameters(const Architecture& a) {
   }
   p.final_gain = builder.vector("model.norm.weight", a.width);
   p.blocks.resize(static_cast<std::size_t>(a.layers));
-  const std::int64_t kv_width = a.kv_heads * a.head_dim();
+  const std::int64_t q = a.query_width();
+  const std::int64_t kv = a.kv_width();
   for (std::int64_t layer = a.layers - 1; layer >= 0; --layer) {
     BlockParameters& block = p.blocks[static_cast<std::size_t>(layer)];
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
@@ -81,12 +84,21 @@ ModelParameters llama_parameters(const Architecture& a) {
                               {{prefix + "mlp.gate_proj.weight", {a.hidden, a.width}, 0},
                                {prefix + "mlp.up_proj.weight", {a.hidden, a.width}, a.hidden * a.width}});
     block.norm2_gain = builder.vector(prefix + "post_attention_layernorm.weight", a.width);
-    block.attention_out = builder.matrix(prefix + "self_attn.o_proj.weight", a.width, a.width);
-    block.qkv =
-        builder.matrix(prefix + "self_attn.qkv_proj.weight", a.width + 2 * kv_width, a.width,
-                       {{prefix + "self_attn.q_proj.weight", {a.width, a.width}, 0},
-                        {prefix + "self_attn.k_proj.weight", {kv_width, a.width}, a.width * a.width},
-                        {prefix + "self_attn.v_proj.weight", {kv_width, a.width}, (a.width + kv_width) * a.width}});
+    block.attention_out = builder.matrix(prefix + "self_attn.o_proj.weight", a.width, q);
+    if (a.has_head_norm()) {
+      block.key_norm = builder.vector(prefix + "self_attn.k_norm.weight", a.head_dim);
+      block.query_norm = builder.vector(prefix + "self_attn.q_norm.weight", a.head_dim);
+    }
+    block.qkv = builder.matrix(prefix + "self_attn.qkv_proj.weight", q + 2 * kv, a.width,
+                               {{prefix + "self_attn.q_proj.weight", {q, a.width}, 0},
+                                {prefix + "self_attn.k_proj.weight", {kv, a.width}, q * a.width},
+                                {prefix + "self_attn.v_proj.weight", {kv, a.width}, (q + kv) * a.width}});
+    if (a.has_qkv_bias()) {
+      block.qkv_bias = builder.vector(prefix + "self_attn.qkv_proj.bias", q + 2 * kv,
+                                      {{prefix + "self_attn.q_proj.bias", {q}, 0},
+                                       {prefix + "self_attn.k_proj.bias", {kv}, q},
+                                       {prefix + "self_attn.v_proj.bias", {kv}, q + kv}});
+    }
     block.norm1_gain = builder.vector(prefix + "input_layernorm.weight", a.width);
   }
   p.token_table = builder.matrix("model.embed_tokens.weight", a.vocab, a.width);
@@ -111,7 +123,7 @@ void fill_normal(RandomKey key, double deviation, std::size_t first, std::span<f
 }  // namespace
 
 ModelParameters make_parameters(const Architecture& architecture) {
-  return architecture.family == ModelFamily::kGpt2 ? gpt2_parameters(architecture) : llama_parameters(architecture);
+  return architecture.is_gpt2() ? gpt2_parameters(architecture) : llama_parameters(architecture);
 }
 
 void initialize(const Architecture& architecture, const ModelParameters& parameters, std::uint64_t seed,
@@ -119,7 +131,8 @@ void initialize(const Architecture& architecture, const ModelParameters& paramet
   const ParameterLayout& layout = parameters.layout;
   const auto is_gain = [&](int index) {
     return index == parameters.final_gain || std::ranges::any_of(parameters.blocks, [&](const BlockParameters& block) {
-             return index == block.norm1_gain || index == block.norm2_gain;
+             return index == block.norm1_gain || index == block.norm2_gain || index == block.query_norm ||
+                    index == block.key_norm;
            });
   };
   const auto ends_branch = [&](int index) {

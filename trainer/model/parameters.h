@@ -15,10 +15,11 @@ namespace lockstep {
 // Where the parameters of one block stand in the layout; -1 where the family has none.
 struct BlockParameters {
   int norm1_gain = -1, norm1_bias = -1;
-  int qkv = -1, qkv_bias = -1;  // fused: query, key, value
+  int qkv = -1, qkv_bias = -1;         // fused: query, key, value
+  int query_norm = -1, key_norm = -1;  // qwen3
   int attention_out = -1, attention_out_bias = -1;
   int norm2_gain = -1, norm2_bias = -1;
-  int up = -1, up_bias = -1;  // gpt2: c_fc; llama: gate and up, fused
+  int up = -1, up_bias = -1;  // gpt2: c_fc; the others: gate and up, fused
   int down = -1, down_bias = -1;
 };
 

@@ -19,14 +19,15 @@ std::int64_t rounded_up(std::int64_t value, std::int64_t granule) { return (valu
 }  // namespace
 
 // The capacity is rounded up so that attention may work on whole granules of keys.
-KvCache::KvCache(const Architecture& architecture, DType dtype) : capacity_(architecture.context) {
+KvCache::KvCache(const Architecture& architecture, DType dtype, Backend& backend) : capacity_(architecture.context) {
   const std::int64_t rows = rounded_up(capacity_, 64);
-  const Shape shape{rows, architecture.kv_heads * architecture.head_dim()};
+  const Shape shape{rows, architecture.kv_width()};
   const std::size_t bytes = static_cast<std::size_t>(shape.count()) * size_of(dtype);
-  memory_ = Buffer::allocate(2 * bytes * static_cast<std::size_t>(architecture.layers));
+  memory_ = backend.allocate(2 * bytes * static_cast<std::size_t>(architecture.layers));
   std::byte* next = memory_.data();
   for (std::int64_t layer = 0; layer < architecture.layers; ++layer) {
-    layers_.push_back({Tensor(next, shape, dtype), Tensor(next + bytes, shape, dtype)});
+    layers_.push_back(
+        {Tensor(next, shape, dtype, backend.device()), Tensor(next + bytes, shape, dtype, backend.device())});
     next += 2 * bytes;
   }
 }
@@ -54,12 +55,8 @@ struct Transformer::Context {
 
 Transformer::Transformer(const Architecture& architecture)
     : architecture_(architecture), parameters_(make_parameters(architecture)) {
-  if (architecture_.family == ModelFamily::kLlama) {
-    const std::int64_t half = architecture_.head_dim() / 2;
-    for (std::int64_t i = 0; i < half; ++i) {
-      inverse_frequency_.push_back(
-          static_cast<float>(std::pow(architecture_.rope_theta, -static_cast<double>(i) / static_cast<double>(half))));
-    }
+  if (!architecture_.is_gpt2()) {
+    inverse_frequency_ = inverse_frequencies(architecture_);
   }
 }
 
@@ -81,7 +78,7 @@ Tensor Transformer::hidden(const Context& context) const {
 }
 
 Norm Transformer::norm_of(const Context& context, int gain, int bias) const {
-  const bool gpt2 = architecture_.family == ModelFamily::kGpt2;
+  const bool gpt2 = architecture_.is_gpt2();
   return {gpt2 ? NormKind::kLayer : NormKind::kRms, static_cast<float>(architecture_.norm_epsilon),
           context.weight(gain), context.weight(bias)};
 }
@@ -107,16 +104,21 @@ std::array<Tensor, 2> Transformer::block(const Context& context, std::int64_t la
 
 Tensor Transformer::attention(const Context& context, std::int64_t layer, const Tensor& x) const {
   const BlockParameters& block = parameters_.blocks[static_cast<std::size_t>(layer)];
-  const bool gpt2 = architecture_.family == ModelFamily::kGpt2;
+  const bool gpt2 = architecture_.is_gpt2();
   const WeightLayout layout = gpt2 ? WeightLayout::kInOut : WeightLayout::kOutIn;
   Tape& tape = context.tape;
   Tensor qkv = linear(tape, x, {context.weight(block.qkv), context.weight(block.qkv_bias), layout});
+  if (architecture_.has_head_norm()) {
+    qkv = head_norm(tape, qkv,
+                    {architecture_.heads, architecture_.kv_heads, static_cast<float>(architecture_.norm_epsilon),
+                     context.weight(block.query_norm), context.weight(block.key_norm)});
+  }
   if (!gpt2) {
     const Tensor frequencies(const_cast<float*>(inverse_frequency_.data()),
                              Shape{static_cast<std::int64_t>(inverse_frequency_.size())}, DType::kF32);
     qkv = rotary_embedding(tape, qkv,
-                           {architecture_.heads + architecture_.kv_heads, architecture_.head_dim(),
-                            context.rows.sequence, context.first_position(), frequencies});
+                           {architecture_.heads + architecture_.kv_heads, architecture_.head_dim, context.rows.sequence,
+                            context.first_position(), frequencies});
   }
   Tensor out;
   if (context.cache == nullptr) {
@@ -132,11 +134,14 @@ Tensor Transformer::attention(const Context& context, std::int64_t layer, const 
 }
 
 Tensor Transformer::feed_forward(const Context& context, const BlockParameters& block, const Tensor& x) const {
-  const bool gpt2 = architecture_.family == ModelFamily::kGpt2;
+  const bool gpt2 = architecture_.is_gpt2();
   const WeightLayout layout = gpt2 ? WeightLayout::kInOut : WeightLayout::kOutIn;
-  const Tensor up = linear(context.tape, x, {context.weight(block.up), context.weight(block.up_bias), layout});
-  const Tensor activated = gpt2 ? gelu(context.tape, up) : swiglu(context.tape, up);
-  return linear(context.tape, activated, {context.weight(block.down), context.weight(block.down_bias), layout});
+  const Linear up{context.weight(block.up), context.weight(block.up_bias), layout};
+  const Linear down{context.weight(block.down), context.weight(block.down_bias), layout};
+  if (gpt2) {
+    return gelu_mlp(context.tape, x, {up, down});
+  }
+  return linear(context.tape, swiglu(context.tape, linear(context.tape, x, up)), down);
 }
 
 Loss Transformer::loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,

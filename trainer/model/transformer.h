@@ -14,7 +14,7 @@ namespace lockstep {
 // Keys and values of the tokens seen so far, one sequence: what generation keeps instead of computing them again.
 class KvCache {
  public:
-  KvCache(const Architecture& architecture, DType dtype);
+  KvCache(const Architecture& architecture, DType dtype, Backend& backend);
 
   [[nodiscard]] std::int64_t length() const { return length_; }
   [[nodiscard]] std::int64_t capacity() const { return capacity_; }
@@ -71,7 +71,7 @@ class Transformer {
 
   Architecture architecture_;
   ModelParameters parameters_;
-  std::vector<float> inverse_frequency_;  // llama
+  std::vector<float> inverse_frequency_;  // of rotary positions
 };
 
 }  // namespace lockstep

@@ -52,6 +52,20 @@ TEST_F(PackProgramTest, GivesTheSameFilesAloneAndUnderMpirun) {
   }
 }
 
+TEST_F(PackProgramTest, ShowsWhatIsTrainedOn) {
+  write_input("chats.json", R"([{"instruction": "2+2?", "output": "4"}, {"instruction": "2+3?", "output": "5"}])");
+  const std::vector<std::string> arguments = {"--format", "chat",    "--template", "default", "--tokenizer",
+                                              "bytes",    "--split", "1",          "--show",  "1"};
+  for (int time = 0; time < 2; ++time) {  // also when there is nothing to do
+    EXPECT_THAT(run_process(command(0, "shown", arguments)).out,
+                testing::EndsWith("--- conversation 1 of " + (folder_ / "shown" / "train").string() +
+                                  ": 26 tokens, 2 of them trained on\nHuman: 2+2?<|endoftext|>\nAssistant:[[4"
+                                  "<|endoftext|>]]\n\n"));
+  }
+  EXPECT_EQ(run_process(command(0, "x", {"--format", "text", "--tokenizer", "bytes", "--show", "1"})).err,
+            "lockstep pack: --show is for --format chat\n");
+}
+
 TEST_F(PackProgramTest, NamesFileAndLineOnceOnAllRanksAndLeavesNothing) {
   std::string text;
   for (int i = 1; i < 30'000; ++i) {

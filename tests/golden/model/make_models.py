@@ -20,7 +20,8 @@ import pathlib
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 FOLDER = pathlib.Path(__file__).parent
 VOCAB, WIDTH, CONTEXT, ROWS, SEQUENCE, STRIDE = 61, 32, 32, 2, 24, 5
@@ -37,12 +38,23 @@ def gpt2():
         attn_pdrop=0.0, bos_token_id=None, eos_token_id=None, attn_implementation="eager"))
 
 
-def llama(tied):
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=CONTEXT, rms_norm_eps=1e-6,
-        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, tie_word_embeddings=tied, bos_token_id=None,
-        eos_token_id=None, pad_token_id=None, attn_implementation="eager"))
+def with_rotary_positions(model, config, rope=None, **options):
+    """llama, or one of its relatives."""
+    return model(config(**({
+        "vocab_size": VOCAB, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": CONTEXT,
+        "rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0} | (rope or {}),
+        "bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "attn_implementation": "eager"} | options)))
+
+
+def llama(tied, rope=None):
+    return with_rotary_positions(LlamaForCausalLM, LlamaConfig, rope, tie_word_embeddings=tied)
+
+
+# Waves of 6.3, 30, 140 and 664 positions: left alone, stretched in part, and whole.
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 64}
+LINEAR_ROPE = {"rope_type": "linear", "factor": 4.0}
 
 
 def randomize(model, generator):
@@ -115,3 +127,9 @@ def make(name, model, seed):
 make("gpt2", gpt2(), seed=1)
 make("llama", llama(tied=False), seed=2)
 make("llama-tied", llama(tied=True), seed=3)
+make("llama3", llama(tied=True, rope=LLAMA3_ROPE), seed=4)
+make("llama-linear", llama(tied=True, rope=LINEAR_ROPE), seed=5)
+make("mistral", with_rotary_positions(
+    MistralForCausalLM, MistralConfig, head_dim=16, sliding_window=None, tie_word_embeddings=False), seed=6)
+make("qwen2", with_rotary_positions(Qwen2ForCausalLM, Qwen2Config, tie_word_embeddings=True), seed=7)
+make("qwen3", with_rotary_positions(Qwen3ForCausalLM, Qwen3Config, head_dim=16, tie_word_embeddings=True), seed=8)

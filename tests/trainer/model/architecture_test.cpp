@@ -41,6 +41,50 @@ TEST(HfConfig, ReadsBackWhatItWrites) {
   llama.kv_heads = 1;
   llama.rope_theta = 500000.5;
   EXPECT_EQ(from_hf_config(to_hf_config(llama, {}), ""), llama);
+  llama.rope_scaling = RopeScaling::kLinear;
+  llama.rope_factor = 4;
+  EXPECT_EQ(from_hf_config(to_hf_config(llama, {}), ""), llama);
+  llama.rope_scaling = RopeScaling::kLlama3;
+  llama.rope_low_freq_factor = 1.5;
+  llama.rope_high_freq_factor = 3;
+  llama.rope_original_context = 4096;
+  llama.head_dim = 6;
+  for (const ModelFamily family :
+       {ModelFamily::kLlama, ModelFamily::kMistral, ModelFamily::kQwen2, ModelFamily::kQwen3}) {
+    llama.family = family;
+    EXPECT_EQ(from_hf_config(to_hf_config(llama, {}), ""), llama) << name_of(family);
+  }
+}
+
+TEST(HfConfig, TakesMistralWithinItsWindow) {
+  Architecture mistral = small_llama();
+  mistral.family = ModelFamily::kMistral;
+  const json config = json::parse(to_hf_config(mistral, {}));
+  EXPECT_EQ(config.at("architectures"), json({"MistralForCausalLM"}));
+  EXPECT_TRUE(config.at("sliding_window").is_null());
+  EXPECT_EQ(read(config).context, 24);
+  EXPECT_EQ(read(with(config, "sliding_window", 16)).context, 16);
+  EXPECT_EQ(read(with(config, "sliding_window", 4096)).context, 24);
+}
+
+// Long waves are stretched, short ones stay, and those between the two evenly from one to the other.
+TEST(Architecture, StretchesRotaryFrequencies) {
+  Architecture a = small_llama();
+  a.rope_theta = 10000;
+  const std::vector<float> plain = inverse_frequencies(a);
+  EXPECT_THAT(plain, testing::ElementsAre(1.0F, 0.1F, 0.01F, 0.001F));
+  a.rope_scaling = RopeScaling::kLinear;
+  a.rope_factor = 4;
+  EXPECT_THAT(inverse_frequencies(a), testing::ElementsAre(0.25F, 0.025F, 0.0025F, 0.00025F));
+  a.rope_scaling = RopeScaling::kLlama3;
+  a.rope_low_freq_factor = 1;
+  a.rope_high_freq_factor = 3;
+  a.rope_original_context = 126;  // 20.05, 2.005, 0.2005 and 0.02 waves
+  const std::vector<float> stretched = inverse_frequencies(a);
+  EXPECT_EQ(stretched[0], 1.0F);
+  EXPECT_NEAR(stretched[1], 0.1 * (0.25 + 0.75 * 0.50268), 1e-6);
+  EXPECT_EQ(stretched[2], 0.0025F);
+  EXPECT_EQ(stretched[3], 0.00025F);
 }
 
 TEST(HfConfig, SaysWhatTransformersAsksFor) {
@@ -105,7 +149,7 @@ TEST(HfConfig, ReadsTheRotaryBaseOfOldAndNewFiles) {
 
 TEST(HfConfig, RefusesWhatItCannotCompute) {
   EXPECT_EQ(refusal(with(gpt2_json(), "model_type", "bert")),
-            "config.json: \"model_type\" is \"bert\", only \"gpt2\" and \"llama\" are supported");
+            "config.json: \"model_type\" is \"bert\", only gpt2, llama, mistral, qwen2 and qwen3 are supported");
   EXPECT_EQ(refusal(with(gpt2_json(), "activation_function", "relu")),
             "config.json: \"activation_function\" is \"relu\", only \"gelu_new\" is supported");
   EXPECT_EQ(refusal(with(gpt2_json(), "scale_attn_by_inverse_layer_idx", true)),
@@ -122,11 +166,28 @@ TEST(HfConfig, RefusesWhatItCannotCompute) {
             "config.json: \"attention_bias\" is true, only false is supported");
   EXPECT_EQ(refusal(with(llama_json(), "mlp_bias", true)),
             "config.json: \"mlp_bias\" is true, only false is supported");
-  EXPECT_EQ(refusal(with(llama_json(), "head_dim", 16)), "config.json: \"head_dim\" is 16, only 8 is supported");
-  EXPECT_THAT(refusal(with(llama_json(), "rope_scaling", {{"rope_type", "llama3"}})),
-              HasSubstr("\"rope_scaling\" is {\"rope_type\":\"llama3\"}, which is not supported"));
-  EXPECT_THAT(refusal(with(llama_json(), "rope_parameters", {{"rope_type", "yarn"}})),
-              HasSubstr("\"rope_type\" is \"yarn\", only \"default\" is supported"));
+  EXPECT_EQ(refusal(with(llama_json(), "use_sliding_window", true)),
+            "config.json: \"use_sliding_window\" is true, only false is supported");
+  EXPECT_EQ(refusal(with(llama_json(), "rope_scaling", {{"rope_type", "llama3"}})),
+            "config.json: \"factor\" is missing");
+  EXPECT_EQ(refusal(with(llama_json(), "rope_scaling", "llama3")),
+            "config.json: \"rope_scaling\" is \"llama3\", expected an object");
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    EXPECT_EQ(refusal(with(llama_json(), key, {{"rope_type", "yarn"}})),
+              std::string("config.json: \"") + key +
+                  "\" has the type \"yarn\", only \"default\", \"linear\" and \"llama3\" are supported");
+  }
+  json llama3 = llama_json();
+  llama3["rope_scaling"] = {{"rope_type", "llama3"},
+                            {"factor", 8.0},
+                            {"low_freq_factor", 4.0},
+                            {"high_freq_factor", 4.0},
+                            {"original_max_position_embeddings", 8192}};
+  EXPECT_EQ(refusal(llama3),
+            "config.json: rope's low and high frequency factors are 4 and 4, expected the first to be positive and "
+            "smaller");
+  llama3["rope_scaling"]["factor"] = 0.5;
+  EXPECT_EQ(refusal(llama3), "config.json: a rope factor of 0.5, expected at least 1");
 }
 
 TEST(HfConfig, NamesWhatIsMissingOrOfAnotherType) {

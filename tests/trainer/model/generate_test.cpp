@@ -27,7 +27,7 @@ class GenerateTest : public testing::TestWithParam<ModelFamily> {
   // Logits after `tokens`, which are given in pieces of the sizes in `pieces` (repeated as often as needed).
   [[nodiscard]] std::vector<float> logits(std::span<const std::int32_t> tokens,
                                           const std::vector<std::size_t>& pieces) {
-    KvCache cache(replica_.model().architecture(), replica_.working_dtype());
+    KvCache cache(replica_.model().architecture(), replica_.working_dtype(), *backend_);
     Tensor last;
     std::size_t begin = 0;
     for (std::size_t i = 0; begin < tokens.size(); ++i) {
@@ -47,7 +47,7 @@ class GenerateTest : public testing::TestWithParam<ModelFamily> {
     targets.back() = token;
     return replica.model()
         .loss(tape_, replica.weights(), {tokens, targets, 1, static_cast<std::int64_t>(tokens.size())}, {}, 1.0F)
-        .sum;
+        .sum();
   }
   [[nodiscard]] std::vector<std::int32_t> generated(std::span<const std::int32_t> prompt,
                                                     const GenerateOptions& options) {
@@ -100,7 +100,7 @@ TEST_P(GenerateTest, APromptInPiecesGivesTheLogitsOfTheWholePrompt) {
 
 TEST_P(GenerateTest, ACacheIsAsGoodAsNewOnceCleared) {
   const std::vector<std::int32_t> tokens = random_tokens(20, 61);
-  KvCache cache(replica_.model().architecture(), replica_.working_dtype());
+  KvCache cache(replica_.model().architecture(), replica_.working_dtype(), *backend_);
   static_cast<void>(replica_.model().next_logits(tape_, replica_.weights(), random_tokens(24, 61, 9), cache));
   cache.clear();
   const Tensor again = replica_.model().next_logits(tape_, replica_.weights(), tokens, cache);
@@ -176,7 +176,7 @@ TEST_P(GenerateTest, CachedLogitsInBf16AreThoseOfTheFullForwardPass) {
   Replica narrow(replica_.model().architecture(), Precision::kBf16, *backend_);
   randomize(narrow);
   const std::vector<std::int32_t> tokens = random_tokens(24, 61);
-  KvCache cache(narrow.model().architecture(), narrow.working_dtype());
+  KvCache cache(narrow.model().architecture(), narrow.working_dtype(), *backend_);
   for (std::size_t length = 1; length <= tokens.size(); ++length) {
     const Tensor logits =
         narrow.model().next_logits(tape_, narrow.weights(), std::span(tokens).subspan(length - 1, 1), cache);

@@ -17,6 +17,7 @@ using testing::ElementsAre;
 
 Architecture wide(Architecture a) {
   a.width = 128;
+  a.head_dim = 32;
   a.hidden = 512;
   a.vocab = 300;
   return a;
@@ -61,6 +62,7 @@ TEST(Parameters, OfGpt2HaveTheKnownNumber) {
   a.layers = 12;
   a.heads = a.kv_heads = 12;
   a.width = 768;
+  a.head_dim = 64;
   a.hidden = 3072;
   a.context = 1024;
   a.vocab = 50257;

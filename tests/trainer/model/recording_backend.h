@@ -20,6 +20,18 @@ class RecordingBackend final : public Backend {
   [[nodiscard]] Device device() const override { return backend_->device(); }
   [[nodiscard]] ThreadPool& pool() override { return backend_->pool(); }
   [[nodiscard]] bool has_native(DType working) const override { return backend_->has_native(working); }
+  [[nodiscard]] std::string take_note() override { return backend_->take_note(); }
+  [[nodiscard]] Buffer allocate(std::size_t size_bytes) override { return backend_->allocate(size_bytes); }
+  void copy(const BufferView& from, const BufferView& to) override { backend_->copy(from, to); }
+  void synchronize() override { backend_->synchronize(); }
+  [[nodiscard]] std::size_t allocated_bytes() const override { return backend_->allocated_bytes(); }
+  [[nodiscard]] LogitsShape logits_shape(std::int64_t vocabulary, DType working) const override {
+    return backend_->logits_shape(vocabulary, working);
+  }
+  void copy_rows(const RowsView& from, const RowsView& to, std::int64_t rows, std::int64_t columns,
+                 DType dtype) override {
+    backend_->copy_rows(from, to, rows, columns, dtype);
+  }
   void gemm(const Gemm& gemm) override { backend_->gemm(gemm); }
   void gemm_each(std::span<const Gemm> products) override { backend_->gemm_each(products); }
   void norm_forward(const NormForward& norm) override {

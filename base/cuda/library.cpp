@@ -1,0 +1,91 @@
+#include "base/cuda/library.h"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <vector>
+
+#include "base/error.h"
+
+namespace lockstep::cuda {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find(':', begin), text.size());
+    if (end > begin) {
+      parts.push_back(text.substr(begin, end - begin));
+    }
+    begin = end + 1;
+  }
+  return parts;
+}
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+// pip puts libraries into lib/pythonX.Y/site-packages/nvidia/PACKAGE/lib below the environment's folder.
+void add_pip_folders(const fs::path& environment_folder, std::vector<std::string>& folders) {
+  std::error_code ignored;
+  for (const fs::directory_entry& python : fs::directory_iterator(environment_folder / "lib", ignored)) {
+    const fs::path packages = python.path() / "site-packages" / "nvidia";
+    for (const fs::directory_entry& package : fs::directory_iterator(packages, ignored)) {
+      if (fs::is_directory(package.path() / "lib", ignored)) {
+        folders.push_back((package.path() / "lib").string());
+      }
+    }
+  }
+}
+
+std::vector<std::string> folders_to_search() {
+  std::vector<std::string> folders = split(environment("LOCKSTEP_CUDA_LIBRARIES"));
+  for (const std::string& folder : split(LOCKSTEP_CUDA_LIBRARY_FOLDERS)) {
+    folders.push_back(folder);
+  }
+  for (const char* name : {"VIRTUAL_ENV", "CONDA_PREFIX"}) {
+    if (const std::string folder = environment(name); !folder.empty()) {
+      add_pip_folders(folder, folders);
+    }
+  }
+  return folders;
+}
+
+}  // namespace
+
+SharedLibrary::SharedLibrary(const std::string& name) : name_(name) {
+  handle_ = dlopen(name.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  const std::string error = handle_ == nullptr ? dlerror() : "";
+  std::string tried;
+  for (const std::string& folder : folders_to_search()) {
+    if (handle_ != nullptr) {
+      return;
+    }
+    handle_ = dlopen((fs::path(folder) / name).c_str(), RTLD_NOW | RTLD_GLOBAL);
+    tried += ", " + folder;
+  }
+  if (handle_ == nullptr) {
+    fail(
+        ErrorCode::kUnsupported,
+        "device: cuda: {} cannot be opened ({}); searched the loader's folders{}. LOCKSTEP_CUDA_LIBRARIES=FOLDER[:...] "
+        "names where it is",
+        name, error, tried);
+  }
+}
+
+bool SharedLibrary::has(const char* name) const { return dlsym(handle_, name) != nullptr; }
+
+void* SharedLibrary::address_of(const char* name) const {
+  void* address = dlsym(handle_, name);
+  if (address == nullptr) {
+    fail(ErrorCode::kUnsupported, "device: cuda: {} has no function {}: it is too old", name_, name);
+  }
+  return address;
+}
+
+}  // namespace lockstep::cuda

@@ -1,0 +1,120 @@
+#include "base/cuda/runtime.h"
+
+#include <atomic>
+#include <cstring>
+#include <memory>
+
+#include "base/cuda/devices.h"
+#include "base/error.h"
+
+namespace lockstep::cuda {
+namespace {
+
+std::atomic<std::size_t> allocated_bytes = 0;
+
+std::string name_of_device() {
+  int index = -1;
+  cudaDeviceProp properties{};
+  if (cudaGetDevice(&index) != cudaSuccess || cudaGetDeviceProperties(&properties, index) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    return "a GPU that no longer answers";
+  }
+  return fmt::format("GPU {} ({})", index, properties.name);
+}
+
+}  // namespace
+
+void check(cudaError_t status, std::string_view operation) {
+  if (status != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    fail(ErrorCode::kDevice, "{}: {} on {}", operation, cudaGetErrorString(status), name_of_device());
+  }
+}
+
+void use_device(int index) {
+  const DeviceList list = list_devices();
+  if (!list.problem.empty()) {
+    fail(ErrorCode::kUnsupported, "device: cuda: {}", list.problem);
+  }
+  if (index < 0 || static_cast<std::size_t>(index) >= list.devices.size()) {
+    fail(ErrorCode::kUnsupported, "device: GPU {} was asked for, this machine shows {}", index, list.devices.size());
+  }
+  const DeviceInfo& device = list.devices[static_cast<std::size_t>(index)];
+  if (!device.problem.empty()) {
+    fail(ErrorCode::kUnsupported, "device: GPU {} ({}): {}", index, device.name, device.problem);
+  }
+  check(cudaSetDevice(index), "device: selecting");
+}
+
+Stream::Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "device: making a stream"); }
+Stream::~Stream() { static_cast<void>(cudaStreamDestroy(stream_)); }
+void Stream::synchronize() const { check(cudaStreamSynchronize(stream_), "device: waiting"); }
+
+const Stream& compute_stream() {
+  // Never destroyed: at the process's end the runtime may be gone before it.
+  static const Stream& stream = *new Stream;
+  return stream;
+}
+
+Event::Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "device: making an event"); }
+Event::~Event() {
+  if (event_ != nullptr) {
+    static_cast<void>(cudaEventDestroy(event_));
+  }
+}
+void Event::record(cudaStream_t stream) { check(cudaEventRecord(event_, stream), "device: recording an event"); }
+void Event::make_wait(cudaStream_t stream) const {
+  check(cudaStreamWaitEvent(stream, event_, 0), "device: waiting for an event");
+}
+bool Event::is_done() const {
+  const cudaError_t status = cudaEventQuery(event_);
+  if (status == cudaErrorNotReady) {
+    return false;
+  }
+  check(status, "device: an earlier operation");
+  return true;
+}
+void Event::synchronize() const { check(cudaEventSynchronize(event_), "device: waiting"); }
+
+Buffer allocate_device(std::size_t size_bytes) {
+  if (size_bytes == 0) {
+    return {};
+  }
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, size_bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());
+    std::size_t free_bytes = 0;
+    std::size_t total_bytes = 0;
+    static_cast<void>(cudaMemGetInfo(&free_bytes, &total_bytes));
+    constexpr double kMib = 1 << 20;
+    fail(ErrorCode::kDevice,
+         "out of memory on {}: {:.0f} MiB asked for, {:.0f} of {:.0f} MiB free; a smaller train.micro_batch_size (with "
+         "more train.micro_batches), train.recompute: block or comm.zero: 1 needs less",
+         name_of_device(), static_cast<double>(size_bytes) / kMib, static_cast<double>(free_bytes) / kMib,
+         static_cast<double>(total_bytes) / kMib);
+  }
+  check(status, "device: allocating memory");
+  allocated_bytes += size_bytes;
+  Buffer buffer(data, size_bytes, [size_bytes](void* memory) {
+    allocated_bytes -= size_bytes;
+    static_cast<void>(cudaFree(memory));
+  });
+  check(cudaMemsetAsync(data, 0, size_bytes, compute_stream().get()), "device: clearing memory");
+  return buffer;
+}
+
+std::size_t allocated_device_bytes() { return allocated_bytes; }
+
+Buffer allocate_pinned(std::size_t size_bytes) {
+  if (size_bytes == 0) {
+    return {};
+  }
+  void* data = nullptr;
+  check(cudaMallocHost(&data, size_bytes), "device: allocating pinned host memory");
+  Buffer buffer(data, size_bytes, [](void* memory) { static_cast<void>(cudaFreeHost(memory)); });
+  std::memset(data, 0, size_bytes);
+  return buffer;
+}
+
+}  // namespace lockstep::cuda

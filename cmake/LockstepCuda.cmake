@@ -1,0 +1,80 @@
+# The CUDA toolkit, where there is one. The program links the CUDA runtime statically and opens the large libraries (cuBLASLt, cuDNN,
+# NCCL) when it needs them, so only their headers are looked for here: beside the toolkit, in the usual places, and in pip's nvidia-*
+# packages (site-packages/nvidia/PACKAGE/include).
+#
+# Sets LOCKSTEP_HAS_CUDA and, with it, the target lockstep_cuda (headers and runtime).
+
+set(LOCKSTEP_WITH_CUDA auto CACHE STRING "CUDA backend: auto (where nvcc, cuBLASLt, cuDNN 9 and NCCL are found), ON or OFF")
+set_property(CACHE LOCKSTEP_WITH_CUDA PROPERTY STRINGS auto ON OFF)
+set(LOCKSTEP_HAS_CUDA OFF)
+
+function(lockstep_cuda_missing what)
+  if(LOCKSTEP_WITH_CUDA STREQUAL auto)
+    message(STATUS "CUDA: ${what}; the program is built for CPUs only")
+  else()
+    message(FATAL_ERROR "CUDA: ${what}; -DLOCKSTEP_WITH_CUDA=OFF builds without")
+  endif()
+endfunction()
+
+function(lockstep_find_cuda)
+  file(GLOB pip_packages LIST_DIRECTORIES true
+       "$ENV{VIRTUAL_ENV}/lib/python*/site-packages/nvidia/*" "$ENV{CONDA_PREFIX}/lib/python*/site-packages/nvidia/*"
+       "/usr/local/lib/python*/dist-packages/nvidia/*" "/usr/lib/python3/dist-packages/nvidia/*")
+  if(NOT CMAKE_CUDA_COMPILER)
+    find_program(LOCKSTEP_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH /usr/local/cuda ${pip_packages} PATH_SUFFIXES bin)
+    if(LOCKSTEP_NVCC)
+      set(CMAKE_CUDA_COMPILER ${LOCKSTEP_NVCC} CACHE FILEPATH "")
+    endif()
+  endif()
+  if(NOT CMAKE_CUDA_COMPILER)
+    lockstep_cuda_missing("no nvcc was found")
+    return()
+  endif()
+  get_filename_component(toolkit ${CMAKE_CUDA_COMPILER} REALPATH)
+  get_filename_component(toolkit ${toolkit} DIRECTORY)
+  get_filename_component(toolkit ${toolkit} DIRECTORY)
+  set(hints ${toolkit} ${toolkit}/targets/x86_64-linux ${pip_packages} ENV CUDA_HOME ENV CUDA_PATH ENV CUDNN_PATH ENV NCCL_HOME)
+  set(folders)
+  foreach(header cublasLt.h cudnn_graph.h nccl.h)
+    string(MAKE_C_IDENTIFIER "LOCKSTEP_INCLUDE_${header}" variable)
+    find_path(${variable} ${header} HINTS ${hints} PATH_SUFFIXES include)
+    if(NOT ${variable})
+      lockstep_cuda_missing("${header} was not found")
+      return()
+    endif()
+    list(APPEND includes ${${variable}})
+    get_filename_component(prefix ${${variable}} DIRECTORY)
+    list(APPEND folders ${prefix}/lib64 ${prefix}/lib)
+  endforeach()
+  list(REMOVE_DUPLICATES includes)
+  list(REMOVE_DUPLICATES folders)
+  list(JOIN folders ":" folders)
+  set(LOCKSTEP_CUDA_INCLUDES ${includes} PARENT_SCOPE)
+  set(LOCKSTEP_CUDA_LIBRARY_FOLDERS ${folders} PARENT_SCOPE)
+  set(LOCKSTEP_HAS_CUDA ON PARENT_SCOPE)
+endfunction()
+
+if(LOCKSTEP_WITH_CUDA STREQUAL auto OR LOCKSTEP_WITH_CUDA)
+  lockstep_find_cuda()
+else()
+  message(STATUS "CUDA: off; the program is built for CPUs only")
+endif()
+
+if(LOCKSTEP_HAS_CUDA)
+  # Ampere, Hopper with its own instructions, and PTX for what comes after.
+  if(NOT CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
+  endif()
+  enable_language(CUDA)
+  # Folders that the host compiler searches by itself must not be named to it, or it finds the wrong <math.h>.
+  list(APPEND CMAKE_CUDA_IMPLICIT_INCLUDE_DIRECTORIES ${CMAKE_CXX_IMPLICIT_INCLUDE_DIRECTORIES})
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nvcc 12 and later have it
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+  endif()
+  find_package(CUDAToolkit REQUIRED)
+  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+  add_library(lockstep_cuda INTERFACE)
+  target_include_directories(lockstep_cuda SYSTEM INTERFACE ${LOCKSTEP_CUDA_INCLUDES})
+  target_link_libraries(lockstep_cuda INTERFACE CUDA::cudart_static ${CMAKE_DL_LIBS})
+endif()

@@ -1,0 +1,208 @@
+#include "comm/control/roster.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/process.h"
+
+namespace lockstep::control {
+namespace {
+
+using std::chrono::duration;
+
+double seconds(Roster::Clock::duration length) { return duration<double>(length).count(); }
+
+// A connection may break although its two ends are well; a worker then comes back within this time.
+constexpr std::chrono::milliseconds kReconnect{1'000};
+
+// What the threads of the libraries use while nothing is done. A wait for other ranks looks a hundred times a second,
+// and uses more.
+constexpr double kIdleCpuSeconds = 0.005;
+
+}  // namespace
+
+Roster::Roster(const Options& options, Clock::time_point now) : options_(options), begin_(now), checked_(now) {}
+
+bool Roster::hello(const Hello& hello, Clock::time_point now) {
+  if (hello.attempt != options_.attempt || hello.world != options_.world || hello.rank < 0 ||
+      hello.rank >= options_.world) {
+    return false;
+  }
+  const auto known = workers_.find(hello.rank);
+  if (known != workers_.end()) {
+    Worker& worker = known->second;
+    const bool same = worker.hello.host == hello.host && worker.hello.process == hello.process;
+    if (!same || worker.connected || worker.ended) {
+      return false;
+    }
+    worker.connected = true;
+    worker.heard = now;
+    return true;
+  }
+  Worker worker;
+  worker.hello = hello;
+  worker.heard = now;
+  worker.moved = now;
+  workers_.emplace(hello.rank, std::move(worker));
+  return true;
+}
+
+void Roster::heartbeat(int rank, const Heartbeat& heartbeat, Clock::time_point now) {
+  Worker& worker = workers_.at(rank);
+  worker.heard = now;
+  const bool moved = heartbeat.activity.changes != worker.last.activity.changes ||
+                     heartbeat.cpu_seconds - worker.cpu_seconds_then > kIdleCpuSeconds ||
+                     heartbeat.io_bytes != worker.last.io_bytes;
+  if (moved) {
+    worker.moved = now;
+    worker.cpu_seconds_then = heartbeat.cpu_seconds;
+    worker.warned = false;
+  }
+  worker.last = heartbeat;
+}
+
+void Roster::farewell(int rank, const Farewell& farewell, Clock::time_point now) {
+  Worker& worker = workers_.at(rank);
+  worker.heard = now;
+  worker.ended = true;
+  worker.farewell = farewell;
+}
+
+void Roster::closed(int rank, Clock::time_point now) {
+  Worker& worker = workers_.at(rank);
+  worker.connected = false;
+  worker.closed = now;
+}
+
+std::string Roster::name_of(const Worker& worker) const {
+  return fmt::format("rank {} (host {}, process {})", worker.hello.rank, worker.hello.host, worker.hello.process);
+}
+
+bool Roster::process_is_gone(const Worker& worker) const {
+  if (worker.hello.host != options_.own_host || worker.hello.process_namespace != options_.own_namespace) {
+    return false;
+  }
+  const auto status = process_status(worker.hello.process);
+  return !status || status->state == 'Z' || status->state == 'X';
+}
+
+Trouble Roster::trouble(const Worker& worker, TroubleKind kind, const std::string& what) const {
+  Trouble trouble;
+  trouble.kind = kind;
+  trouble.rank = worker.hello.rank;
+  trouble.host = worker.hello.host;
+  trouble.step = completed_step();
+  const ActivityState& activity = worker.last.activity;
+  trouble.text = fmt::format("{} {}; last seen in {}", name_of(worker), what,
+                             describe(activity.phase, activity.step, activity.part));
+  return trouble;
+}
+
+std::vector<Trouble> Roster::check(Clock::time_point now) {
+  // A coordinator that stood still itself, or was not given the processor, cannot tell who did.
+  if (now - checked_ > options_.silence / 4 + options_.period) {
+    const Clock::duration lost = now - checked_;
+    for (auto& [rank, worker] : workers_) {
+      worker.heard += lost;
+      worker.moved += lost;
+    }
+  }
+  checked_ = now;
+
+  std::vector<Trouble> found;
+  for (auto& [rank, worker] : workers_) {
+    if (worker.told) {
+      continue;
+    }
+    if (worker.ended) {
+      if (worker.farewell.exit_code != 0 && !worker.farewell.message.empty()) {
+        Trouble failed = trouble(worker, TroubleKind::kFailed, "");
+        failed.text = fmt::format("rank {} (host {}): {}", rank, worker.hello.host, worker.farewell.message);
+        failed.fatal = false;
+        failed.again_is_useless = worker.farewell.again_is_useless;
+        found.push_back(std::move(failed));
+      }
+      worker.told = true;
+      continue;
+    }
+    if (!worker.connected) {
+      if (now - worker.closed >= kReconnect || process_is_gone(worker)) {
+        found.push_back(trouble(worker, TroubleKind::kGone, "is gone"));
+        found.back().silent_seconds = seconds(now - worker.closed);
+        worker.told = true;
+      }
+      continue;
+    }
+    if (now - worker.heard + options_.period >= options_.silence) {
+      found.push_back(trouble(worker, TroubleKind::kSilent,
+                              fmt::format("has not answered for {:.1f} s", seconds(now - worker.heard))));
+      found.back().silent_seconds = seconds(now - worker.heard);
+      worker.told = true;
+      continue;
+    }
+    const Clock::duration still = now - worker.moved;
+    const bool to_blame = !waits_for_others(worker.last.activity.phase);
+    if (to_blame && still + options_.period >= options_.silence && (!worker.warned || still >= options_.still)) {
+      Trouble stands = trouble(worker, TroubleKind::kStill,
+                               fmt::format("answers, but its work has stood still for {:.1f} s (thread state {})",
+                                           seconds(still), worker.last.thread_state));
+      stands.fatal = still >= options_.still;
+      stands.silent_seconds = seconds(still);
+      worker.warned = true;
+      worker.told = stands.fatal;
+      found.push_back(std::move(stands));
+    }
+  }
+  if (!told_missing_ && static_cast<int>(workers_.size()) < options_.world && now - begin_ >= options_.start) {
+    std::vector<int> missing;
+    for (int rank = 0; rank < options_.world; ++rank) {
+      if (!workers_.contains(rank)) {
+        missing.push_back(rank);
+      }
+    }
+    Trouble absent;
+    absent.kind = TroubleKind::kMissing;
+    absent.rank = missing.front();
+    absent.text = fmt::format("rank{} {} of {} did not come up within {:.0f} s", missing.size() == 1 ? "" : "s",
+                              fmt::join(missing, ", "), options_.world, seconds(options_.start));
+    found.push_back(std::move(absent));
+    told_missing_ = true;
+  }
+  return found;
+}
+
+JobState Roster::state(Clock::time_point now) const {
+  JobState job;
+  job.attempt = options_.attempt;
+  job.world = options_.world;
+  for (const auto& [rank, worker] : workers_) {
+    WorkerState state;
+    state.rank = rank;
+    state.host = worker.hello.host;
+    state.process = worker.hello.process;
+    state.connected = worker.connected;
+    state.ended = worker.ended;
+    state.silent_seconds = seconds(now - worker.heard);
+    state.still_seconds = seconds(now - worker.moved);
+    state.last = worker.last;
+    job.workers.push_back(std::move(state));
+  }
+  return job;
+}
+
+std::int64_t Roster::completed_step() const {
+  std::int64_t step = 0;
+  for (const auto& [rank, worker] : workers_) {
+    step = std::max(step, worker.last.activity.completed_step);
+  }
+  return step;
+}
+
+bool Roster::all_ended() const {
+  return static_cast<int>(workers_.size()) == options_.world &&
+         std::all_of(workers_.begin(), workers_.end(), [](const auto& entry) { return entry.second.ended; });
+}
+
+}  // namespace lockstep::control

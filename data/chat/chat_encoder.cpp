@@ -1,0 +1,90 @@
+#include "data/chat/chat_encoder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+
+namespace lockstep {
+namespace {
+
+// Where neither the tokenizer's post-processing nor its configuration says so: the usual names.
+std::optional<std::uint32_t> beginning_of(const Tokenizer& tokenizer) {
+  if (const auto found = tokenizer.beginning_of_text()) {
+    return found;
+  }
+  for (const char* name : {"<|begin_of_text|>", "<s>", "<bos>"}) {
+    if (const auto found = tokenizer.added_token(name)) {
+      return found;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::size_t EncodedChat::targets() const {
+  return static_cast<std::size_t>(std::count(trained.begin(), trained.end(), std::uint8_t{1}));
+}
+
+ChatEncoder::ChatEncoder(ChatTemplate chat_template, const Tokenizer& tokenizer, TrainedTurns trained_turns)
+    : template_(std::move(chat_template)),
+      tokenizer_(tokenizer),
+      trained_turns_(trained_turns),
+      beginning_(beginning_of(tokenizer)),
+      end_(tokenizer.end_of_text().value_or(0)) {
+  require(tokenizer.end_of_text().has_value(), "the tokenizer {} names no end-of-text token", tokenizer.name());
+  const Conversation everything{"system", {{Role::kUser, "question"}, {Role::kAssistant, "answer"}}};
+  for (const ChatPiece& piece : template_.render(everything)) {
+    if (piece.kind == ChatPiece::Kind::kMarker) {
+      static_cast<void>(marker(piece.text));
+    }
+  }
+}
+
+std::uint32_t ChatEncoder::marker(const std::string& text) const {
+  const auto id = tokenizer_.added_token(text);
+  require(id.has_value(), "the template {} needs the token {}, which the tokenizer {} does not have", template_.name(),
+          text, tokenizer_.name());
+  return *id;
+}
+
+std::uint32_t ChatEncoder::end_of_answer() const {
+  const ChatPiece closing = template_.closing();
+  return closing.kind == ChatPiece::Kind::kMarker ? marker(closing.text) : end_;
+}
+
+std::string ChatEncoder::to_jinja() const {
+  const std::string_view beginning = beginning_ ? tokenizer_.token_bytes(*beginning_) : std::string_view();
+  return template_.to_jinja(beginning, tokenizer_.token_bytes(end_));
+}
+
+void ChatEncoder::encode(const Conversation& conversation, Encoder& encoder, EncodedChat& chat) const {
+  chat.ids.clear();
+  chat.trained.clear();
+  const std::size_t last = conversation.turns.size() - 1;
+  for (const ChatPiece& piece : template_.render(conversation)) {
+    switch (piece.kind) {
+      case ChatPiece::Kind::kText:
+        encoder.encode(piece.text, chat.ids, SpecialTokens::kAsText);
+        break;
+      case ChatPiece::Kind::kMarker:
+        chat.ids.push_back(marker(piece.text));
+        break;
+      case ChatPiece::Kind::kBeginning:
+        if (beginning_) {
+          chat.ids.push_back(*beginning_);
+        }
+        break;
+      case ChatPiece::Kind::kEnd:
+        chat.ids.push_back(end_);
+        break;
+    }
+    const bool trained = piece.is_answer && (trained_turns_ == TrainedTurns::kAll || piece.turn == last);
+    chat.trained.resize(chat.ids.size(), trained ? 1 : 0);
+  }
+}
+
+}  // namespace lockstep

@@ -1,0 +1,231 @@
+// lockstep launch: starts the workers of a job, here, on other hosts or inside a Slurm allocation, and keeps it going.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <bit>
+#include <csignal>
+#include <filesystem>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "base/cuda/devices.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "launcher/commands/command.h"
+#include "launcher/job/child.h"
+#include "launcher/job/slurm.h"
+#include "launcher/job/supervisor.h"
+#include "launcher/output.h"
+#include "trainer/config.h"
+#include "trainer/run_folder.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int kSubmitDeadlineMs = 60'000;
+
+struct LaunchOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::string resume = "auto";
+  int ranks = 0;  // 0: as many as there is room for
+  std::string hosts;
+  std::string ssh;
+  std::string starter = "auto";
+  int max_restarts = 100;
+  bool dry_run = false;
+
+  bool slurm = false;
+  BatchOptions batch;
+};
+
+std::string own_program() { return std::filesystem::read_symlink("/proc/self/exe").string(); }
+
+// lockstep train CONFIG --set ...
+std::vector<std::string> worker_command(const LaunchOptions& options) {
+  std::vector<std::string> command = {own_program(), "train", options.config};
+  for (const std::string& override_ : options.overrides) {
+    command.insert(command.end(), {"--set", override_});
+  }
+  return command;
+}
+
+int usable_gpus(const Config& config) {
+  if (config.device.kind == DeviceWish::kCpu) {
+    return 0;
+  }
+  int usable = 0;
+  for (const cuda::DeviceInfo& device : cuda::list_devices().devices) {
+    usable += device.problem.empty() ? 1 : 0;
+  }
+  return usable;
+}
+
+// The largest power of two that there is room for.
+int default_ranks(const Config& config, const std::vector<Host>& hosts) {
+  int room = hosts.empty() ? std::max(1, usable_gpus(config)) : 0;
+  for (const Host& host : hosts) {
+    room += host.slots;
+  }
+  return static_cast<int>(std::bit_floor(static_cast<unsigned>(room)));
+}
+
+LaunchRequest request_of(const LaunchOptions& options, const Config& config) {
+  LaunchRequest request;
+  request.config = config;
+  request.worker = worker_command(options);
+  request.resume = options.resume;
+  request.ssh = options.ssh;
+  request.max_restarts = options.max_restarts;
+  request.slurm = find_slurm_job(process_environment());
+  if (!options.hosts.empty()) {
+    request.hosts = parse_hosts(options.hosts);
+  } else if (request.slurm) {
+    request.hosts = request.slurm->hosts;
+    request.hosts_are_slurms = true;
+  }
+  const bool with_srun = request.slurm && options.hosts.empty() && options.starter != "mpirun";
+  require(options.starter != "srun" || with_srun, "--starter srun: this is no Slurm allocation, or --hosts is given");
+  if (with_srun && (options.starter == "srun" || srun_has_pmix())) {
+    request.starter = JobStarter::kSrun;
+  } else {
+    const ChildResult version = run_child({{"mpirun", "--version"}}, 10'000);
+    request.mpirun_major = parse_mpirun_version(version.output);
+  }
+  request.ranks = options.ranks > 0 ? options.ranks : default_ranks(config, request.hosts);
+  require(std::has_single_bit(static_cast<unsigned>(request.ranks)),
+          "--ranks {}: expected a power of two, so that the run has the same bits on any number of them",
+          request.ranks);
+  if (!request.hosts.empty()) {
+    const int room = std::accumulate(request.hosts.begin(), request.hosts.end(), 0,
+                                     [](int sum, const Host& host) { return sum + host.slots; });
+    require(request.ranks <= room, "--ranks {}: the hosts take {} (NAME:SLOTS says how many each does)", request.ranks,
+            room);
+  }
+  return request;
+}
+
+// The script is left beside the run, so that it can be read, changed and submitted again.
+int submit(const LaunchOptions& options, const Config& config, Log& log) {
+  require(!find_slurm_job(process_environment()), "--slurm: this is a Slurm job already; launch without --slurm");
+  const std::filesystem::path run = std::filesystem::absolute(run_folder(config));
+  BatchOptions batch = options.batch;
+  batch.name = config.run.name;
+  batch.output = (run / "slurm-%j.log").string();
+  batch.command = {own_program(), "launch", options.config};
+  for (const std::string& override_ : options.overrides) {
+    batch.command.insert(batch.command.end(), {"--set", override_});
+  }
+  batch.command.insert(batch.command.end(), {"--resume", options.resume, "--starter", options.starter, "--max-restarts",
+                                             std::to_string(options.max_restarts)});
+  if (options.ranks > 0) {
+    batch.command.insert(batch.command.end(), {"--ranks", std::to_string(options.ranks)});
+  }
+  const std::string script = batch_script(batch);
+  if (options.dry_run) {
+    print(script);
+    return kExitDone;
+  }
+  std::filesystem::create_directories(run);
+  const std::filesystem::path path = run / "job.sbatch";
+  write_file_atomic(path, script);
+  const ChildResult result = run_child({{"sbatch", path.string()}}, kSubmitDeadlineMs);
+  if (result.timed_out || result.exit_code != 0) {
+    fail(ErrorCode::kIo, "sbatch {}: {}", path.string(),
+         result.timed_out ? std::string("no answer") : result.output.substr(0, result.output.find('\n')));
+  }
+  print(result.output);
+  log.info("launch: output goes to {}; lockstep status {} tells how it is doing", batch.output, run.string());
+  return kExitDone;
+}
+
+int run_launch(const LaunchOptions& options, CommandContext& context) {
+  require(context.ranks.starter == Starter::kAlone || process_environment()("SLURM_JOB_ID"),
+          "launch was started by {}; it starts the ranks itself: lockstep launch {}",
+          context.ranks.starter == Starter::kSrun ? "srun" : "mpirun", options.config);
+  const Config config = load_config(options.config, options.overrides);
+  if (options.slurm) {
+    return submit(options, config, context.log);
+  }
+  if (options.dry_run) {
+    print(shell_line(first_command(request_of(options, config))) + "\n");
+    return kExitDone;
+  }
+  context.stop.listen(StopSignal::Second::kIsCounted);
+  // A terminal that is gone is no reason to end a job.
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGHUP, SIG_IGN);
+  const LaunchRequest request = request_of(options, config);
+  return Supervisor(request, context.stop, context.log).run();
+}
+
+void add_slurm_options(CLI::App& command, const std::shared_ptr<LaunchOptions>& options) {
+  BatchOptions& batch = options->batch;
+  const std::string group = "Slurm (with --slurm)";
+  command.add_flag("--slurm", options->slurm, "Write a batch script from these options and submit it")->group(group);
+  command.add_option("--nodes", batch.nodes, "Nodes")->check(CLI::PositiveNumber)->group(group);
+  command.add_option("--ranks-per-node", batch.ranks_per_node, "Ranks on each node, one a GPU where there are some")
+      ->check(CLI::PositiveNumber)
+      ->group(group);
+  command.add_option("--cpus-per-rank", batch.cpus_per_rank, "Cores of each rank")
+      ->check(CLI::PositiveNumber)
+      ->group(group);
+  command.add_option("--gpus-per-node", batch.gpus_per_node, "GPUs of each node")
+      ->check(CLI::PositiveNumber)
+      ->group(group);
+  command.add_option("--time", batch.time, "Time limit, for example 4:00:00; the job goes on in the next one")
+      ->group(group);
+  command.add_option("--partition", batch.partition, "Partition")->group(group);
+  command.add_option("--account", batch.account, "Account that pays")->group(group);
+  command.add_option("--signal", batch.signal_s, "Seconds before the time limit at which the job saves and stops")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group(group);
+}
+
+}  // namespace
+
+void add_launch(CLI::App& app, CommandContext& context) {
+  const auto options = std::make_shared<LaunchOptions>();
+  CLI::App* command = app.add_subcommand(
+      "launch",
+      "Start a job's ranks here, on other hosts or in Slurm, watch them, and start them again when one fails");
+  command->add_option("CONFIG", options->config, "YAML file, as for lockstep train")->required();
+  command->add_option("--set", options->overrides, "Override a key, for example --set train.steps=100; repeatable")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--ranks", options->ranks,
+                   "A power of two; otherwise as many as there are GPUs, slots of hosts, or tasks in Slurm")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--hosts", options->hosts, "Hosts and how many ranks each takes, or a file with a line for each")
+      ->type_name("a:2,b:2|FILE");
+  command->add_option("--ssh", options->ssh, "Program that runs a command on another host: PROGRAM HOST COMMAND")
+      ->type_name("PROGRAM");
+  command->add_option("--max-restarts", options->max_restarts, "Starts after failures, at most")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--resume", options->resume, "Of the first start, as for lockstep train")
+      ->type_name("auto|none|DIR")
+      ->capture_default_str();
+  command->add_option("--starter", options->starter, "What starts the ranks; auto: srun in Slurm where it has PMIx")
+      ->check(CLI::IsMember({"auto", "mpirun", "srun"}))
+      ->capture_default_str();
+  command->add_flag("--dry-run", options->dry_run, "Print the command, or with --slurm the batch script, and stop");
+  add_slurm_options(*command, options);
+  command->footer(
+      "A rank that dies, hangs or is cut off is named within comm.silence_s seconds, and the job starts again from "
+      "the\n"
+      "newest checkpoint on the hosts that answer: on a power of two of ranks, with the same bits. Ctrl-C saves and\n"
+      "stops (exit code 75); a second one stops at once. In a Slurm batch job it saves before the time limit or a\n"
+      "preemption ends it, and puts the job back into the queue.\n"
+      "What each rank says goes to RUN/logs/rank-00000.log; RUN/attempts.jsonl lists starts and causes.\n"
+      "Example: lockstep launch examples/shakespeare/shakespeare.yaml --ranks 2");
+  command->callback(
+      [options, &context] { context.run = [options, &context] { return run_launch(*options, context); }; });
+}
+
+}  // namespace lockstep

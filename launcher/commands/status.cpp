@@ -1,0 +1,252 @@
+// lockstep status: how a job is doing, from its run's folder and its coordinator.
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/progress.h"
+#include "comm/control/client.h"
+#include "launcher/commands/command.h"
+#include "launcher/job/attempts.h"
+#include "launcher/job/contact.h"
+#include "launcher/output.h"
+#include "trainer/checkpoint/retention.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr int kAnswerDeadlineMs = 3'000;
+constexpr std::uint64_t kTailBytes = 64 << 10;
+
+struct StatusOptions {
+  std::string run;
+  bool json = false;
+  bool watch = false;
+  double interval_s = 2;
+};
+
+struct Status {
+  std::optional<control::JobState> job;  // of a coordinator that answers
+  std::string job_problem;               // why there is none, where one was expected
+  Json last_step;                        // the last line of metrics.jsonl that is of a step
+  Json last_evaluation;
+  fs::path checkpoint;  // the newest, empty when there is none
+  std::vector<Attempt> attempts;
+  double metrics_age_s = 0;  // since metrics.jsonl was last written
+};
+
+void read_metrics(const fs::path& path, Status& status) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) {
+    return;
+  }
+  const File file = File::open_to_read(path);
+  const std::uint64_t size = file.size();
+  std::string tail(std::min(size, kTailBytes), '\0');
+  tail.resize(file.read_some(size - tail.size(), std::as_writable_bytes(std::span(tail))));
+  std::istringstream lines(tail);
+  for (std::string line; std::getline(lines, line);) {
+    const Json object = Json::parse(line, nullptr, false);
+    if (object.is_object() && object.contains("loss")) {
+      status.last_step = object;
+    } else if (object.is_object() && object.contains("valid_loss")) {
+      status.last_evaluation = object;
+    }
+  }
+  const auto written = fs::last_write_time(path, error);
+  status.metrics_age_s = std::chrono::duration<double>(fs::file_time_type::clock::now() - written).count();
+}
+
+Status look_at(const fs::path& run) {
+  Status status;
+  if (const auto contact = read_contact_file(run)) {
+    try {
+      status.job = control::ask(contact->address, control::Question::kState, kAnswerDeadlineMs);
+    } catch (const Error& error) {
+      status.job_problem = error.what();
+    }
+  }
+  read_metrics(run / "metrics.jsonl", status);
+  if (const auto checkpoints = list_checkpoints(run / "checkpoints"); !checkpoints.empty()) {
+    status.checkpoint = checkpoints.front().path;
+  }
+  status.attempts = read_attempts(run);
+  return status;
+}
+
+bool has_ended(const Status& status) { return !status.job; }
+
+std::string state_text(const Status& status) {
+  if (status.job) {
+    return status.job->stop_requested ? "running, asked to stop" : "running";
+  }
+  if (!status.job_problem.empty()) {
+    return "not running, or out of reach (its coordinator does not answer)";
+  }
+  if (!status.attempts.empty()) {
+    const Attempt& last = status.attempts.back();
+    return last.exit_code == 0 ? "finished" : last.exit_code == kExitRequeue ? "saved and stopped" : "failed";
+  }
+  return "not running";
+}
+
+std::string rank_lines(const control::JobState& job) {
+  std::string text;
+  for (const control::WorkerState& worker : job.workers) {
+    const control::ActivityState& activity = worker.last.activity;
+    std::string note;
+    if (worker.ended) {
+      note = "  ended";
+    } else if (!worker.connected) {
+      note = "  gone";
+    } else if (worker.silent_seconds > 2) {
+      note = fmt::format("  silent for {:.1f} s", worker.silent_seconds);
+    } else if (worker.still_seconds > 2) {
+      note = fmt::format("  stands still for {:.1f} s", worker.still_seconds);
+    }
+    text += fmt::format("  {:>5}  {:<16} {:>8}  {}, {:.1f} s{}\n", worker.rank, worker.host, worker.process,
+                        control::describe(activity.phase, activity.step, activity.part), activity.seconds, note);
+  }
+  return text;
+}
+
+std::string to_text(const fs::path& run, const Status& status) {
+  std::string text = fmt::format("run          {}\nstate        {}\n", run.string(), state_text(status));
+  if (status.job) {
+    const auto& job = *status.job;
+    text += fmt::format("ranks        {} of {} up, attempt {}\n", job.workers.size(), job.world, job.attempt);
+    if (!job.workers.empty() && job.workers.front().last.activity.total_steps > 0) {
+      const control::ActivityState& activity = job.workers.front().last.activity;
+      text += fmt::format("step         {} of {}\n", activity.completed_step, activity.total_steps);
+    }
+  }
+  if (!status.last_step.is_null()) {
+    const Json& step = status.last_step;
+    text += fmt::format("last step    {}: loss {}, {} tokens/s, {:.0f} s ago\n", step.value("step", std::int64_t{0}),
+                        step["loss"].is_number() ? fmt::format("{:.4f}", step["loss"].get<double>()) : "none",
+                        step["tokens_per_s"].is_number() ? format_count(step["tokens_per_s"].get<double>()) : "?",
+                        status.metrics_age_s);
+  }
+  if (!status.last_evaluation.is_null() && status.last_evaluation["valid_loss"].is_number()) {
+    text += fmt::format("validation   {:.4f} at step {}\n", status.last_evaluation["valid_loss"].get<double>(),
+                        status.last_evaluation.value("step", std::int64_t{0}));
+  }
+  text += fmt::format("checkpoint   {}\n", status.checkpoint.empty() ? "none" : status.checkpoint.string());
+  int failures = 0;
+  for (const Attempt& attempt : status.attempts) {
+    failures += attempt.exit_code != 0 && attempt.exit_code != kExitRequeue ? 1 : 0;
+  }
+  if (!status.attempts.empty()) {
+    text += fmt::format("attempts     {} ended, {} of them in a failure\n", status.attempts.size(), failures);
+    const std::size_t shown = std::min<std::size_t>(status.attempts.size(), 5);
+    for (std::size_t i = status.attempts.size() - shown; i < status.attempts.size(); ++i) {
+      const Attempt& attempt = status.attempts[i];
+      text += fmt::format("  {:>5}  {}  {} rank{}, steps {} to {}: {}\n", attempt.number, attempt.ended, attempt.ranks,
+                          attempt.ranks == 1 ? "" : "s", attempt.first_step, attempt.last_step,
+                          attempt.cause.empty() ? "finished" : attempt.cause);
+    }
+  }
+  if (status.job && !status.job->workers.empty()) {
+    text += "   rank  host              process  doing\n" + rank_lines(*status.job);
+  }
+  return text;
+}
+
+Json to_json(const fs::path& run, const Status& status) {
+  Json json = {{"run", run.string()},
+               {"state", state_text(status)},
+               {"last_step", status.last_step},
+               {"last_evaluation", status.last_evaluation}};
+  json["checkpoint"] = status.checkpoint.empty() ? Json() : Json(status.checkpoint.string());
+  json["attempts"] = Json::array();
+  for (const Attempt& attempt : status.attempts) {
+    json["attempts"].push_back(lockstep::to_json(attempt));
+  }
+  json["ranks"] = Json::array();
+  if (status.job) {
+    json["attempt"] = status.job->attempt;
+    json["world"] = status.job->world;
+    for (const control::WorkerState& worker : status.job->workers) {
+      const control::ActivityState& activity = worker.last.activity;
+      json["ranks"].push_back({{"rank", worker.rank},
+                               {"host", worker.host},
+                               {"process", worker.process},
+                               {"connected", worker.connected},
+                               {"ended", worker.ended},
+                               {"doing", control::describe(activity.phase, activity.step, activity.part)},
+                               {"seconds", activity.seconds},
+                               {"completed_step", activity.completed_step},
+                               {"silent_seconds", worker.silent_seconds},
+                               {"still_seconds", worker.still_seconds}});
+    }
+  }
+  return json;
+}
+
+int run_status(const StatusOptions& options, CommandContext& context) {
+  const fs::path run = options.run;
+  require(fs::is_directory(run), "{}: no such folder; expected a run, runs/NAME", run.string());
+  require(fs::exists(run / "metrics.jsonl") || fs::exists(contact_file(run)) || fs::exists(attempts_file(run)) ||
+              fs::is_directory(run / "checkpoints"),
+          "{} is no run: it has neither checkpoints nor metrics.jsonl", run.string());
+  if (options.watch) {
+    context.stop.listen();
+  }
+  while (true) {
+    const Status status = look_at(run);
+    if (options.json) {
+      print(to_json(run, status).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    } else {
+      // A terminal is redrawn from its upper left corner.
+      const bool redraw = options.watch && context.log.columns() > 0;
+      print((redraw ? "\x1b[H\x1b[2J" : "") + to_text(run, status));
+    }
+    if (!options.watch || has_ended(status)) {
+      return kExitDone;
+    }
+    const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(options.interval_s);
+    while (std::chrono::steady_clock::now() < until) {
+      if (context.stop.requested()) {
+        return kExitDone;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  }
+}
+
+}  // namespace
+
+void add_status(CLI::App& app, CommandContext& context) {
+  const auto options = std::make_shared<StatusOptions>();
+  CLI::App* command = app.add_subcommand(
+      "status", "Say how a job is doing: its step and loss, what each rank does, restarts and causes");
+  command->add_option("RUN", options->run, "The folder of a run, runs/NAME")->required();
+  command->add_flag("--json", options->json, "Print JSON");
+  command->add_flag("--watch", options->watch, "Again and again, until the job ends or Ctrl-C");
+  command->add_option("--interval", options->interval_s, "Seconds between two looks")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  command->footer(
+      "Works for jobs of lockstep launch and of plain mpirun or srun, from any machine that sees the folder and "
+      "reaches\n"
+      "the job's coordinator, for the user who started it.\n"
+      "Example: lockstep status runs/shakespeare --watch");
+  command->callback(
+      [options, &context] { context.run = [options, &context] { return run_status(*options, context); }; });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,18 @@
+// Attention by kernels of our own, for what cuDNN does not take (sdpa.h): f32, dropout, a cache, widths and cards that
+// it does not know. Scores are computed block by block and never stored (Dao et al. 2022, "FlashAttention"); the
+// gradients of keys and of queries are computed by a kernel each, which costs two products more and needs no atomic
+// addition. Products run in f32 on the ordinary cores.
+#pragma once
+
+#include "ops/backend.h"
+#include "ops/cuda/scratch.h"
+
+namespace lockstep::cuda {
+
+inline constexpr std::int64_t kWidestHead = 256;
+
+// head_dim is at most kWidestHead.
+void attention_forward(const AttentionForward& args, cudaStream_t stream);
+void attention_backward(const AttentionBackward& args, Scratch& scratch, cudaStream_t stream);
+
+}  // namespace lockstep::cuda

@@ -1,0 +1,200 @@
+// Conversations from JSON to the rows of batches.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "data/batch_loader.h"
+#include "data/samples.h"
+#include "tests/data/pack/pack_fixture.h"
+#include "tests/support/error_matcher.h"
+
+namespace lockstep {
+namespace {
+
+using testing::HasSubstr;
+
+class ChatSamplesTest : public PackTest {
+ protected:
+  ChatSamplesTest() {
+    options_.format = PackFormat::kChat;
+    options_.chat_template = "default";
+    options_.tokenizer = "bytes";
+    options_.split = {1};
+  }
+
+  // Conversation i: "Human: qqq$\nAssistant:aaa$\n" with i + 1 times q and a, which is 22 + 2 (i + 1) + 2 tokens long.
+  void pack_conversations(int count) {
+    std::string text = "[";
+    for (int i = 0; i < count; ++i) {
+      text += (i == 0 ? "" : ",\n") + std::string(R"({"instruction": ")") + std::string(i + 1, 'q') +
+              R"(", "output": ")" + std::string(i + 1, 'a') + "\"}";
+    }
+    write_input("chats.json", text + "]");
+    pack(options_, {}, {});
+  }
+  [[nodiscard]] std::filesystem::path train() const { return options_.out / "train"; }
+
+  [[nodiscard]] BatchLoaderOptions loader_options(int rank, int world) const {
+    BatchLoaderOptions options;
+    options.dataset = train();
+    options.sequence = 64;
+    options.micro_batches = 4;
+    options.micro_batch_size = 2;
+    options.seed = 3;
+    options.rank = rank;
+    options.world = world;
+    return options;
+  }
+};
+
+constexpr std::int64_t kAround = 21;  // tokens of "Human: ", the end, "\nAssistant:", the end, "\n"
+
+TEST_F(ChatSamplesTest, KeepWhichTokensAreTrainedOn) {
+  pack_conversations(3);
+  Dataset dataset = Dataset::open(train());
+  EXPECT_EQ(dataset.info().kind, DatasetKind::kChat);
+  EXPECT_EQ(dataset.info().chat_template, "default");
+  EXPECT_EQ(dataset.info().documents, 3U);
+  EXPECT_THAT(dataset.document_targets(), testing::ElementsAre(2, 3, 4));  // an answer and what ends it
+
+  Samples samples(dataset, 64);
+  ASSERT_EQ(samples.count(), 3U);
+  EXPECT_EQ(samples.inputs(1), kAround + 4 - 1);
+  EXPECT_EQ(samples.targets(1), 3);
+  std::vector<std::int32_t> inputs(64, 7);
+  std::vector<std::int32_t> targets(64, 7);
+  static_cast<void>(samples.read(1, inputs, targets));
+  const std::string text = "Human: qq\xFF\nAssistant:aa\xFF\n";
+  for (std::size_t i = 0; i + 1 < text.size(); ++i) {
+    const auto id_of = [](char c) { return c == '\xFF' ? 256 : static_cast<std::int32_t>(c); };
+    EXPECT_EQ(inputs[i], id_of(text[i])) << i;
+    const bool is_answer = i + 1 >= text.size() - 4 && i + 1 < text.size() - 1;
+    EXPECT_EQ(targets[i], is_answer ? id_of(text[i + 1]) : -1) << i;
+  }
+  EXPECT_EQ(inputs[text.size() - 1], 7);
+}
+
+TEST_F(ChatSamplesTest, FillRowsAndKnowTheStepsTargets) {
+  pack_conversations(40);
+  std::map<std::uint64_t, std::int64_t> targets_of_steps;
+  std::map<std::pair<std::uint64_t, std::int64_t>, std::vector<std::int32_t>> alone;
+  {
+    BatchLoaderOptions wide = loader_options(0, 1);
+    wide.sequence = 128;
+    BatchLoader loader(wide);
+    for (int i = 0; i < 40; ++i) {
+      const TokenBatch& batch = loader.next();
+      EXPECT_EQ(batch.row_tokens % 16, 0);
+      EXPECT_EQ(batch.inputs.size(), static_cast<std::size_t>(2 * batch.row_tokens));
+      EXPECT_EQ(std::count_if(batch.targets.begin(), batch.targets.end(), [](std::int32_t t) { return t >= 0; }),
+                batch.target_tokens);
+      targets_of_steps[batch.step] += batch.target_tokens;
+      alone[{batch.step, batch.micro_batch}] = batch.targets;
+      // The longest row all but fills the width: 16 more tokens would not be needed.
+      const std::int64_t longest = std::max(
+          std::count_if(batch.inputs.begin(), batch.inputs.begin() + batch.row_tokens, [](auto id) { return id > 0; }),
+          std::count_if(batch.inputs.begin() + batch.row_tokens, batch.inputs.end(), [](auto id) { return id > 0; }));
+      EXPECT_GT(longest, batch.row_tokens - 16);
+    }
+  }
+  for (int rank = 0; rank < 2; ++rank) {
+    BatchLoaderOptions part = loader_options(rank, 2);
+    part.sequence = 128;
+    BatchLoader loader(part);
+    for (int i = 0; i < 20; ++i) {
+      const TokenBatch& batch = loader.next();
+      EXPECT_EQ(batch.step_targets, targets_of_steps[batch.step]);
+      EXPECT_EQ(batch.targets, (alone[{batch.step, batch.micro_batch}]));
+    }
+  }
+}
+
+TEST_F(ChatSamplesTest, EvaluateEachConversationOnce) {
+  pack_conversations(7);
+  EvaluationBatches batches({train(), 64, 2, 0});
+  ASSERT_EQ(batches.count(), 4U);
+  std::int64_t targets = 0;
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    targets += batches.read(i).target_tokens;
+  }
+  EXPECT_EQ(targets, 2 + 3 + 4 + 5 + 6 + 7 + 8);
+}
+
+TEST_F(ChatSamplesTest, AreCutOrLeftOutWhenTheyAreTooLong) {
+  std::vector<std::string> messages;
+  PackHooks hooks;
+  hooks.message = [&](const std::string& line) { messages.push_back(line); };
+  options_.max_tokens = kAround + 4;
+  options_.out = folder_ / "cut";
+  write_input("chats.json", R"({"instruction": "q", "output": "aaaaaaaa"} {"instruction": "q", "output": "a"}
+                               {"instruction": "qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq", "output": "a"})");
+  pack(options_, {}, hooks);
+  EXPECT_THAT(messages, testing::ElementsAre("too long: 1 cut to 25 tokens, 1 left out"));
+  Dataset cut = Dataset::open(options_.out / "train");
+  EXPECT_THAT(cut.document_targets(), testing::ElementsAre(5, 2));
+
+  messages.clear();
+  options_.drop_long = true;
+  options_.out = folder_ / "dropped";
+  pack(options_, {}, hooks);
+  EXPECT_THAT(messages, testing::ElementsAre("too long: 0 cut to 25 tokens, 2 left out"));
+  Dataset dropped = Dataset::open(options_.out / "train");
+  EXPECT_THAT(dropped.document_targets(), testing::ElementsAre(2));
+}
+
+TEST_F(ChatSamplesTest, MustFitTheSequence) {
+  pack_conversations(5);
+  Dataset dataset = Dataset::open(train());
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { (void)Samples(dataset, 20); }),
+            "data: " + train().string() +
+                " has a conversation of 31 tokens; data.sequence is 20: raise it, or pack with --max-tokens 21");
+}
+
+TEST_F(ChatSamplesTest, NameTheRowThatIsWrongAndLeaveNothing) {
+  write_input("chats.json",
+              "[{\"instruction\": \"q\", \"output\": \"a\"},\n{\"instruction\": \"q\", \"output\": \"\"}]");
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+            (folder_ / "in/chats.json").string() + " line 2: turn 2, the assistant's, is empty");
+  EXPECT_FALSE(std::filesystem::exists(options_.out));
+  write_input("chats.json", R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+                               {"role": "tool", "content": "q"}, {"role": "assistant", "content": "a"}]})");
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+            (folder_ / "in/chats.json").string() +
+                " line 1: turn 3 is a tool's, for which the template default has no place");
+  options_.chat_template = "";
+  EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+              HasSubstr("--format chat needs a --template: alpaca, chatml"));
+  options_.chat_template = "default";
+  options_.tokenizer = "bpe:300";
+  EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+              HasSubstr("needs the tokenizer of the model that is to be trained, not bpe:300"));
+}
+
+TEST_F(ChatSamplesTest, AreTheSameOnAnyNumberOfRanks) {
+  options_.split = {0.8, 0.1, 0.1};
+  options_.shard_mib = 1;
+  std::string text;
+  for (int i = 0; i < 6000; ++i) {
+    const std::string n = std::to_string(i);
+    std::string question = random_text(300, static_cast<std::uint64_t>(i));
+    std::replace(question.begin(), question.end(), '\n', ' ');
+    text += R"({"messages": [{"role": "user", "content": ")" + question + R"("}, {"role": "assistant", "content": ")" +
+            n + "\"}]}\n";
+  }
+  write_input("chats.jsonl", text);
+  options_.out = folder_ / "one";
+  pack(options_, {}, {});
+  options_.out = folder_ / "three";
+  pack_on_ranks(3, options_);
+  expect_same_files(folder_ / "one", folder_ / "three");
+  EXPECT_EQ(Dataset::open(folder_ / "one" / "train").info().documents +
+                Dataset::open(folder_ / "one" / "valid").info().documents +
+                Dataset::open(folder_ / "one" / "test").info().documents,
+            6000U);
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,94 @@
+#include "data/chat/conversation.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace lockstep {
+namespace {
+
+Conversation read(const std::string& json) {
+  std::string problem;
+  const auto conversation = parse_conversation(json, problem);
+  EXPECT_EQ(problem, "");
+  return conversation.value_or(Conversation{});
+}
+std::string problem_of(const std::string& json) {
+  std::string problem;
+  EXPECT_FALSE(parse_conversation(json, problem).has_value());
+  return problem;
+}
+
+const Conversation kShort = {"", {{Role::kUser, "2+2?"}, {Role::kAssistant, "4"}}};
+
+TEST(ConversationTest, ReadsAlpaca) {
+  EXPECT_EQ(read(R"({"instruction": "2+2?", "input": "", "output": "4"})"), kShort);
+  EXPECT_EQ(read(R"({"instruction": "2+2?", "input": null, "output": "4", "score": 7})"), kShort);
+  EXPECT_EQ(read(R"({"instruction": "Add.", "input": "2, 2", "output": "4"})").turns[0].text, "Add.\n2, 2");
+  EXPECT_EQ(read(R"({"instruction": "", "input": "2, 2", "output": "4"})").turns[0].text, "2, 2");
+  const Conversation all = {
+      "Be brief.", {{Role::kUser, "a"}, {Role::kAssistant, "b"}, {Role::kUser, "2+2?"}, {Role::kAssistant, "4"}}};
+  EXPECT_EQ(read(R"({"instruction": "2+2?", "output": "4", "system": "Be brief.", "history": [["a", "b"]]})"), all);
+}
+
+TEST(ConversationTest, ReadsSharegpt) {
+  EXPECT_EQ(read(R"({"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]})"), kShort);
+  const Conversation all = {
+      "Be brief.",
+      {{Role::kUser, "2+2?"}, {Role::kAssistant, "add 2 2"}, {Role::kTool, "4"}, {Role::kAssistant, "It is 4."}}};
+  EXPECT_EQ(read(R"({"conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "2+2?"},
+                     {"from": "function_call", "value": "add 2 2"
+}, {"from": "observation", "value": "4"},
+                     {"from": "gpt", "value": "It is 4."}], "tools": ""
+})"),
+            all);
+  EXPECT_EQ(read(R"({"system": "Be brief.", "conversations": [{"from": "human", "value": "2+2?"},
+                     {"from": "gpt", "value": "4"}]})")
+                .system,
+            "Be brief.");
+}
+
+TEST(ConversationTest, ReadsOpenAisMessages) {
+  EXPECT_EQ(read(R"({"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]})"),
+            kShort);
+  EXPECT_EQ(read(R"({"conversations": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]})"),
+            kShort);
+  EXPECT_EQ(read(R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "2+"},
+                     {"type": "text", "text": "2?"}]}, {"role": "assistant", "content": "4"}]})"),
+            kShort);
+}
+
+TEST(ConversationTest, SaysWhatIsWrong) {
+  EXPECT_EQ(problem_of(R"({"text": "?"})"), "neither \"messages\" nor \"conversations\" nor \"instruction\" is there");
+  EXPECT_EQ(problem_of(R"({"instruction": "2+2?"})"), "\"output\" is missing");
+  EXPECT_EQ(problem_of(R"({"instruction": "2+2?", "output": ""})"), "turn 2, the assistant's, is empty");
+  EXPECT_EQ(problem_of(R"({"instruction": 4, "output": "4"})"), "\"instruction\" is not a text");
+  EXPECT_EQ(problem_of(R"({"instruction": "a", "output": "4", "history": [["a"]]})"),
+            "\"history\" holds something else than pairs of texts");
+  EXPECT_EQ(problem_of(R"({"messages": []})"), "there are no turns");
+  EXPECT_EQ(problem_of(R"({"messages": [{"role": "user", "content": "2+2?"}]})"), "there is no answer after turn 1");
+  EXPECT_EQ(problem_of(R"({"messages": [{"role": "assistant", "content": "4"}]})"),
+            "turn 1 is the assistant's, expected the user's or a tool's");
+  EXPECT_EQ(problem_of(R"({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]})"),
+            "turn 2 is the user's, expected the assistant's");
+  EXPECT_EQ(problem_of(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                           {"role": "system", "content": "c"}]})"),
+            "turn 3 is the system's, which stands at the beginning alone");
+  EXPECT_EQ(problem_of(R"({"messages": [{"role": "critic", "content": "a"}]})"),
+            "turn 1: \"role\" is \"critic\", expected system, user, assistant, tool or sharegpt's human, gpt, "
+            "observation, function_call");
+  EXPECT_EQ(problem_of(R"({"messages": [{"content": "a"}]})"), "turn 1: \"role\" is missing");
+  EXPECT_EQ(problem_of(R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})"),
+            "turn 1: \"content\" holds a part that is not text");
+  EXPECT_EQ(problem_of(R"({"messages": [{"role": "user"}]})"), "turn 1: \"content\" is missing");
+  EXPECT_EQ(problem_of(R"({"messages": "hello"})"), "\"messages\" is not a list");
+  EXPECT_EQ(problem_of(R"({"messages": ["hello"]})"), "turn 1 is not an object");
+  EXPECT_EQ(problem_of(R"({"instruction": "a", "output": "b", "tools": "[{}]"})"),
+            "\"tools\" describes functions, which templates do not show yet");
+  EXPECT_EQ(problem_of("[1]"), "not a JSON object");
+  EXPECT_EQ(problem_of("{\"instruction\": }"), "not valid JSON at byte 17");
+  EXPECT_EQ(problem_of("{\"n\": 1e999}"), "a number that does not fit");
+}
+
+}  // namespace
+}  // namespace lockstep

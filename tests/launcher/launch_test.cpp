@@ -1,0 +1,310 @@
+// lockstep launch and lockstep status as people run them, with the real mpirun on this machine.
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "base/file.h"
+#include "tests/support/training_job.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+using testing::StartsWith;
+using Words = std::vector<std::string>;
+
+constexpr int kSteps = 120;
+
+class LaunchTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    job_ = new TrainingJob({LOCKSTEP_PROGRAM, LOCKSTEP_MPIRUN});
+    const ProcessResult result = job_->train({"undisturbed", 1, settings()});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+  }
+  static void TearDownTestSuite() {
+    delete job_;
+    job_ = nullptr;
+  }
+
+  static Words settings() {
+    return {"train.steps=" + std::to_string(kSteps), "checkpoint.every_steps=10", "comm.silence_s=2"};
+  }
+  static Words command(const std::string& run, const Words& options, const Words& more_settings = {}) {
+    Words all = settings();
+    all.insert(all.end(), more_settings.begin(), more_settings.end());
+    Words words = job_->command({run, 1, all, options});
+    words.erase(words.begin(), words.begin() + 2);  // mpirun.sh 1
+    words[1] = "launch";
+    return words;
+  }
+  static const Words& environment() {
+    // For builds with sanitizers: Open MPI leaks, takes its own locks in two orders, and hooks the end of threads.
+    static const Words variables = {"OMPI_MCA_mpi_yield_when_idle=1", "ASAN_OPTIONS=detect_leaks=0",
+                                    "TSAN_OPTIONS=detect_deadlocks=0", "OMPI_MCA_memory=^patcher"};
+    return variables;
+  }
+  static ProcessResult launch(const std::string& run, const Words& options, const Words& more_settings = {}) {
+    Process process(command(run, options, more_settings), environment());
+    return process.wait(100);
+  }
+  static fs::path folder_of(const std::string& run) { return job_->folder() / "runs" / run; }
+
+  static json status(const std::string& run) {
+    const ProcessResult result = run_process({LOCKSTEP_PROGRAM, "status", folder_of(run), "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return json::parse(result.out, nullptr, false);
+  }
+  // Waits until `holds` of the job's status does.
+  static void wait_for(Process& process, const std::string& run, const std::function<bool(const json&)>& holds) {
+    for (int i = 0; i < 600 && process.is_running(); ++i) {
+      if (fs::exists(folder_of(run) / "coordinator.json") && holds(status(run))) {
+        return;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    ADD_FAILURE() << "did not come: " << process.err();
+  }
+  // Waits until both ranks train in that attempt and have done that many steps; returns the process of rank `rank`.
+  static pid_t wait_for_step(Process& process, const std::string& run, int attempt, int step, std::size_t rank = 1) {
+    pid_t found = 0;
+    wait_for(process, run, [&](const json& now) {
+      const json& ranks = now["ranks"];
+      if (now.value("attempt", 0) != attempt || ranks.size() != 2 || ranks[0]["completed_step"] < step) {
+        return false;
+      }
+      found = ranks[rank]["process"];
+      return true;
+    });
+    return found;
+  }
+  static void expect_end(pid_t process) {
+    for (int i = 0; i < 1000 && kill(process, 0) == 0; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    EXPECT_NE(kill(process, 0), 0);
+  }
+  static void expect_the_undisturbed_result(const std::string& run) {
+    EXPECT_EQ(job_->result(run), job_->result("undisturbed"));
+    EXPECT_EQ(job_->curve(run), job_->curve("undisturbed"));
+  }
+  static std::vector<json> attempts(const std::string& run) {
+    std::vector<json> all;
+    std::ifstream file(folder_of(run) / "attempts.jsonl");
+    for (std::string line; std::getline(file, line);) {
+      all.push_back(json::parse(line));
+    }
+    return all;
+  }
+
+  static TrainingJob* job_;
+};
+TrainingJob* LaunchTest::job_ = nullptr;
+
+TEST_F(LaunchTest, TrainsAndKeepsALogForEachRank) {
+  const ProcessResult result = launch("whole", {"--ranks", "2"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  expect_the_undisturbed_result("whole");
+  EXPECT_THAT(result.err, HasSubstr("[rank 0] train: 120 steps, in"));
+  EXPECT_THAT(read_file(folder_of("whole") / "logs" / "rank-00000.log"),
+              AllOf(StartsWith("--- attempt 1 on 2 ranks, "), HasSubstr("\ntrain: 120 steps, in")));
+  const std::vector<json> all = attempts("whole");
+  ASSERT_EQ(all.size(), 1U);
+  EXPECT_EQ(all[0]["exit_code"], 0);
+  EXPECT_EQ(all[0]["last_step"], kSteps);
+  EXPECT_EQ(all[0]["cause"], "");
+  EXPECT_EQ(status("whole")["state"], "finished");
+  EXPECT_FALSE(fs::exists(folder_of("whole") / "coordinator.json"));
+}
+
+TEST_F(LaunchTest, StartsAgainWhenARankWasKilled) {
+  Process process(command("killed", {"--ranks", "2"}), environment());
+  kill(wait_for_step(process, "killed", 1, 25), SIGKILL);
+  kill(wait_for_step(process, "killed", 2, 60, 0), SIGKILL);
+  const ProcessResult result = process.wait(100);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  expect_the_undisturbed_result("killed");
+  EXPECT_THAT(result.err, HasSubstr("starting again (restart 2 of at most 100)"));
+  const std::vector<json> all = attempts("killed");
+  ASSERT_EQ(all.size(), 3U);
+  EXPECT_THAT(all[0]["cause"], AllOf(StartsWith("rank 1 (host "), HasSubstr(") is gone; last seen in step ")));
+  EXPECT_THAT(all[1]["cause"], AllOf(StartsWith("rank 0 (host "), HasSubstr(") is gone; last seen in step ")));
+  EXPECT_GE(all[1]["first_step"], 20);
+  EXPECT_GT(all[1]["recovered_s"], 0);
+}
+
+TEST_F(LaunchTest, NamesAStoppedRankAndStartsAgain) {
+  Process process(command("stopped", {"--ranks", "2"}), environment());
+  kill(wait_for_step(process, "stopped", 1, 25), SIGSTOP);
+  const ProcessResult result = process.wait(100);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  expect_the_undisturbed_result("stopped");
+  const std::vector<json> all = attempts("stopped");
+  ASSERT_EQ(all.size(), 2U);
+  EXPECT_THAT(all[0]["cause"], AllOf(StartsWith("rank 1 (host "), HasSubstr(") has not answered for ")));
+  EXPECT_LE(all[0]["detected_s"], 2.05);
+}
+
+// The ranks hang in the opening of a file that never opens, and answer all the same.
+TEST_F(LaunchTest, NamesARankThatHangsInASystemCall) {
+  const fs::path data = job_->folder() / "hanging";
+  fs::copy(job_->folder() / "data" / "train", data, fs::copy_options::recursive);
+  fs::remove(data / "tokenizer.json");
+  ASSERT_EQ(::mkfifo((data / "tokenizer.json").c_str(), 0600), 0);
+  const ProcessResult result =
+      launch("hanging", {"--ranks", "2", "--max-restarts", "0"}, {"data.train=" + data.string(), "comm.stuck_s=4"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.err, HasSubstr("warning: launch: rank 1 (host "));
+  EXPECT_THAT(result.err, HasSubstr(") answers, but its work has stood still for 2.0 s (thread state S); last seen in "
+                                    "loading"));
+  EXPECT_THAT(result.err, HasSubstr(" its work has stood still for 4.0 s (thread state S); last seen in loading"));
+}
+
+TEST_F(LaunchTest, TheFirstSignalSavesAndTheNextLaunchGoesOn) {
+  Process process(command("signalled", {"--ranks", "2"}), environment());
+  wait_for_step(process, "signalled", 1, 15);
+  process.send(SIGTERM);
+  const ProcessResult first = process.wait(60);
+  EXPECT_EQ(first.exit_code, 75) << first.err;
+  EXPECT_EQ(status("signalled")["state"], "saved and stopped");
+  EXPECT_EQ(launch("signalled", {"--ranks", "4"}).exit_code, 0);
+  expect_the_undisturbed_result("signalled");
+}
+
+TEST_F(LaunchTest, ASecondSignalEndsAtOnce) {
+  Process process(command("twice", {"--ranks", "2"}, {"train.steps=100000"}), environment());
+  const pid_t rank = wait_for_step(process, "twice", 1, 5);
+  kill(rank, SIGSTOP);  // the save that the first signal asks for never comes
+  process.send(SIGINT);
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  process.send(SIGINT);
+  EXPECT_EQ(process.wait(30).exit_code, 1);
+  expect_end(rank);
+}
+
+// The workers hear nothing from the launcher any more, save, and end; nobody is left behind.
+TEST_F(LaunchTest, WorkersSaveWhenTheLauncherIsKilled) {
+  Process process(command("orphaned", {"--ranks", "2"}), environment());
+  const pid_t rank = wait_for_step(process, "orphaned", 1, 25);
+  process.send(SIGKILL);
+  process.wait();
+  expect_end(rank);
+  EXPECT_GE(job_->result("orphaned").step, 25);
+  EXPECT_EQ(launch("orphaned", {"--ranks", "2"}).exit_code, 0);
+  expect_the_undisturbed_result("orphaned");
+}
+
+TEST_F(LaunchTest, DoesNotRepeatWhatWouldFailAgain) {
+  const ProcessResult refused = launch("refused", {"--ranks", "2"}, {"data.train=" + (job_->folder() / "no").string()});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, Not(HasSubstr("starting again")));
+  EXPECT_FALSE(fs::exists(folder_of("refused")));
+
+  // A file where the metrics go cannot be opened, each time anew.
+  fs::create_directories(folder_of("same") / "metrics.jsonl" / "folder");
+  const ProcessResult same = launch("same", {"--ranks", "2"});
+  EXPECT_EQ(same.exit_code, 1);
+  EXPECT_THAT(same.err, HasSubstr("launch: failed 3 times after step 0: "));
+  EXPECT_EQ(attempts("same").size(), 3U);
+}
+
+TEST_F(LaunchTest, EndsWhenThereAreNoRestartsLeft) {
+  Process process(command("once", {"--ranks", "2", "--max-restarts", "0"}), environment());
+  kill(wait_for_step(process, "once", 1, 5), SIGKILL);
+  const ProcessResult result = process.wait(60);
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.err, HasSubstr("--max-restarts allows no more"));
+  EXPECT_EQ(status("once")["state"], "failed");
+}
+
+TEST_F(LaunchTest, StatusTellsWhatEachRankDoesAlsoUnderPlainMpirun) {
+  Process process(job_->command({"plain", 2, settings()}));
+  wait_for_step(process, "plain", 1, 5);
+  const ProcessResult text = run_process({LOCKSTEP_PROGRAM, "status", folder_of("plain")});
+  EXPECT_THAT(text.out, AllOf(HasSubstr("state        running\nranks        2 of 2 up, attempt 1\n"),
+                              HasSubstr(" of 120\n"), HasSubstr("   rank  host              process  doing\n")));
+  EXPECT_EQ(process.wait().exit_code, 0);
+  EXPECT_EQ(status("plain")["state"], "not running");
+  EXPECT_EQ(status("plain")["last_step"]["step"], kSteps);
+  EXPECT_EQ(run_process({LOCKSTEP_PROGRAM, "status", job_->folder() / "data"}).exit_code, 2);
+}
+
+// Strangers on the control port: nothing of a job changes.
+TEST_F(LaunchTest, DoesNotMindStrangersOnItsPort) {
+  Process process(command("strangers", {"--ranks", "2"}), environment());
+  wait_for_step(process, "strangers", 1, 5);
+  const auto port = json::parse(read_file(folder_of("strangers") / "coordinator.json"))["port"].get<std::uint16_t>();
+  for (int i = 0; i < 500 && process.is_running(); ++i) {
+    const int stranger = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const std::string garbage(static_cast<std::size_t>(i % 200), static_cast<char>(i));
+    if (::connect(stranger, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) {
+      (void)::send(stranger, garbage.data(), garbage.size(), MSG_NOSIGNAL);
+    }
+    ::close(stranger);
+  }
+  EXPECT_EQ(process.wait(100).exit_code, 0);
+  expect_the_undisturbed_result("strangers");
+  EXPECT_EQ(attempts("strangers").size(), 1U);
+}
+
+TEST_F(LaunchTest, PrintsItsCommandInADryRun) {
+  const ProcessResult here = launch("dry", {"--ranks", "2", "--dry-run"});
+  EXPECT_EQ(here.exit_code, 0) << here.err;
+  EXPECT_THAT(here.out, AllOf(StartsWith("mpirun -np 2 "), HasSubstr(std::string(LOCKSTEP_PROGRAM) + " train "),
+                              HasSubstr(" --resume auto\n")));
+  const ProcessResult there = launch("dry", {"--hosts", "a:2,b:2", "--dry-run"});
+  EXPECT_THAT(there.out, AllOf(StartsWith("mpirun -np 4 "), HasSubstr(" --host a:2,b:2 ")));
+  const ProcessResult batch = launch("dry", {"--slurm", "--nodes", "4", "--ranks-per-node", "2", "--time", "4:00:00",
+                                             "--partition", "gpu", "--account", "us", "--dry-run"});
+  EXPECT_THAT(batch.out, AllOf(StartsWith("#!/bin/bash\n#SBATCH --job-name=dry\n#SBATCH --nodes=4\n"
+                                          "#SBATCH --ntasks-per-node=2\n#SBATCH --time=4:00:00\n"
+                                          "#SBATCH --partition=gpu\n#SBATCH --account=us\n"),
+                               HasSubstr("#SBATCH --signal=B:USR1@120\n#SBATCH --requeue\n"),
+                               HasSubstr("\nexec " + std::string(LOCKSTEP_PROGRAM) + " launch ")));
+  EXPECT_FALSE(fs::exists(folder_of("dry")));
+}
+
+TEST_F(LaunchTest, RefusesWhatItCannotStart) {
+  const std::vector<std::pair<Words, std::string>> cases = {
+      {{"--ranks", "3"}, "--ranks 3: expected a power of two"},
+      {{"--hosts", "a,a"}, "a stands there twice"},
+      {{"--hosts", "a,b", "--ranks", "4"}, "the hosts take 2"},
+      {{"--hosts", "a:0"}, "found 0 slots"},
+      {{"--hosts", "-x"}, "is no name of a host"},
+      {{"--hosts", "nowhere", "--ssh", "/bin/false"}, "host nowhere cannot be used: /bin/false ended with exit code 1"},
+      {{"--starter", "srun"}, "this is no Slurm allocation"},
+  };
+  for (const auto& [options, message] : cases) {
+    const ProcessResult result = launch("refused", options);
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_THAT(result.err, AllOf(StartsWith("lockstep launch: "), HasSubstr(message)));
+  }
+  EXPECT_FALSE(fs::exists(folder_of("refused")));
+  // Started by another launcher: N launchers would start N jobs.
+  Words inside = job_->command({"refused", 2, settings()});
+  inside[3] = "launch";
+  EXPECT_EQ(run_process(inside).exit_code, 2);
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,152 @@
+#include "trainer/device.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <climits>
+#include <map>
+
+#include "base/cuda/devices.h"
+#include "base/error.h"
+
+namespace lockstep {
+namespace {
+
+// One line a rank: why it has no GPU, or its host and its GPUs.
+struct Answer {
+  RankGpus gpus;
+  std::string problem;
+};
+
+Answer own_answer() {
+  std::array<char, HOST_NAME_MAX + 1> host{};
+  gethostname(host.data(), HOST_NAME_MAX);
+  Answer answer{{host.data(), {}}, {}};
+  const cuda::DeviceList list = cuda::list_devices();
+  answer.problem = list.problem;
+  for (const cuda::DeviceInfo& device : list.devices) {
+    if (device.problem.empty()) {
+      answer.gpus.bus_ids.push_back(device.bus_id);
+    } else if (answer.problem.empty()) {
+      answer.problem = fmt::format("{}: {}", device.name, device.problem);
+    }
+  }
+  return answer;
+}
+
+// Tab-separated: none of the parts holds one.
+std::string to_text(const Answer& answer) {
+  std::string text = answer.gpus.host + '\t' + answer.problem;
+  for (const std::string& bus_id : answer.gpus.bus_ids) {
+    text += '\t' + bus_id;
+  }
+  return text;
+}
+
+Answer from_text(const std::string& text) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find('\t', begin), text.size());
+    parts.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return {{parts[0], {parts.begin() + 2, parts.end()}}, parts[1]};
+}
+
+// The device's number as CUDA counts: GPUs that cannot be used count as well.
+int cuda_index_of(const std::string& bus_id) {
+  const cuda::DeviceList list = cuda::list_devices();
+  const auto found = std::ranges::find(list.devices, bus_id, &cuda::DeviceInfo::bus_id);
+  return static_cast<int>(found - list.devices.begin());
+}
+
+}  // namespace
+
+GpuAssignment assign_gpus(const std::vector<RankGpus>& ranks) {
+  GpuAssignment assignment;
+  std::map<std::pair<std::string, std::string>, int> uses;  // of a GPU of a host
+  for (const RankGpus& rank : ranks) {
+    int best = -1;
+    int fewest = INT_MAX;
+    for (std::size_t i = 0; i < rank.bus_ids.size(); ++i) {
+      if (const int used = uses[{rank.host, rank.bus_ids[i]}]; used < fewest) {
+        best = static_cast<int>(i);
+        fewest = used;
+      }
+    }
+    if (best >= 0) {
+      assignment.is_shared |= ++uses[{rank.host, rank.bus_ids[static_cast<std::size_t>(best)]}] > 1;
+    }
+    assignment.index.push_back(best);
+  }
+  return assignment;
+}
+
+DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator) {
+  if (config.kind == DeviceWish::kCpu) {
+    return {};
+  }
+  std::vector<RankGpus> ranks;
+  std::string problem;
+  for (const std::string& text : communicator.all_gather_text(to_text(own_answer()))) {
+    const Answer answer = from_text(text);
+    if (problem.empty() && answer.gpus.bus_ids.empty()) {
+      problem = fmt::format("rank {} on {}: {}", ranks.size(), answer.gpus.host, answer.problem);
+    }
+    ranks.push_back(answer.gpus);
+  }
+  if (!problem.empty()) {
+    if (config.kind == DeviceWish::kCuda) {
+      fail(ErrorCode::kUnsupported, "device: cuda: {}", problem);
+    }
+    return {};
+  }
+  const GpuAssignment assignment = assign_gpus(ranks);
+  const auto own = static_cast<std::size_t>(communicator.rank());
+  const std::size_t index = static_cast<std::size_t>(assignment.index[own]);
+  require(!assignment.is_shared || config.share,
+          "device: {} ranks are more than the GPUs of their nodes ({} has {}); start fewer, set device.share: true, or "
+          "device: cpu",
+          ranks.size(), ranks[0].host, ranks[0].bus_ids.size());
+  return {{DeviceKind::kCuda, static_cast<std::uint8_t>(cuda_index_of(ranks[own].bus_ids[index]))},
+          assignment.is_shared};
+}
+
+std::string name_of(const Device& device) {
+  if (device.kind == DeviceKind::kCpu) {
+    return "CPU";
+  }
+  const cuda::DeviceList list = cuda::list_devices();
+  return device.index < list.devices.size() ? list.devices[device.index].name : "a GPU";
+}
+
+std::unique_ptr<Backend> make_backend(const Device& device, int threads) {
+  return device.kind == DeviceKind::kCpu ? make_cpu_backend(threads) : make_cuda_backend(device.index, threads);
+}
+
+// NVIDIA's data sheets: bf16 on tensor cores without sparsity, f32 on the ordinary cores. The first name that occurs in
+// the driver's counts.
+double stated_peak_flop_per_s(const std::string& name, DType working) {
+  struct Peak {
+    const char* name;
+    double bf16;
+    double f32;
+  };
+  constexpr std::array kPeaks = {
+      Peak{"B200", 2250e12, 75e12},        Peak{"B100", 1750e12, 60e12},     Peak{"H200", 989e12, 67e12},
+      Peak{"GH200", 989e12, 67e12},        Peak{"H100 PCIe", 756e12, 51e12}, Peak{"H100 NVL", 835e12, 60e12},
+      Peak{"H100", 989e12, 67e12},         Peak{"H800", 989e12, 67e12},      Peak{"H20", 148e12, 44e12},
+      Peak{"A100", 312e12, 19.5e12},       Peak{"A800", 312e12, 19.5e12},    Peak{"A30", 165e12, 10.3e12},
+      Peak{"A40", 149.7e12, 37.4e12},      Peak{"A10", 125e12, 31.2e12},     Peak{"L40S", 362e12, 91.6e12},
+      Peak{"L40", 181e12, 90.5e12},        Peak{"L4", 121e12, 30.3e12},      Peak{"RTX 6000 Ada", 364.2e12, 91.1e12},
+      Peak{"RTX A6000", 154.8e12, 38.7e12}};
+  for (const Peak& peak : kPeaks) {
+    if (name.find(peak.name) != std::string::npos) {
+      return working == DType::kBF16 ? peak.bf16 : peak.f32;
+    }
+  }
+  return 0;
+}
+
+}  // namespace lockstep
