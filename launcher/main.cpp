@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/heap.h"
 #include "base/log.h"
 #include "comm/communicator.h"
 #include "comm/rank_environment.h"
@@ -119,6 +120,7 @@ int run(const std::vector<std::string>& arguments) {
 }  // namespace lockstep
 
 int main(int argc, char** argv) {
+  lockstep::keep_freed_memory();
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error of the write that meets it
   const int exit_code = lockstep::run(std::vector<std::string>(argv + 1, argv + argc));
   if (exit_code == lockstep::kExitFailed || exit_code == lockstep::kExitUsage) {

@@ -50,33 +50,81 @@ std::uint64_t file_bytes() {
   return sum;
 }
 
-// Connects to one of the addresses. Throws Error(kPeerLost) when all of them refuse, which is to say that no process
-// listens there, and Error(kTimeout) when one did not answer.
-asio::awaitable<std::shared_ptr<Channel>> connect(asio::io_context& io, const CoordinatorAddress& where) {
-  std::string problem;
+// Several addresses of one coordinator, tried at the same time: a host has addresses that others cannot reach, and ones
+// that other hosts have, too (those of container bridges).
+struct Race {
+  Race(asio::io_context& io, std::size_t addresses) : over(io), left(addresses) {}
+
+  asio::steady_timer over;  // cancelled when there is a winner, or nobody is left
+  std::size_t left;
   bool all_refused = true;
-  for (const std::string& host : where.hosts) {
+  std::string problem;
+  std::optional<Error> refusal;  // of one who speaks, but does not belong to this job
+  std::shared_ptr<Channel> winner;
+  std::string winners_host;
+  std::vector<std::shared_ptr<tcp::socket>> sockets;
+};
+
+asio::awaitable<void> try_address(std::shared_ptr<Race> race, std::shared_ptr<tcp::socket> socket, tcp::endpoint where,
+                                  JobToken token) {
+  try {
+    error_code error;
+    co_await socket->async_connect(where, asio::redirect_error(asio::use_awaitable, error));
+    race->all_refused = race->all_refused && error == asio::error::connection_refused;
+    if (error) {
+      race->problem = error == asio::error::operation_aborted ? "no answer" : error.message();
+    } else {
+      std::shared_ptr<Channel> channel = co_await Channel::greet(*socket, token);
+      if (race->winner) {
+        channel->close();
+      } else {
+        race->winner = std::move(channel);
+        race->winners_host = where.address().to_string();
+      }
+    }
+  } catch (const Error& error) {
+    race->all_refused = false;
+    race->refusal = error.code() == ErrorCode::kUsage ? error : race->refusal;
+    race->problem = error.what();
+  }
+  if (--race->left == 0 || race->winner) {
+    race->over.cancel();
+  }
+}
+
+// Connects to the first of the addresses that answers as the coordinator does, which then stands in `known`. Throws
+// Error(kPeerLost) when all of them refuse, or `known` does, which is to say that no process listens there,
+// Error(kUsage) when only strangers answer, and Error(kTimeout) when nobody does.
+asio::awaitable<std::shared_ptr<Channel>> connect(asio::io_context& io, const CoordinatorAddress& where,
+                                                  std::string& known) {
+  const std::vector<std::string> hosts = known.empty() ? where.hosts : std::vector<std::string>{known};
+  const auto race = std::make_shared<Race>(io, hosts.size());
+  race->over.expires_after(kConnectDeadline);
+  for (const std::string& host : hosts) {
     error_code error;
     const asio::ip::address address = asio::ip::make_address(host, error);
     require(!error, "control: {} is no address", host);
-    auto socket = std::make_shared<tcp::socket>(io);
-    asio::steady_timer deadline(io, kConnectDeadline);
-    deadline.async_wait([socket](const error_code& cancelled) {
-      if (!cancelled) {
-        error_code ignored;
-        socket->close(ignored);
-      }
-    });
-    co_await socket->async_connect({address, where.port}, asio::redirect_error(asio::use_awaitable, error));
-    deadline.cancel();
-    if (!error && socket->is_open()) {
-      co_return co_await Channel::greet(*socket, where.token);
-    }
-    all_refused = all_refused && error == asio::error::connection_refused;
-    problem = error == asio::error::operation_aborted ? "no answer" : error.message();
+    race->sockets.push_back(std::make_shared<tcp::socket>(io));
+    asio::co_spawn(io, try_address(race, race->sockets.back(), {address, where.port}, where.token), asio::detached);
   }
-  fail(all_refused ? ErrorCode::kPeerLost : ErrorCode::kTimeout, "control: no coordinator at {} port {}: {}",
-       fmt::join(where.hosts, ", "), where.port, problem);
+  error_code cancelled;
+  co_await race->over.async_wait(asio::redirect_error(asio::use_awaitable, cancelled));
+  if (race->winner) {
+    known = race->winners_host;
+  }
+  for (const std::shared_ptr<tcp::socket>& socket : race->sockets) {
+    error_code ignored;
+    socket->close(ignored);  // the winner's is its channel's by now
+  }
+  if (race->winner) {
+    co_return race->winner;
+  }
+  if (race->refusal) {
+    throw Error(*race->refusal);
+  }
+  const bool gone = race->left == 0 && race->all_refused;
+  fail(gone ? ErrorCode::kPeerLost : ErrorCode::kTimeout, "control: no coordinator at {} port {}: {}",
+       fmt::join(hosts, ", "), where.port, race->problem.empty() ? "no answer" : race->problem);
 }
 
 }  // namespace
@@ -120,7 +168,8 @@ class Client::Impl {
   asio::steady_timer lease_timer_;
   Clock::time_point heard_;
   bool ever_connected_ = false;
-  bool over_ = false;  // nobody is to be called any more
+  std::string address_;  // by which the coordinator has answered
+  bool over_ = false;    // nobody is to be called any more
   std::string last_phase_;
   std::shared_ptr<Channel> channel_;
   std::thread thread_;
@@ -142,7 +191,7 @@ asio::awaitable<void> Client::Impl::talk() {
   std::string problem;
   while (!over_) {
     try {
-      channel_ = co_await connect(io_, options_.coordinator);
+      channel_ = co_await connect(io_, options_.coordinator, address_);
       ever_connected_ = true;
       heard_ = Clock::now();
       channel_->send(to_text(options_.hello));
@@ -253,7 +302,8 @@ JobState ask(const CoordinatorAddress& coordinator, Question question, int deadl
   std::optional<JobState> answer;
   std::exception_ptr problem;
   const auto conversation = [&]() -> asio::awaitable<void> {
-    const std::shared_ptr<Channel> channel = co_await connect(io, coordinator);
+    std::string address;
+    const std::shared_ptr<Channel> channel = co_await connect(io, coordinator, address);
     channel->send(to_text(Ask{question}));
     const Message message = parse_message(co_await channel->receive());
     if (const auto* const job = std::get_if<JobState>(&message)) {

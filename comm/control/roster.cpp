@@ -121,6 +121,7 @@ std::vector<Trouble> Roster::check(Clock::time_point now) {
         Trouble failed = trouble(worker, TroubleKind::kFailed, "");
         failed.text = fmt::format("rank {} (host {}): {}", rank, worker.hello.host, worker.farewell.message);
         failed.fatal = false;
+        failed.exit_code = worker.farewell.exit_code;
         failed.again_is_useless = worker.farewell.again_is_useless;
         found.push_back(std::move(failed));
       }

@@ -28,6 +28,7 @@ struct Trouble {
   std::int64_t step = 0;  // completed by any rank until then
   std::string text;       // "rank 3 (host n3, process 411) has not answered for 5.0 s; last seen in step 8: optimizer"
   double silent_seconds = 0;  // from its last sign of life, or its last progress, until it was noticed
+  int exit_code = 0;          // of kFailed
   bool again_is_useless = false;
 };
 

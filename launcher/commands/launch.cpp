@@ -1,5 +1,6 @@
 // lockstep launch: starts the workers of a job, here, on other hosts or inside a Slurm allocation, and keeps it going.
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -51,6 +52,15 @@ std::vector<std::string> worker_command(const LaunchOptions& options) {
     command.insert(command.end(), {"--set", override_});
   }
   return command;
+}
+
+// A connection a rank, and some files a rank.
+void raise_limit_of_open_files() {
+  rlimit limit = {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+  }
 }
 
 int usable_gpus(const Config& config) {
@@ -110,11 +120,17 @@ LaunchRequest request_of(const LaunchOptions& options, const Config& config) {
 
 // The script is left beside the run, so that it can be read, changed and submitted again.
 int submit(const LaunchOptions& options, const Config& config, Log& log) {
+  require(options.hosts.empty() && options.ssh.empty(), "--hosts and --ssh: in a Slurm job its own hosts are used");
   require(!find_slurm_job(process_environment()), "--slurm: this is a Slurm job already; launch without --slurm");
   const std::filesystem::path run = std::filesystem::absolute(run_folder(config));
   BatchOptions batch = options.batch;
   batch.name = config.run.name;
-  batch.output = (run / "slurm-%j.log").string();
+  batch.folder = std::filesystem::current_path().string();
+  std::string folder = run.string();
+  for (std::size_t at = folder.find('%'); at != std::string::npos; at = folder.find('%', at + 2)) {
+    folder.insert(at, 1, '%');
+  }
+  batch.output = folder + "/slurm-%j.log";
   batch.command = {own_program(), "launch", options.config};
   for (const std::string& override_ : options.overrides) {
     batch.command.insert(batch.command.end(), {"--set", override_});
@@ -158,6 +174,8 @@ int run_launch(const LaunchOptions& options, CommandContext& context) {
   // A terminal that is gone is no reason to end a job.
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGHUP, SIG_IGN);
+  std::signal(SIGCHLD, SIG_DFL);  // ignored by whoever started this, exit codes could not be read
+  raise_limit_of_open_files();
   const LaunchRequest request = request_of(options, config);
   return Supervisor(request, context.stop, context.log).run();
 }
@@ -165,24 +183,31 @@ int run_launch(const LaunchOptions& options, CommandContext& context) {
 void add_slurm_options(CLI::App& command, const std::shared_ptr<LaunchOptions>& options) {
   BatchOptions& batch = options->batch;
   const std::string group = "Slurm (with --slurm)";
-  command.add_flag("--slurm", options->slurm, "Write a batch script from these options and submit it")->group(group);
-  command.add_option("--nodes", batch.nodes, "Nodes")->check(CLI::PositiveNumber)->group(group);
+  CLI::Option* slurm =
+      command.add_flag("--slurm", options->slurm, "Write a batch script from these options and submit it")
+          ->group(group);
+  command.add_option("--nodes", batch.nodes, "Nodes")->check(CLI::PositiveNumber)->needs(slurm)->group(group);
   command.add_option("--ranks-per-node", batch.ranks_per_node, "Ranks on each node, one a GPU where there are some")
       ->check(CLI::PositiveNumber)
+      ->needs(slurm)
       ->group(group);
   command.add_option("--cpus-per-rank", batch.cpus_per_rank, "Cores of each rank")
       ->check(CLI::PositiveNumber)
+      ->needs(slurm)
       ->group(group);
   command.add_option("--gpus-per-node", batch.gpus_per_node, "GPUs of each node")
       ->check(CLI::PositiveNumber)
+      ->needs(slurm)
       ->group(group);
   command.add_option("--time", batch.time, "Time limit, for example 4:00:00; the job goes on in the next one")
+      ->needs(slurm)
       ->group(group);
-  command.add_option("--partition", batch.partition, "Partition")->group(group);
-  command.add_option("--account", batch.account, "Account that pays")->group(group);
+  command.add_option("--partition", batch.partition, "Partition")->needs(slurm)->group(group);
+  command.add_option("--account", batch.account, "Account that pays")->needs(slurm)->group(group);
   command.add_option("--signal", batch.signal_s, "Seconds before the time limit at which the job saves and stops")
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
+      ->needs(slurm)
       ->group(group);
 }
 

@@ -30,6 +30,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr int kAnswerDeadlineMs = 3'000;
+constexpr int kMostMissed = 3;
 constexpr std::uint64_t kTailBytes = 64 << 10;
 
 struct StatusOptions {
@@ -87,8 +88,6 @@ Status look_at(const fs::path& run) {
   status.attempts = read_attempts(run);
   return status;
 }
-
-bool has_ended(const Status& status) { return !status.job; }
 
 std::string state_text(const Status& status) {
   if (status.job) {
@@ -206,8 +205,9 @@ int run_status(const StatusOptions& options, CommandContext& context) {
   if (options.watch) {
     context.stop.listen();
   }
-  while (true) {
+  for (int missed = 0;;) {
     const Status status = look_at(run);
+    missed = status.job ? 0 : missed + 1;
     if (options.json) {
       print(to_json(run, status).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
     } else {
@@ -215,7 +215,8 @@ int run_status(const StatusOptions& options, CommandContext& context) {
       const bool redraw = options.watch && context.log.columns() > 0;
       print((redraw ? "\x1b[H\x1b[2J" : "") + to_text(run, status));
     }
-    if (!options.watch || has_ended(status)) {
+    // An answer that is missing once says little; a job that has ended has taken its contact file along.
+    if (!options.watch || (!status.job && (status.job_problem.empty() || missed >= kMostMissed))) {
       return kExitDone;
     }
     const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(options.interval_s);

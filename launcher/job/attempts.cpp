@@ -42,7 +42,14 @@ std::string append_attempt(const std::filesystem::path& run, const Attempt& atte
   const std::string line = to_json(attempt).dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
   try {
     const File file = File::open_or_create(attempts_file(run));
-    file.write(file.size(), std::as_bytes(std::span(line)));
+    const std::uint64_t size = file.size();
+    std::byte last{'\n'};
+    if (size > 0) {
+      file.read_exactly(size - 1, std::span(&last, 1));
+    }
+    // A line that a full disk has cut short stays one of its own.
+    const std::string text = (last == std::byte{'\n'} ? "" : "\n") + line;
+    file.write(size, std::as_bytes(std::span(text)));
   } catch (const Error& problem) {
     return problem.what();
   }

@@ -19,6 +19,7 @@ namespace lockstep {
 namespace {
 
 constexpr std::size_t kLongestLine = 1 << 20;  // more is cut into several
+constexpr std::size_t kMostOutput = 1 << 20;
 
 struct Pipe {
   Pipe() {
@@ -174,7 +175,11 @@ ChildResult run_child(const ChildCommand& command, int deadline_ms) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(deadline_ms);
   Child child(command);
   ChildResult result;
-  const auto collect = [&](Child::Stream, const std::string& line) { result.output += line + "\n"; };
+  const auto collect = [&](Child::Stream, const std::string& line) {
+    if (result.output.size() < kMostOutput) {
+      result.output += line + "\n";
+    }
+  };
   while (!child.exit_code()) {
     if (std::chrono::steady_clock::now() >= deadline) {
       result.timed_out = true;

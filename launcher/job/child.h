@@ -47,9 +47,9 @@ class Child {
 };
 
 struct ChildResult {
-  int exit_code = 0;
+  int exit_code = -1;  // where it was killed
   bool timed_out = false;
-  std::string output;  // both streams
+  std::string output;  // both streams, the first MiB of them
 };
 // Runs a program to its end, or kills it after `deadline_ms`. Throws what Child's constructor throws.
 [[nodiscard]] ChildResult run_child(const ChildCommand& command, int deadline_ms);

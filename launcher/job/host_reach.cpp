@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <future>
 
 #include "base/error.h"
 #include "base/process.h"
 #include "launcher/job/child.h"
+#include "launcher/job/contact.h"
 
 namespace lockstep {
 namespace {
@@ -48,7 +50,11 @@ std::string problem_of(HostReach reach, const std::string& ssh, const std::strin
 
 bool is_here(const std::string& host) {
   const std::string own = host_name();
-  return host == own || host == own.substr(0, own.find('.')) || host == "localhost";
+  if (host == own || host == own.substr(0, own.find('.')) || host == "localhost" || host.starts_with("127.")) {
+    return true;
+  }
+  const std::vector<std::string> addresses = own_addresses();
+  return std::find(addresses.begin(), addresses.end(), host) != addresses.end();
 }
 
 std::vector<std::string> problems_of_hosts(const std::vector<Host>& hosts, HostReach reach, const std::string& ssh) {

@@ -12,7 +12,7 @@ namespace lockstep {
 
 enum class HostReach : std::uint8_t { kSsh, kSrun };
 
-// Whether `host` is a name of this machine.
+// Whether `host` is a name or an address of this machine.
 [[nodiscard]] bool is_here(const std::string& host);
 
 // Starts `true` on every host, on all at a time, through `ssh` (empty: OpenSSH's), or through srun inside an

@@ -98,7 +98,7 @@ std::optional<SlurmJob> find_slurm_job(const EnvironmentLookup& environment) {
   job.is_batch =
       environment("SLURM_JOBID") && environment("SLURM_SUBMIT_HOST") && environment("ENVIRONMENT") == "BATCH";
   job.hosts = hosts_of(environment);
-  job.end = end_of(environment, *id);
+  job.end = end_of(environment, job.id);
   return job;
 }
 
@@ -119,7 +119,7 @@ bool may_requeue(const std::map<std::string, std::string>& job) {
   return state != job.end() && state->second == "RUNNING";
 }
 
-std::string requeue(const std::string& id) {
+std::string requeue(const std::string& id) try {
   // Slurm's signals reach every process of a batch job, scontrol among them.
   std::map<std::string, std::string> job;
   for (int i = 0; i < 3 && job.empty(); ++i) {
@@ -130,7 +130,12 @@ std::string requeue(const std::string& id) {
     return "it is " + (state == job.end() ? std::string("not known any more") : state->second);
   }
   const ChildResult result = run_child({{"scontrol", "requeue", id}}, kAnswerDeadlineMs);
+  if (result.timed_out) {
+    return "scontrol requeue: no answer";
+  }
   return result.exit_code == 0 ? "" : "scontrol requeue: " + result.output.substr(0, result.output.find('\n'));
+} catch (const Error& error) {
+  return error.what();
 }
 
 bool srun_has_pmix() {
@@ -168,6 +173,7 @@ std::string batch_script(const BatchOptions& options) {
   directive("--requeue");
   directive("--no-kill");
   directive("--open-mode=append");
+  directive("--chdir=" + quoted(options.folder));
   directive("--output=" + quoted(options.output));
   script += "exec " + shell_line({options.command}) + "\n";
   return script;

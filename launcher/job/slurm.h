@@ -30,7 +30,7 @@ struct SlurmJob {
 // Slurm puts back itself.
 [[nodiscard]] bool may_requeue(const std::map<std::string, std::string>& job);
 
-// Asks Slurm whether it may, and puts the job back. Returns why it was not, empty when it was.
+// Asks Slurm whether it may, and puts the job back. Returns why it was not, empty when it was. Throws nothing.
 [[nodiscard]] std::string requeue(const std::string& id);
 
 // Whether srun has a PMIx, by which MPI's ranks find each other.
@@ -46,7 +46,8 @@ struct BatchOptions {
   std::string partition;
   std::string account;
   int signal_s = 120;  // before the end of the time limit
-  std::string output;  // file of the script's output
+  std::string folder;  // that the script runs in
+  std::string output;  // file of the script's output, %j for the job's number and %% for a percent sign
   std::vector<std::string> command;
 };
 [[nodiscard]] std::string batch_script(const BatchOptions& options);

@@ -41,6 +41,10 @@ constexpr milliseconds kPatience{2'000};
 constexpr milliseconds kShortPatience{1'000};
 // A failure at the same step so often in a row is no accident.
 constexpr int kSameStep = 3;
+// A run that was open and is refused (a folder without room, or read-only) is tried again, for some minutes.
+constexpr int kMostRefusals = 10;
+// A start that leaves hosts out because of one question that went wrong would be a pity.
+constexpr int kFirstQuestions = 3;
 constexpr std::size_t kStarterLinesShown = 20;
 
 milliseconds next_back_off(milliseconds last) { return std::clamp(2 * last, milliseconds(500), milliseconds(60'000)); }
@@ -117,7 +121,8 @@ class Supervisor::Impl {
         log_(log),
         run_(run_folder(request_.config)),
         logs_(run_),
-        resume_(opened_before(request_, run_) ? "auto" : request_.resume) {}
+        ever_opened_(opened_before(request_, run_)),
+        resume_(ever_opened_ ? "auto" : request_.resume) {}
 
   int run();
 
@@ -127,6 +132,7 @@ class Supervisor::Impl {
     int exit_code = 0;
     std::string cause;  // empty when nothing failed
     bool again_is_useless = false;
+    bool refused = false;       // for what it was given: bad input, no room
     bool had_stranger = false;  // a rank on a host that could not be reached: it may still be running
     double detected_s = 0;
     std::int64_t first_step = 0;
@@ -140,6 +146,7 @@ class Supervisor::Impl {
   void relay(const OutputLine& line, Child::Stream stream);
   void look_at(const control::JobState& job, End& end);
   void take_troubles(End& end);
+  void wait_for_cause(int exit_code, End& end);
   void handle_stop(const control::JobState& job, const Child& child);
   [[nodiscard]] bool time_is_up(const control::JobState& job) const;
   [[nodiscard]] int run_attempts();
@@ -154,6 +161,7 @@ class Supervisor::Impl {
   Log& log_;
   const std::filesystem::path run_;
   RankLogs logs_;
+  bool ever_opened_;    // the run, by this job
   std::string resume_;  // of the next attempt
   std::unique_ptr<control::Coordinator> coordinator_;
   Contact contact_;
@@ -174,7 +182,11 @@ class Supervisor::Impl {
 // Hosts that do not answer are left out, and used again once they do.
 Placement Supervisor::Impl::choose_hosts(bool is_first) {
   const HostReach reach = request_.hosts_are_slurms ? HostReach::kSrun : HostReach::kSsh;
-  const std::vector<std::string> problems = problems_of_hosts(request_.hosts, reach, request_.ssh);
+  std::vector<std::string> problems = problems_of_hosts(request_.hosts, reach, request_.ssh);
+  const auto answers = [](const std::string& problem) { return problem.empty(); };
+  for (int i = 1; is_first && i < kFirstQuestions && !std::all_of(problems.begin(), problems.end(), answers); ++i) {
+    problems = problems_of_hosts(request_.hosts, reach, request_.ssh);
+  }
   std::vector<Host> usable;
   for (std::size_t i = 0; i < problems.size(); ++i) {
     const Host& host = request_.hosts[i];
@@ -225,6 +237,7 @@ void Supervisor::Impl::take_troubles(End& end) {
     }
     end.was_told |= trouble.kind == control::TroubleKind::kFailed;
     end.again_is_useless |= trouble.again_is_useless;
+    end.refused |= trouble.again_is_useless && trouble.exit_code == kExitUsage;
     end.had_stranger |= trouble.kind == control::TroubleKind::kSilent && !is_here(trouble.host);
   }
 }
@@ -358,11 +371,13 @@ Supervisor::Impl::End Supervisor::Impl::attempt(int number, const Placement& pla
     look_at_folder(begin, end);
   }
   take_troubles(end);
+  wait_for_cause(*child.exit_code(), end);
   progress_.reset();
+  end.last_step = std::max(end.last_step, end.first_step);
   end.exit_code = *child.exit_code();
   if (end.exit_code != 0 && end.exit_code != kExitRequeue && end.cause.empty()) {
     noticed_ = Clock::now();
-    end.again_is_useless = end.exit_code == kExitUsage;
+    end.again_is_useless = end.refused = end.exit_code == kExitUsage;
     end.cause = fmt::format("{} ended with exit code {}", command.arguments.front(), end.exit_code);
     if (!end.opened && !end.again_is_useless) {
       for (const std::string& line : starter_lines_) {
@@ -373,6 +388,20 @@ Supervisor::Impl::End Supervisor::Impl::attempt(int number, const Placement& pla
     end.cause.clear();  // a connection that broke in the last moment
   }
   return end;
+}
+
+// The starter may have noticed a dead rank before the coordinator has, which knows more about it.
+void Supervisor::Impl::wait_for_cause(int exit_code, End& end) {
+  const auto is_missed = [](const control::WorkerState& worker) { return !worker.ended; };
+  const auto until = Clock::now() + kPatience;
+  while (exit_code != 0 && exit_code != kExitRequeue && end.cause.empty() && Clock::now() < until) {
+    const control::JobState job = coordinator_->state();
+    if (!std::any_of(job.workers.begin(), job.workers.end(), is_missed)) {
+      return;
+    }
+    std::this_thread::sleep_for(milliseconds(10));
+    take_troubles(end);
+  }
 }
 
 // How far an attempt got whose workers told nobody.
@@ -460,6 +489,7 @@ int Supervisor::Impl::run_attempts() {
   contact_.slurm_job = request_.slurm ? request_.slurm->id : "";
 
   int restarts = 0;
+  int refusals = 0;
   int at_same_step = 0;
   std::int64_t failed_step = -1;
   milliseconds back_off{0};
@@ -487,6 +517,7 @@ int Supervisor::Impl::run_attempts() {
     const End end = attempt(number, placement);
     record(number, placement, started, end);
     resume_ = end.opened ? "auto" : resume_;
+    ever_opened_ |= end.opened;
     if (stop_.repeated()) {
       return kExitFailed;
     }
@@ -497,12 +528,14 @@ int Supervisor::Impl::run_attempts() {
       log_.error("launch: failed while it was stopping: {}; the newest checkpoint stays", end.cause);
       return stop_for_now(false);
     }
-    if (end.again_is_useless) {
+    const bool was_good_before = end.refused && ever_opened_;
+    refusals = was_good_before ? refusals + 1 : 0;
+    if ((end.again_is_useless && !was_good_before) || refusals >= kMostRefusals) {
       log_.error("launch: {}", end.cause);
-      return end.exit_code == kExitUsage ? kExitUsage : kExitFailed;
+      return end.refused ? kExitUsage : kExitFailed;
     }
     // What keeps ranks from coming up may pass: a host that reboots, a file system that is not mounted yet.
-    const bool is_telling = end.opened || end.was_told;
+    const bool is_telling = (end.opened || end.was_told) && !was_good_before;
     at_same_step = !is_telling ? 0 : end.last_step == failed_step ? at_same_step + 1 : 1;
     failed_step = end.last_step;
     if (at_same_step >= kSameStep) {

@@ -66,8 +66,11 @@ class ControlTest : public testing::Test {
   [[nodiscard]] CoordinatorAddress address() const { return {{"127.0.0.1"}, coordinator_->port(), token_}; }
 
   std::unique_ptr<Client> worker(int rank, Activity& activity, int attempt = 1) {
+    return worker(rank, activity, attempt, address());
+  }
+  std::unique_ptr<Client> worker(int rank, Activity& activity, int attempt, const CoordinatorAddress& coordinator) {
     Client::Options options;
-    options.coordinator = address();
+    options.coordinator = coordinator;
     // Of a process that is not on this host: its end shows only in its connection's.
     options.hello = {.rank = rank, .world = 2, .attempt = attempt, .host = "elsewhere", .process = 1000 + rank};
     options.silence_ms = kSilenceMs;
@@ -198,6 +201,18 @@ TEST_F(ControlTest, AWorkerNoticesThatTheCoordinatorIsNoMore) {
   const auto first = worker(0, activity_[0]);
   const auto second = worker(1, activity_[1]);
   wait_for_workers();
+  coordinator_.reset();
+  EXPECT_EQ(gone_.wait_for(2).size(), 2U);
+  EXPECT_THAT(ends_.wait_for(0), IsEmpty());
+}
+
+// The others are those of networks that this host is not in: one that leads nowhere, one that refuses.
+TEST_F(ControlTest, OneOfTheCoordinatorsAddressesIsEnough) {
+  const CoordinatorAddress all{{"192.0.2.1", "127.0.0.2", "127.0.0.1"}, coordinator_->port(), token_};
+  const auto first = worker(0, activity_[0], 1, all);
+  const auto second = worker(1, activity_[1], 1, all);
+  wait_for_workers();
+  EXPECT_EQ(ask(all, Question::kState, 1'000).workers.size(), 2U);
   coordinator_.reset();
   EXPECT_EQ(gone_.wait_for(2).size(), 2U);
   EXPECT_THAT(ends_.wait_for(0), IsEmpty());

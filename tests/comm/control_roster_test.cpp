@@ -102,6 +102,7 @@ TEST_F(RosterTest, RepeatsWhatAFailedWorkerSaid) {
   EXPECT_EQ(found[0].kind, TroubleKind::kFailed);
   EXPECT_FALSE(found[0].fatal);
   EXPECT_TRUE(found[0].again_is_useless);
+  EXPECT_EQ(found[0].exit_code, 1);
   EXPECT_EQ(found[0].text, "rank 1 (host n1): data/00000.h5: gone");
 }
 

@@ -142,10 +142,12 @@ TEST(StarterOutputTest, TellsWhoseLineItIs) {
 TEST(BatchScriptTest, QuotesWhatAShellWouldCut) {
   BatchOptions options;
   options.name = "my run";
+  options.folder = "/home/a b";
   options.output = "/data/my run/slurm-%j.log";
   options.command = {"lockstep", "launch", "it's.yaml"};
   EXPECT_THAT(batch_script(options),
               testing::AllOf(testing::HasSubstr("\n#SBATCH --job-name='my run'\n"),
+                             testing::HasSubstr("\n#SBATCH --chdir='/home/a b'\n"),
                              testing::HasSubstr("\n#SBATCH --output='/data/my run/slurm-%j.log'\n"),
                              testing::EndsWith("\nexec lockstep launch 'it'\\''s.yaml'\n")));
 }
@@ -174,6 +176,7 @@ TEST(ChildTest, HandsOverLinesAndItsExitCode) {
   EXPECT_EQ(result.exit_code, 3);
   EXPECT_THAT(result.output, testing::AllOf(HasSubstr("one\n"), HasSubstr("b\n"), HasSubstr("two\n")));
   EXPECT_EQ(run_child({{"sh", "-c", "kill -9 $$"}}, 5'000).exit_code, 128 + 9);
+  EXPECT_LE(run_child({{"sh", "-c", "yes | head -c 5000000"}}, 5'000).output.size(), (1U << 20) + 10);
   EXPECT_TRUE(run_child({{"sleep", "30"}}, 100).timed_out);
   EXPECT_THAT(message_of_error(ErrorCode::kUsage, [] { (void)run_child({{"no-such-program"}}, 100); }),
               HasSubstr("no-such-program: no such program in PATH"));
@@ -204,7 +207,6 @@ TEST(AttemptsTest, AreAppendedAndReadBack) {
                 {.number = 1, .ranks = 4, .hosts = {"a"}, .slurm_job = "7", .opened = true, .cause = "rank 3 is gone"}),
             "");
   std::ofstream(attempts_file(folder.path()), std::ios::app) << "{\"attempt\": 2, cut";
-  std::ofstream(attempts_file(folder.path()), std::ios::app) << "\n";
   EXPECT_EQ(append_attempt(folder.path(), {.number = 3, .exit_code = 75, .recovered_s = 1.5}), "");
   const std::vector<Attempt> all = read_attempts(folder.path());
   ASSERT_EQ(all.size(), 2U);

@@ -224,6 +224,23 @@ TEST_F(LaunchTest, DoesNotRepeatWhatWouldFailAgain) {
   EXPECT_EQ(attempts("same").size(), 3U);
 }
 
+// A file system that is away for a while, say.
+TEST_F(LaunchTest, ARestartThatIsRefusedIsTriedAgain) {
+  const fs::path data = job_->folder() / "moved";
+  fs::copy(job_->folder() / "data" / "train", data, fs::copy_options::recursive);
+  Process process(command("refused-later", {"--ranks", "2"}, {"data.train=" + data.string()}), environment());
+  const pid_t rank = wait_for_step(process, "refused-later", 1, 25);
+  fs::rename(data, job_->folder() / "away");
+  kill(rank, SIGKILL);
+  for (int i = 0; i < 1000 && process.is_running() && process.err().find("(restart 3 of") == std::string::npos; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  fs::rename(job_->folder() / "away", data);
+  const ProcessResult result = process.wait(100);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  expect_the_undisturbed_result("refused-later");
+}
+
 TEST_F(LaunchTest, EndsWhenThereAreNoRestartsLeft) {
   Process process(command("once", {"--ranks", "2", "--max-restarts", "0"}), environment());
   kill(wait_for_step(process, "once", 1, 5), SIGKILL);
@@ -293,6 +310,8 @@ TEST_F(LaunchTest, RefusesWhatItCannotStart) {
       {{"--hosts", "-x"}, "is no name of a host"},
       {{"--hosts", "nowhere", "--ssh", "/bin/false"}, "host nowhere cannot be used: /bin/false ended with exit code 1"},
       {{"--starter", "srun"}, "this is no Slurm allocation"},
+      {{"--nodes", "2"}, "--nodes requires --slurm"},
+      {{"--slurm", "--hosts", "a"}, "in a Slurm job its own hosts are used"},
   };
   for (const auto& [options, message] : cases) {
     const ProcessResult result = launch("refused", options);

@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "base/heap.h"
 #include "base/random.h"
 #include "comm/communicator.h"
 #include "trainer/config.h"
@@ -116,8 +117,7 @@ TEST_P(SteadyStepTest, AllocatesNothing) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "a sanitizer has an allocator of its own";
 #endif
-  // Where oneDNN's scratch lies at the end of the heap, the C library would give it back after each call.
-  mallopt(M_TRIM_THRESHOLD, 1 << 28);
+  keep_freed_memory();
   const auto communicator = make_communicator({.timeout_ms = 60'000});
   {
     const Config config =
