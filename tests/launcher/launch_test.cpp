@@ -29,7 +29,7 @@ using testing::Not;
 using testing::StartsWith;
 using Words = std::vector<std::string>;
 
-constexpr int kSteps = 120;
+constexpr int kSteps = 320;
 
 class LaunchTest : public testing::Test {
  protected:
@@ -121,9 +121,9 @@ TEST_F(LaunchTest, TrainsAndKeepsALogForEachRank) {
   const ProcessResult result = launch("whole", {"--ranks", "2"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   expect_the_undisturbed_result("whole");
-  EXPECT_THAT(result.err, HasSubstr("[rank 0] train: 120 steps, in"));
+  EXPECT_THAT(result.err, HasSubstr("[rank 0] train: 320 steps, in"));
   EXPECT_THAT(read_file(folder_of("whole") / "logs" / "rank-00000.log"),
-              AllOf(StartsWith("--- attempt 1 on 2 ranks, "), HasSubstr("\ntrain: 120 steps, in")));
+              AllOf(StartsWith("--- attempt 1 on 2 ranks, "), HasSubstr("\ntrain: 320 steps, in")));
   const std::vector<json> all = attempts("whole");
   ASSERT_EQ(all.size(), 1U);
   EXPECT_EQ(all[0]["exit_code"], 0);
@@ -255,7 +255,7 @@ TEST_F(LaunchTest, StatusTellsWhatEachRankDoesAlsoUnderPlainMpirun) {
   wait_for_step(process, "plain", 1, 5);
   const ProcessResult text = run_process({LOCKSTEP_PROGRAM, "status", folder_of("plain")});
   EXPECT_THAT(text.out, AllOf(HasSubstr("state        running\nranks        2 of 2 up, attempt 1\n"),
-                              HasSubstr(" of 120\n"), HasSubstr("   rank  host              process  doing\n")));
+                              HasSubstr(" of 320\n"), HasSubstr("   rank  host              process  doing\n")));
   EXPECT_EQ(process.wait().exit_code, 0);
   EXPECT_EQ(status("plain")["state"], "not running");
   EXPECT_EQ(status("plain")["last_step"]["step"], kSteps);
