@@ -62,14 +62,14 @@ Tensor self_attention(Tape& tape, const Tensor& qkv, const SelfAttention& attent
   forward.k = parts.k;
   forward.v = parts.v;
   forward.dropout = attention.dropout;
-  const Tensor out = tape.make_variable({qkv.rows(), shape.heads * shape.head_dim}, qkv.dtype());
+  const Tensor out = tape.make_output({qkv.rows(), shape.heads * shape.head_dim}, qkv.dtype(), {&qkv});
   forward.out = rows_of(out, shape);
-  if (tape.is_recording()) {
+  if (tape.is_recording() && Gradients::wants(out)) {
     forward.log_sum_exp = tape.make({shape.batch, shape.heads, shape.query_length}, DType::kF32);
   }
   tape.backend().attention_forward(forward);
 
-  tape.record({}, [qkv, out, forward](Gradients& gradients) {
+  tape.record(out, {}, [qkv, out, forward](Gradients& gradients) {
     const Tensor dout = gradients.take(out);
     const Tensor dqkv = gradients.make(qkv.shape(), qkv.dtype());
     const Packed dparts = parts_of(dqkv, forward.shape);
@@ -139,10 +139,10 @@ Tensor rotary_embedding(Tape& tape, const Tensor& qkv, const RotaryEmbedding& ro
             false};
   tape.backend().rope(rope);
   Tensor rotated = qkv;
-  rotated.variable = tape.new_variable();
+  rotated.variable = tape.new_variable({&qkv});
 
   rope.rows = Tensor();  // the gradient needs the angles, not the values
-  tape.record({}, [before = qkv, rotated, rope](Gradients& gradients) mutable {
+  tape.record(rotated, {}, [before = qkv, rotated, rope](Gradients& gradients) mutable {
     const Tensor dy = gradients.take(rotated);
     const Tensor dx = gradients.make_from(dy);
     if (dx.data() != dy.data()) {

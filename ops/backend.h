@@ -240,6 +240,9 @@ class Backend {
   // out = a + b; out may be a or b.
   virtual void add(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
 
+  // y = factor * x; y may be x.
+  virtual void scale(const Tensor& x, float factor, const Tensor& y) = 0;
+
   // x[N, C] = tokens_table[token] + positions_table[position]; the position of row r is first_position + r %
   // rows_per_sequence. positions_table may be undefined.
   struct Embedding {

@@ -10,10 +10,10 @@ Tensor dropout(Tape& tape, const Tensor& x, const Dropout& dropout) {
     return x;
   }
 
-  const Tensor y = tape.make_variable(x.shape(), x.dtype());
+  const Tensor y = tape.make_output(x.shape(), x.dtype(), {&x});
   tape.backend().dropout(dropout, x, y);
 
-  tape.record({}, [x, y, dropout](Gradients& gradients) {
+  tape.record(y, {}, [x, y, dropout](Gradients& gradients) {
     const Tensor dy = gradients.take(y);
     const Tensor dx = gradients.make_from(dy);
     gradients.backend().dropout(dropout, dy, dx);
@@ -23,10 +23,10 @@ Tensor dropout(Tape& tape, const Tensor& x, const Dropout& dropout) {
 }
 
 Tensor gelu(Tape& tape, const Tensor& x) {
-  const Tensor y = tape.make_variable(x.shape(), x.dtype());
+  const Tensor y = tape.make_output(x.shape(), x.dtype(), {&x});
   tape.backend().gelu_forward(x, y);
 
-  tape.record({}, [x, y](Gradients& gradients) {
+  tape.record(y, {}, [x, y](Gradients& gradients) {
     const Tensor dy = gradients.take(y);
     const Tensor dx = gradients.make_from(dy);
     gradients.backend().gelu_backward(x, dy, dx);
@@ -39,10 +39,10 @@ Tensor swiglu(Tape& tape, const Tensor& gate_up) {
   require(gate_up.shape().rank() > 0 && gate_up.dim(-1) % 2 == 0, "swiglu: gate_up {}, expected an even last dimension",
           gate_up.shape());
 
-  const Tensor y = tape.make_variable({gate_up.rows(), gate_up.dim(-1) / 2}, gate_up.dtype());
+  const Tensor y = tape.make_output({gate_up.rows(), gate_up.dim(-1) / 2}, gate_up.dtype(), {&gate_up});
   tape.backend().swiglu_forward(gate_up, y);
 
-  tape.record({}, [gate_up, y](Gradients& gradients) {
+  tape.record(y, {}, [gate_up, y](Gradients& gradients) {
     const Tensor dgate_up = gradients.make(gate_up.shape(), gate_up.dtype());
     gradients.backend().swiglu_backward(gate_up, gradients.take(y), dgate_up);
     gradients.add(gate_up, dgate_up);
@@ -54,10 +54,10 @@ Tensor add(Tape& tape, const Tensor& a, const Tensor& b) {
   require(a.shape() == b.shape() && a.dtype() == b.dtype(), "add: {} {} and {} {} differ", name_of(a.dtype()),
           a.shape(), name_of(b.dtype()), b.shape());
 
-  const Tensor y = tape.make_variable(a.shape(), a.dtype());
+  const Tensor y = tape.make_output(a.shape(), a.dtype(), {&a, &b});
   tape.backend().add(a, b, y);
 
-  tape.record({}, [a, b, y](Gradients& gradients) {
+  tape.record(y, {}, [a, b, y](Gradients& gradients) {
     const Tensor dy = gradients.take(y);
     gradients.add(a, dy);
     gradients.add(b, dy);

@@ -28,11 +28,12 @@ Tensor embedding(Tape& tape, const TokenRows& rows, const EmbeddingTables& table
   check(rows, tables);
 
   const auto n = static_cast<std::int64_t>(rows.tokens.size());
-  const Tensor x = tape.make_variable({n, tables.tokens.dim(1)}, tables.tokens.dtype());
+  const Tensor x =
+      tape.make_output({n, tables.tokens.dim(1)}, tables.tokens.dtype(), {&tables.tokens, &tables.positions});
   const Backend::Embedding lookup{rows.tokens, rows.sequence, rows.first_position};
   tape.backend().embedding_forward(lookup, tables.tokens, tables.positions, x);
 
-  tape.record({&tables.tokens, &tables.positions}, [x, lookup, tables](Gradients& gradients) {
+  tape.record(x, {&tables.tokens, &tables.positions}, [x, lookup, tables](Gradients& gradients) {
     const Tensor dx = gradients.take(x);
     Backend& backend = gradients.backend();
     const auto zeroed = [&](const Tensor& table) {

@@ -5,6 +5,7 @@
 // the op and the shapes. Gradients of tensors that are not variables of the tape are not computed.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 
@@ -22,6 +23,24 @@ struct Linear {
 };
 // y[N, out] = x[N, in] weight + bias
 [[nodiscard]] Tensor linear(Tape& tape, const Tensor& x, const Linear& layer);
+
+// Low-rank adapters of a linear layer (Hu et al. 2021), one for each part of its outputs that has one:
+//   y[:, part] += scale * dropout(x) a_part^T b_part^T
+struct LowRank {
+  struct Part {
+    std::int64_t begin = 0;  // columns of y
+    std::int64_t columns = 0;
+  };
+  static constexpr std::size_t kMostParts = 3;  // query, key, value
+
+  std::array<Part, kMostParts> parts;  // in the order of their columns; those with no columns do not count
+  Tensor a;                            // [parts * rank, in]: part after part
+  Tensor b;                            // [the parts' columns, rank]: part after part
+  float scale = 1;
+  Dropout dropout;
+};
+// In place: the result shares y's memory, and y must not be used afterwards.
+[[nodiscard]] Tensor add_low_rank(Tape& tape, const Tensor& x, const Tensor& y, const LowRank& layer);
 
 // x[N, C] = tokens_table[tokens[n]] + positions_table[n % sequence]; positions_table[P, C] may be undefined. Token ids
 // are checked against the table.

@@ -72,10 +72,10 @@ Tensor head_norm(Tape& tape, const Tensor& qkv, const HeadNorm& layer) {
     forward.y = Tensor();
   }
   Tensor normalised = qkv;
-  normalised.variable = tape.new_variable();
+  normalised.variable = tape.new_variable({&qkv, &layer.query_gain, &layer.key_gain});
 
   tape.record(
-      {&layer.query_gain, &layer.key_gain},
+      normalised, {&layer.query_gain, &layer.key_gain},
       [before = qkv.without_data(), normalised = normalised.without_data(), forwards, parts](Gradients& gradients) {
         Backend& backend = gradients.backend();
         const Tensor dy = gradients.take(normalised);

@@ -30,11 +30,16 @@ Gemm input_gradient_of(const Tensor& dy, const Linear& layer, const Tensor& dx) 
   return {.a = matrix_of(dy), .b = transposed(weight_in_out(layer)), .d = matrix_of(dx)};
 }
 
+// What the gradient of the weight is made of is kept only where that is trained.
+Tensor kept_for(const Linear& layer, const Tensor& x) { return Tape::is_trained(layer.weight) ? x : x.without_data(); }
+
 void add_parameter_gradients(Gradients& gradients, const Linear& layer, const Tensor& x, const Tensor& dy) {
   Backend& backend = gradients.backend();
-  const auto dw = gradients.of_parameter(layer.weight);
-  backend.gemm(weight_gradient(layer, matrix_of(x), matrix_of(dy), dw.value, dw.accumulate));
-  if (layer.bias.is_defined()) {
+  if (Tape::is_trained(layer.weight)) {
+    const auto dw = gradients.of_parameter(layer.weight);
+    backend.gemm(weight_gradient(layer, matrix_of(x), matrix_of(dy), dw.value, dw.accumulate));
+  }
+  if (Tape::is_trained(layer.bias)) {
     const auto db = gradients.of_parameter(layer.bias);
     backend.column_sum(dy, db.value, db.accumulate);
   }
@@ -47,18 +52,19 @@ void add_parameter_gradients(Gradients& gradients, const Linear& layer, const Te
 Tensor linear(Tape& tape, const Tensor& x, const Linear& layer) {
   const WeightSizes sizes = check(x, layer);
 
-  const Tensor y = tape.make_variable({x.rows(), sizes.out}, x.dtype());
+  const Tensor y = tape.make_output({x.rows(), sizes.out}, x.dtype(), {&x, &layer.weight, &layer.bias});
   tape.backend().gemm(forward_of(x, layer, y));
 
-  tape.record({&layer.weight, &layer.bias}, [x, y = y.without_data(), layer](Gradients& gradients) {
-    const Tensor dy = gradients.take(y);
-    if (Gradients::wants(x)) {
-      const Tensor dx = gradients.make(x.shape(), x.dtype());
-      gradients.backend().gemm(input_gradient_of(dy, layer, dx));
-      gradients.add(x, dx);
-    }
-    add_parameter_gradients(gradients, layer, x, dy);
-  });
+  tape.record(y, {&layer.weight, &layer.bias},
+              [x = kept_for(layer, x), y = y.without_data(), layer](Gradients& gradients) {
+                const Tensor dy = gradients.take(y);
+                if (Gradients::wants(x)) {
+                  const Tensor dx = gradients.make(x.shape(), x.dtype());
+                  gradients.backend().gemm(input_gradient_of(dy, layer, dx));
+                  gradients.add(x, dx);
+                }
+                add_parameter_gradients(gradients, layer, x, dy);
+              });
   return y;
 }
 
@@ -68,17 +74,22 @@ Tensor gelu_mlp(Tape& tape, const Tensor& x, const GeluMlp& layer) {
   const Shape inner{x.rows(), sizes.out};
   const Tensor before = tape.make(inner, x.dtype());
   const Tensor hidden = tape.make(inner, x.dtype());
-  const Tensor y = tape.make_variable({x.rows(), check(hidden, layer.down).out}, x.dtype());
+  const Tensor y = tape.make_output({x.rows(), check(hidden, layer.down).out}, x.dtype(),
+                                    {&x, &layer.up.weight, &layer.up.bias, &layer.down.weight, &layer.down.bias});
   Gemm up = forward_of(x, layer.up, hidden);
   up.epilogue = Epilogue::kGelu;
   up.before = before;
   tape.backend().gemm(up);
   tape.backend().gemm(forward_of(hidden, layer.down, y));
 
-  tape.record({&layer.down.weight, &layer.down.bias, &layer.up.weight, &layer.up.bias},
-              [x, before, hidden, y = y.without_data(), layer](Gradients& gradients) {
+  tape.record(y, {&layer.down.weight, &layer.down.bias, &layer.up.weight, &layer.up.bias},
+              [x = kept_for(layer.up, x), before, hidden = kept_for(layer.down, hidden), y = y.without_data(),
+               layer](Gradients& gradients) {
                 const Tensor dy = gradients.take(y);
                 add_parameter_gradients(gradients, layer.down, hidden, dy);
+                if (!Gradients::wants(x) && !Tape::is_trained(layer.up.weight) && !Tape::is_trained(layer.up.bias)) {
+                  return;
+                }
                 const Tensor dbefore = gradients.make(before.shape(), before.dtype());
                 Gemm down = input_gradient_of(dy, layer.down, dbefore);
                 down.epilogue = Epilogue::kGeluGradient;

@@ -46,16 +46,18 @@ Loss linear_cross_entropy(Tape& tape, const Tensor& x, const Linear& head, const
   const Backend::LogitsShape shape = backend.logits_shape(sizes.out, x.dtype());
   const std::int64_t chunk = std::min(rows, shape.rows);
   Loss loss;
-  loss.value = tape.make_variable({1}, DType::kF32);
-  const bool training = tape.is_recording();
+  loss.value = tape.make_output({1}, DType::kF32, {&x, &head.weight});
+  const bool training = tape.is_recording() && Gradients::wants(loss.value);
+  const bool trains_head = training && Tape::is_trained(head.weight);
+  const bool wants_dx = training && Gradients::wants(x);
   const Tensor logits = tape.make({chunk, shape.stride}, shape.dtype);
   const bool narrow = training && x.dtype() != shape.dtype;
   const Tensor dlogits = narrow ? tape.make(logits.shape(), x.dtype()) : logits;
-  const Tensor dx = training ? tape.make(x.shape(), x.dtype()) : Tensor();
+  const Tensor dx = wants_dx ? tape.make(x.shape(), x.dtype()) : Tensor();
   loss.row_losses = tape.make({rows}, DType::kF32);
   loss.backend = &backend;
   Gradients::OfParameter dw;
-  if (training) {
+  if (trains_head) {
     dw = tape.gradient_of_parameter(head.weight);
     if (rows == 0 && !dw.accumulate) {
       backend.fill_zero(dw.value);
@@ -75,16 +77,18 @@ Loss linear_cross_entropy(Tape& tape, const Tensor& x, const Linear& head, const
          .scale = targets.scale,
          .dlogits = training ? dlogits_rows : Tensor(),
          .losses = loss.row_losses.slice(begin, n)});
-    if (training) {
+    const Matrix gradient = first_columns(dlogits_rows, sizes.out);
+    if (wants_dx) {
       const Tensor dx_rows = dx.reshaped({rows, sizes.in}).slice(begin, n);
-      const Matrix gradient = first_columns(dlogits_rows, sizes.out);
       backend.gemm({.a = gradient, .b = transposed(weight_in_out(head)), .d = matrix_of(dx_rows)});
+    }
+    if (trains_head) {
       backend.gemm(weight_gradient(head, matrix_of(x_rows), gradient, dw.value, dw.accumulate || begin > 0));
     }
   }
   loss.count = std::ranges::count_if(targets.targets, [](std::int32_t target) { return target >= 0; });
 
-  tape.record({&head.weight}, [x, dx, value = loss.value](Gradients& gradients) {
+  tape.record(loss.value, {&head.weight}, [x, dx, value = loss.value](Gradients& gradients) {
     static_cast<void>(gradients.take(value));
     gradients.add(x, dx);
   });

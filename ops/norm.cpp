@@ -11,14 +11,14 @@ void check(const Tensor& x, const Norm& layer) {
           layer.bias.shape(), layer.gain.shape());
 }
 
-NormForward forward_of(Tape& tape, const Tensor& x, const Norm& layer) {
+NormForward forward_of(Tape& tape, const Tensor& x, const Norm& layer, std::initializer_list<const Tensor*> inputs) {
   NormForward forward;
   forward.kind = layer.kind;
   forward.epsilon = layer.epsilon;
   forward.x = x;
   forward.gain = layer.gain;
   forward.bias = layer.bias;
-  forward.y = tape.make_variable(x.shape(), x.dtype());
+  forward.y = tape.make_output(x.shape(), x.dtype(), inputs);
   if (layer.kind == NormKind::kLayer) {
     forward.mean = tape.make({x.rows()}, DType::kF32);
   }
@@ -43,7 +43,7 @@ Tensor backward_of(Gradients& gradients, const NormForward& forward, const Tenso
   if (forward.bias.is_defined()) {
     const auto dbias = gradients.of_parameter(forward.bias);
     backward.dbias = dbias.value;
-    assert(dbias.accumulate == dgain.accumulate);
+    backward.accumulate_parameters |= dbias.accumulate;
   }
   gradients.backend().norm_backward(backward);
   return backward.dx;
@@ -56,10 +56,10 @@ Tensor backward_of(Gradients& gradients, const NormForward& forward, const Tenso
 Tensor norm(Tape& tape, const Tensor& x, const Norm& layer) {
   check(x, layer);
 
-  const NormForward forward = forward_of(tape, x, layer);
+  const NormForward forward = forward_of(tape, x, layer, {&x, &layer.gain, &layer.bias});
   tape.backend().norm_forward(forward);
 
-  tape.record({&layer.gain, &layer.bias},
+  tape.record(forward.y, {&layer.gain, &layer.bias},
               [x, forward](Gradients& gradients) { gradients.add(x, backward_of(gradients, forward, x, Tensor())); });
   return forward.y;
 }
@@ -69,19 +69,20 @@ SumAndNorm add_norm(Tape& tape, const Tensor& x, const Tensor& branch, const Dro
   require(branch.shape() == x.shape() && branch.dtype() == x.dtype(), "add_norm: branch {} {} does not fit x {} {}",
           name_of(branch.dtype()), branch.shape(), name_of(x.dtype()), x.shape());
 
-  NormForward forward = forward_of(tape, x, layer);
+  const std::initializer_list<const Tensor*> inputs = {&x, &branch, &layer.gain, &layer.bias};
+  NormForward forward = forward_of(tape, x, layer, inputs);
   forward.branch = branch;
   forward.dropout = dropout;
-  forward.sum = tape.make_variable(x.shape(), x.dtype());
+  forward.sum = tape.make_output(x.shape(), x.dtype(), {&x, &branch});
   tape.backend().norm_forward(forward);
 
   forward.branch = branch.without_data();
   forward.x = Tensor();
-  tape.record({&layer.gain, &layer.bias}, [x = x.without_data(), dropout, forward](Gradients& gradients) {
-    const Tensor dsum = gradients.take(forward.sum);
+  tape.record(forward.y, {&layer.gain, &layer.bias}, [x = x.without_data(), dropout, forward](Gradients& gradients) {
+    const Tensor dsum = Gradients::wants(forward.sum) ? gradients.take(forward.sum) : Tensor();
     const Tensor dx = backward_of(gradients, forward, forward.sum, dsum);
     gradients.add(x, dx);
-    if (dropout.probability > 0) {
+    if (dropout.probability > 0 && Gradients::wants(forward.branch)) {
       const Tensor dbranch = gradients.make(forward.branch.shape(), forward.branch.dtype());
       gradients.backend().dropout(dropout, dx, dbranch);
       gradients.add(forward.branch, dbranch);

@@ -1,5 +1,6 @@
 #include "ops/tape.h"
 
+#include <algorithm>
 #include <cassert>
 
 #include "base/error.h"
@@ -33,7 +34,9 @@ void Gradients::add(const Tensor& x, Tensor dx) {
 }
 
 Gradients::OfParameter Gradients::of_parameter(const Tensor& parameter) {
-  assert(parameter.parameter != Tensor::kNone);
+  if (parameter.parameter == Tensor::kNone) {
+    return {make(parameter.shape(), DType::kF32), false};
+  }
   Tape::ParameterUse& use = tape_.use_of(parameter.parameter);
   return {tape_.sink_->gradient_of(parameter.parameter), std::exchange(use.has_gradient, true)};
 }
@@ -44,13 +47,29 @@ Backend& Gradients::backend() const { return tape_.backend_; }
 
 Tensor Tape::make_variable(const Shape& shape, DType dtype) {
   Tensor tensor = make(shape, dtype);
-  tensor.variable = new_variable();
+  tensor.variable = number_of_new_variable();
   return tensor;
 }
 
-int Tape::new_variable() {
-  if (!is_recording()) {
+Tensor Tape::make_output(const Shape& shape, DType dtype, std::initializer_list<const Tensor*> inputs) {
+  Tensor tensor = make(shape, dtype);
+  tensor.variable = new_variable(inputs);
+  return tensor;
+}
+
+int Tape::new_variable(std::initializer_list<const Tensor*> inputs) {
+  const auto leads_on = [](const Tensor* input) {
+    return input->variable != Tensor::kNone || input->parameter != Tensor::kNone;
+  };
+  return std::any_of(inputs.begin(), inputs.end(), leads_on) ? number_of_new_variable() : Tensor::kNone;
+}
+
+int Tape::number_of_new_variable() {
+  if (sink_ == nullptr) {
     return Tensor::kNone;
+  }
+  if (is_paused_) {
+    return Tensor::kUnnumbered;
   }
   gradients_.emplace_back();
   return static_cast<int>(gradients_.size()) - 1;

@@ -1,6 +1,9 @@
 // Reverse-mode automatic differentiation: ops record how to turn the gradient of their output into gradients of their
 // inputs, and backward() runs the records in reverse.
 //
+// Only what leads to a gradient that is asked for is recorded: ops on tensors that are neither variables nor trained
+// parameters give tensors that are no variables either.
+//
 // Memory follows the records: what an op captured is released as soon as its record has run, and a gradient as soon as
 // it has been used. One thread uses a Tape. After backward() or clear() it is ready for the next step and keeps its
 // memory, so that a steady step allocates nothing.
@@ -43,7 +46,8 @@ class Gradients {
   // Adds dx to the gradient of x.
   void add(const Tensor& x, Tensor dx);
 
-  // Where the gradient of a parameter goes, and whether one is there already that must be added to.
+  // Where the gradient of a parameter goes, and whether one is there already that must be added to. For one that is not
+  // trained: memory that nobody reads, for kernels that give several gradients at a time.
   struct OfParameter {
     Tensor value;  // f32
     bool accumulate = false;
@@ -72,13 +76,20 @@ class Tape {
 
   [[nodiscard]] Backend& backend() const { return backend_; }
   [[nodiscard]] bool is_recording() const { return sink_ != nullptr && !is_paused_; }
+  // Whether a parameter's gradient is asked for. False for undefined tensors.
+  [[nodiscard]] static bool is_trained(const Tensor& parameter) {
+    return parameter.is_defined() && parameter.parameter != Tensor::kNone;
+  }
 
   // Uninitialised memory from the step arena.
   [[nodiscard]] Tensor make(const Shape& shape, DType dtype) { return {arena_, shape, dtype, backend_.device()}; }
-  // The same, for the output of an op: a variable of this tape when it records.
+  // The same, as a variable of this tape when it records.
   [[nodiscard]] Tensor make_variable(const Shape& shape, DType dtype);
-  // The number of a new variable; Tensor::kNone when the tape does not record.
-  [[nodiscard]] int new_variable();
+  // The same, for the output of an op: a variable when one of the inputs is, or is a trained parameter. Undefined
+  // tensors are passed over.
+  [[nodiscard]] Tensor make_output(const Shape& shape, DType dtype, std::initializer_list<const Tensor*> inputs);
+  // The number of a new variable under the same conditions, else Tensor::kNone.
+  [[nodiscard]] int new_variable(std::initializer_list<const Tensor*> inputs);
 
   // For an op that computes the gradient of a parameter in its forward pass already; it must then record() that
   // parameter. See Gradients::of_parameter.
@@ -87,10 +98,11 @@ class Tape {
   }
 
   // Keeps `backward(Gradients&)` until backward() reaches it. `parameters` names the parameters that it gives gradients
-  // to (undefined tensors are passed over). Does nothing when the tape does not record.
+  // to (undefined tensors, and such that are not trained, are passed over). Does nothing when `output` is no variable,
+  // or the tape does not record.
   template <typename Backward>
-  void record(std::initializer_list<const Tensor*> parameters, Backward&& backward) {
-    if (!is_recording()) {
+  void record(const Tensor& output, std::initializer_list<const Tensor*> parameters, Backward&& backward) {
+    if (!is_recording() || output.variable == Tensor::kNone) {
       return;
     }
     using Closure = std::decay_t<Backward>;
@@ -114,11 +126,16 @@ class Tape {
       return forward();
     }();
     auto handles = outputs;
+    Tensor any;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
-      outputs[i].variable = new_variable();
+      if (outputs[i].variable != Tensor::kNone) {
+        outputs[i].variable = number_of_new_variable();
+        any = outputs[i].without_data();
+      }
       handles[i] = outputs[i].without_data();
     }
-    record({}, [forward, handles](Gradients& gradients) { gradients.tape_.run_again(forward, handles, gradients); });
+    record(any, {},
+           [forward, handles](Gradients& gradients) { gradients.tape_.run_again(forward, handles, gradients); });
     return outputs;
   }
 
@@ -162,12 +179,15 @@ class Tape {
     {
       const Handles outputs = forward();
       for (std::size_t i = 0; i < outputs.size(); ++i) {
-        gradients.add(outputs[i], gradients.take(handles[i]));
+        if (Gradients::wants(handles[i])) {
+          gradients.add(outputs[i], gradients.take(handles[i]));
+        }
       }
     }
     run_down_to(records, gradients);
   }
   void run_down_to(std::size_t records, Gradients& gradients);
+  int number_of_new_variable();
   void* closure_memory(std::size_t size_bytes, std::size_t alignment);
   void add_node(std::initializer_list<const Tensor*> parameters, void* closure, void (*run)(void*, Gradients&),
                 void (*destroy)(void*));

@@ -72,8 +72,9 @@ class Tensor {
   [[nodiscard]] bool is_unique() const { return storage_.is_unique(); }
 
   static constexpr int kNone = -1;
-  int variable = kNone;   // number of the gradient on the tape that made the tensor
-  int parameter = kNone;  // number of the parameter that the tensor shows
+  static constexpr int kUnnumbered = -2;  // a variable, made while the tape's recording is paused
+  int variable = kNone;                   // number of the gradient on the tape that made the tensor
+  int parameter = kNone;  // number of the trained parameter that the tensor shows; a frozen one has none
 
  private:
   [[nodiscard]] std::int64_t count_before_last() const {

@@ -165,6 +165,9 @@ void TimedBackend::swiglu_backward(const Tensor& gate_up, const Tensor& dy, cons
 void TimedBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
   timed(StepPart::kNorms, [&] { backend_->add(a, b, out); });
 }
+void TimedBackend::scale(const Tensor& x, float factor, const Tensor& y) {
+  timed(StepPart::kNorms, [&] { backend_->scale(x, factor, y); });
+}
 void TimedBackend::embedding_forward(const Embedding& embedding, const Tensor& tokens_table,
                                      const Tensor& positions_table, const Tensor& x) {
   loss_since_embedding_ = false;

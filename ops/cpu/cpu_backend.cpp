@@ -99,6 +99,7 @@ class CpuBackend final : public Backend {
     cpu::swiglu_backward(gate_up, dy, dgate_up, pool_);
   }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override { cpu::add(a, b, out, pool_); }
+  void scale(const Tensor& x, float factor, const Tensor& y) override { cpu::scale(x, factor, y, pool_); }
 
   void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,
                          const Tensor& x) override {

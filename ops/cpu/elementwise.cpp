@@ -162,6 +162,15 @@ void add_kernel(const Tensor& a, const Tensor& b, const Tensor& out, ThreadPool&
   map_tensors(pool, Addition(), out, a, b);
 }
 
+struct Scaling {
+  float factor;
+  HWY_INLINE Float operator()(Float x) const { return hn::Mul(x, set(factor)); }
+};
+
+void scale_kernel(const Tensor& x, float factor, const Tensor& y, ThreadPool& pool) {
+  map_tensors(pool, Scaling{factor}, y, x);
+}
+
 void add_f32_kernel(std::span<const float> a, std::span<const float> b, std::span<float> out, ThreadPool& pool) {
   map(pool, Addition(), out.size(), out.data(), a.data(), b.data());
 }
@@ -203,6 +212,7 @@ HWY_EXPORT(gelu_backward_kernel);
 HWY_EXPORT(swiglu_forward_kernel);
 HWY_EXPORT(swiglu_backward_kernel);
 HWY_EXPORT(add_kernel);
+HWY_EXPORT(scale_kernel);
 HWY_EXPORT(add_f32_kernel);
 HWY_EXPORT(widen_kernel);
 HWY_EXPORT(narrow_kernel);
@@ -230,6 +240,10 @@ void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& dgat
 
 void add(const Tensor& a, const Tensor& b, const Tensor& out, ThreadPool& pool) {
   HWY_DYNAMIC_DISPATCH(add_kernel)(a, b, out, pool);
+}
+
+void scale(const Tensor& x, float factor, const Tensor& y, ThreadPool& pool) {
+  HWY_DYNAMIC_DISPATCH(scale_kernel)(x, factor, y, pool);
 }
 
 void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out, ThreadPool& pool) {

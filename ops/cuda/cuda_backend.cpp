@@ -112,6 +112,7 @@ class CudaBackend final : public Backend {
     cuda::swiglu_backward(gate_up, dy, dgate_up, stream());
   }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override { cuda::add(a, b, out, stream()); }
+  void scale(const Tensor& x, float factor, const Tensor& y) override { cuda::scale(x, factor, y, stream()); }
 
   void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,
                          const Tensor& x) override {

@@ -144,6 +144,22 @@ struct SwigluBackward {
 };
 
 template <typename T>
+struct Scale {
+  const T* x;
+  float factor;
+  T* y;
+  template <int N>
+  __device__ void at(std::int64_t i) const {
+    Values<N> values = load<N>(x + i);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      values.v[k] *= factor;
+    }
+    store(values, y + i);
+  }
+};
+
+template <typename T>
 struct Add {
   const T* a;
   const T* b;
@@ -287,6 +303,14 @@ void add(const Tensor& a, const Tensor& b, const Tensor& out, cudaStream_t strea
     using T = decltype(type);
     sweep(a.count(), are_aligned({a.data(), b.data(), out.data()}), stream, "add",
           Add<T>{pointer<T>(a.data()), pointer<T>(b.data()), pointer<T>(out.data())});
+  });
+}
+
+void scale(const Tensor& x, float factor, const Tensor& y, cudaStream_t stream) {
+  with_working_type(x.dtype(), [&](auto type) {
+    using T = decltype(type);
+    sweep(x.count(), are_aligned({x.data(), y.data()}), stream, "scaling",
+          Scale<T>{pointer<T>(x.data()), factor, pointer<T>(y.data())});
   });
 }
 

@@ -72,6 +72,19 @@ TEST_P(BackendTest, DropoutWithProbabilityZeroKeepsEverything) {
   EXPECT_EQ(to_values(y), values);
 }
 
+TEST_P(BackendTest, ScalesEachElement) {
+  for (const std::int64_t count : {0, 1, 17, 1025, 40000}) {
+    const Values values = to_values(tensor({count}, random_(count)));
+    const Tensor x = tensor({count}, values);
+    backend_.scale(x, -0.5F, x);  // in place, and exact
+    Values expected = values;
+    for (double& value : expected) {
+      value *= -0.5;
+    }
+    EXPECT_EQ(to_values(x), expected) << count << " elements";
+  }
+}
+
 TEST_P(BackendTest, RowsOfTheSumAndNormDropElementsByTheirPlaceInTheTensor) {
   const std::int64_t rows = 3;
   const std::int64_t columns = 1030;  // longer than a piece of the mask, and no multiple of 4

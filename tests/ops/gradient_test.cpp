@@ -44,6 +44,56 @@ TEST_P(GradientTest, LinearHasTheGradientsOfItsDefinition) {
   }
 }
 
+// Adapters of the first and the last columns of three groups, with dropout of their own.
+TEST_P(GradientTest, LowRankAdaptersHaveTheGradientsOfTheirDefinition) {
+  constexpr std::int64_t kRows = 7;
+  constexpr std::int64_t kIn = 19;
+  constexpr std::int64_t kOut = 11;
+  constexpr std::int64_t kRank = 3;
+  for (const float probability : {0.0F, 0.25F}) {
+    const std::vector<Values> inputs = {random_(kRows * kIn), random_(kRows * kOut), random_(2 * kRank * kIn),
+                                        random_((5 + 4) * kRank)};
+    Graph graph(GetParam());
+    const Tensor x = graph.input({kRows, kIn}, inputs[0]);
+    const Tensor before = graph.input({kRows, kOut}, inputs[1]);
+    LowRank layer;
+    layer.parts = {{{0, 5}, {}, {7, 4}}};
+    layer.a = graph.parameter({2 * kRank, kIn}, inputs[2]);
+    layer.b = graph.parameter({5 + 4, kRank}, inputs[3]);
+    layer.scale = 1.5F;
+    layer.dropout = {probability, {21, 22}};
+    const Tensor y = add_low_rank(graph.tape(), x, before, layer);
+    const auto function = [&](const std::vector<Values>& v) {
+      const Values h =
+          reference::linear(reference::drop(layer.dropout, v[0]), v[2], {}, kIn, 2 * kRank, WeightLayout::kOutIn);
+      Values sum = v[1];
+      for (std::int64_t row = 0; row < kRows; ++row) {
+        for (std::int64_t column = 0; column < kOut; ++column) {
+          const bool first = column < 5;
+          if (!first && column < 7) {
+            continue;
+          }
+          for (std::int64_t r = 0; r < kRank; ++r) {
+            sum[reference::index(row * kOut + column)] +=
+                1.5 * h[reference::index(row * 2 * kRank + (first ? 0 : kRank) + r)] *
+                v[3][reference::index((first ? column : column - 2) * kRank + r)];
+          }
+        }
+      }
+      return sum;
+    };
+    EXPECT_TRUE(near(to_values(y), function(inputs), tolerance(2)));
+
+    const Values dy = random_(kRows * kOut);
+    const std::vector<Values> expected = reference::gradients(function, inputs, dy);
+    graph.backward({{y, dy}});
+    EXPECT_TRUE(near(graph.input_gradient(0), expected[0], tolerance(3)));
+    EXPECT_TRUE(near(graph.input_gradient(1), expected[1], tolerance()));
+    EXPECT_TRUE(near(graph.gradient_of(layer.a), expected[2], tolerance(3)));
+    EXPECT_TRUE(near(graph.gradient_of(layer.b), expected[3], tolerance(3)));
+  }
+}
+
 TEST_P(GradientTest, NormsHaveTheGradientsOfTheirDefinitionAtOddSizes) {
   for (const std::int64_t columns : kSizes) {
     for (const NormKind kind : {NormKind::kLayer, NormKind::kRms}) {

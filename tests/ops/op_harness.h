@@ -187,7 +187,7 @@ class Graph : private GradientSink {
     const Tensor tensor = tape_.make_variable(shape, platform_.dtype);
     fill(tensor, values);
     Values* gradient = &input_gradients_.emplace_back();
-    tape_.record({}, [tensor, gradient](Gradients& gradients) {
+    tape_.record(tensor, {}, [tensor, gradient](Gradients& gradients) {
       const Tensor dx = gradients.take(tensor);
       if (dx.is_defined()) {
         *gradient = to_values(dx);
@@ -203,7 +203,7 @@ class Graph : private GradientSink {
   // Gradients of the sum over the outputs of y * dy.
   void backward(const std::vector<Output>& outputs) {
     const Tensor loss = tape_.make_variable({1}, DType::kF32);
-    tape_.record({}, [this, loss, outputs](Gradients& gradients) {
+    tape_.record(loss, {}, [this, loss, outputs](Gradients& gradients) {
       ASSERT_TRUE(gradients.take(loss).is_defined());
       for (const Output& output : outputs) {
         gradients.add(output.y, constant(output.y.shape(), output.dy, output.y.dtype()));

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 
 #include "base/error.h"
 #include "op_harness.h"
@@ -144,6 +145,71 @@ TEST(TapeTest, RefusesAParameterOfARecomputedPartThatIsUsedLaterToo) {
                                graph.backward({{z, {1}}});
                              }),
             "backward: parameter 0 is used in a recomputed part and elsewhere");
+}
+
+Tensor frozen(Tensor parameter) {
+  parameter.parameter = Tensor::kNone;
+  return parameter;
+}
+
+// A frozen beginning, one trained layer, and a frozen layer behind it, which the gradient goes through.
+TEST(TapeTest, OnlyWhatLeadsToATrainedParameterIsRecorded) {
+  for (const bool recompute : {false, true}) {
+    Graph graph(kPlatform);
+    Linear first = square_layer(graph, 2);
+    const Linear trained = square_layer(graph, 3);
+    Linear last = square_layer(graph, 5);
+    first.weight = frozen(first.weight);
+    last.weight = frozen(last.weight);
+    const Tensor gain = frozen(graph.parameter({1}, {7}));
+    const auto layer = [&](const Tensor& x, const Linear& weight) {
+      const auto compute = [&graph, x, weight] { return std::array{linear(graph.tape(), x, weight)}; };
+      return (recompute ? graph.tape().recomputed(compute) : compute())[0];
+    };
+    const Tensor x = graph.constant({2, 1}, {1, -2}, DType::kF32);
+    const Tensor y = layer(x, first);
+    EXPECT_EQ(y.variable, Tensor::kNone);
+    EXPECT_EQ(norm(graph.tape(), y, {NormKind::kRms, 0, gain, Tensor()}).variable, Tensor::kNone);
+    EXPECT_EQ(swiglu(graph.tape(), graph.constant({1, 2}, {1, 2}, DType::kF32)).variable, Tensor::kNone);
+    const Tensor z = layer(layer(y, trained), last);
+    EXPECT_GE(z.variable, 0);
+    graph.backward({{z, {1, 10}}});
+    EXPECT_THAT(graph.ready(), ElementsAre(1));
+    EXPECT_THAT(graph.gradient_of(trained.weight), ElementsAre((1 * 1 - 10 * 2) * 2 * 5));
+  }
+}
+
+// One of a kernel's two gradients is asked for.
+TEST(TapeTest, AFrozenGainBesideATrainedBiasIsLeftAlone) {
+  Graph graph(kPlatform);
+  const Tensor gain = graph.parameter({2}, {3, 3});
+  const Tensor bias = graph.parameter({2}, {0, 0});
+  const Tensor x = graph.constant({2, 2}, {1, -1, 2, -2}, DType::kF32);
+  const SumAndNorm result = add_norm(graph.tape(), x, x, {}, {NormKind::kLayer, 0, frozen(gain), bias});
+  EXPECT_EQ(result.sum.variable, Tensor::kNone);
+  graph.backward({{result.y, {1, 2, 30, 40}}});
+  EXPECT_THAT(graph.ready(), ElementsAre(1));
+  EXPECT_THAT(graph.gradient_of(bias), ElementsAre(31, 42));
+  EXPECT_TRUE(std::isnan(graph.gradient_of(gain)[0]));
+}
+
+// The loss's own products, too.
+TEST(TapeTest, AFrozenHeadGivesItsInputAGradientAndAFrozenModelGivesNone) {
+  const std::vector<std::int32_t> targets = {1, 0};
+  for (const bool has_variable : {true, false}) {
+    Graph graph(kPlatform);
+    const Tensor weight = graph.parameter({2, 1}, {0.5, -0.5});
+    const Tensor x = has_variable ? graph.input({2, 1}, {1, 2}) : graph.constant({2, 1}, {1, 2}, DType::kF32);
+    const Loss loss =
+        linear_cross_entropy(graph.tape(), x, {frozen(weight), Tensor(), WeightLayout::kOutIn}, {targets, 1});
+    EXPECT_EQ(loss.value.variable != Tensor::kNone, has_variable);
+    EXPECT_NEAR(loss.sum(), std::log1p(std::exp(1)) + std::log1p(std::exp(-2)), 1e-6);
+    if (has_variable) {
+      graph.tape().backward(loss.value);
+      EXPECT_TRUE(near(graph.input_gradient(0), {1 / (1 + std::exp(-1)), -1 / (1 + std::exp(2))}, 1e-6));
+    }
+    EXPECT_TRUE(std::isnan(graph.gradient_of(weight)[0]));
+  }
 }
 
 TEST(TapeTest, WithoutASinkNothingIsRecorded) {

@@ -61,6 +61,7 @@ class RecordingBackend final : public Backend {
     backend_->swiglu_backward(gate_up, dy, dgate_up);
   }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override { backend_->add(a, b, out); }
+  void scale(const Tensor& x, float factor, const Tensor& y) override { backend_->scale(x, factor, y); }
   void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,
                          const Tensor& x) override {
     backend_->embedding_forward(embedding, tokens_table, positions_table, x);
