@@ -16,6 +16,7 @@ enum class RandomUse : std::uint32_t {
   kInitialization = 3,
   kGeneration = 4,
   kSplit = 5,
+  kAdapterDropout = 6,
 };
 
 struct RandomKey {

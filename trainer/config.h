@@ -22,6 +22,8 @@ enum class Precision : std::uint8_t { kFp32, kBf16 };
 enum class Determinism : std::uint8_t { kElastic, kFixed };
 enum class Recompute : std::uint8_t { kNone, kAttention, kBlock };
 enum class OptimizerName : std::uint8_t { kAdamW };
+enum class TuneMethod : std::uint8_t { kFull, kFreeze, kLora };
+enum class TuneBias : std::uint8_t { kNone, kAll, kLoraOnly };
 enum class DeviceWish : std::uint8_t { kAuto, kCpu, kCuda };
 enum class ScheduleName : std::uint8_t { kConstant, kLinear, kCosine, kWsd };
 
@@ -56,6 +58,23 @@ struct ModelConfig {
   std::string from;  // a folder whose weights the run starts from; empty: random
 
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
+};
+
+// What of the model of model.from is trained.
+struct TuneConfig {
+  TuneMethod method = TuneMethod::kFull;
+  int blocks = 2;                   // freeze: the last so many
+  std::string targets = "all";      // lora: names of linear layers, separated by commas
+  int rank = 8;                     // lora
+  double alpha = 0;                 // lora; 0: 2 * rank
+  double dropout = 0;               // lora: of what adapters read
+  bool rslora = false;              // lora: alpha / sqrt(rank) instead of alpha / rank
+  TuneBias bias = TuneBias::kNone;  // lora
+  std::string also_train;           // names of layers besides
+
+  // lora: what the adapters' products are multiplied by.
+  [[nodiscard]] double scale() const;
+  friend bool operator==(const TuneConfig&, const TuneConfig&) = default;
 };
 
 struct DataConfig {
@@ -147,6 +166,7 @@ struct Config {
   RunConfig run;
   DeviceConfig device;
   ModelConfig model;
+  TuneConfig tune;
   DataConfig data;
   TrainConfig train;
   OptimizerConfig optimizer;
@@ -167,6 +187,8 @@ struct Config {
 [[nodiscard]] std::string_view name_of(Precision value);
 [[nodiscard]] std::string_view name_of(Determinism value);
 [[nodiscard]] std::string_view name_of(Recompute value);
+[[nodiscard]] std::string_view name_of(TuneMethod value);
+[[nodiscard]] std::string_view name_of(TuneBias value);
 [[nodiscard]] std::string_view name_of(DeviceWish value);
 [[nodiscard]] std::string_view name_of(OptimizerName value);
 [[nodiscard]] std::string_view name_of(ScheduleName value);

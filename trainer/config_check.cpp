@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "base/error.h"
 #include "trainer/config_keys.h"
@@ -47,6 +48,17 @@ void check_model(const ModelConfig& model, const std::string& origin) {
           model.rope_low_freq_factor, model.rope_high_freq_factor);
 }
 
+void check_tuning(const Config& config, const std::string& origin) {
+  const TuneConfig& tune = config.tune;
+  require(tune.method == TuneMethod::kFull || !config.model.from.empty(),
+          "{}: tune.method is {}, but model.from names no model whose weights stay as they are", origin,
+          name_of(tune.method));
+  require(tune.method != TuneMethod::kLora || !tune.targets.empty(),
+          "{}: tune.targets is empty; expected all, or names of layers separated by commas", origin);
+  require(tune.method != TuneMethod::kFull || tune.also_train.empty(),
+          "{}: tune.also_train is {}, but tune.method full trains everything", origin, tune.also_train);
+}
+
 void check_schedule(const Config& config, const std::string& origin) {
   const ScheduleConfig& schedule = config.schedule;
   const std::int64_t steps = config.train.steps;
@@ -76,6 +88,11 @@ std::int64_t decay_steps(const Config& config) {
   return written != 0 ? written : std::max<std::int64_t>(1, config.train.steps / 10);
 }
 
+double TuneConfig::scale() const {
+  const double written = alpha == 0 ? 2.0 * rank : alpha;
+  return written / (rslora ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank));
+}
+
 Config with_derived_shapes(Config config) {
   ModelConfig& model = config.model;
   model.kv_heads = model.kv_heads == 0 ? model.heads : model.kv_heads;
@@ -85,6 +102,7 @@ Config with_derived_shapes(Config config) {
   model.hidden = model.hidden == 0 ? default_hidden(model) : model.hidden;
   model.context = model.context == 0 ? config.data.sequence : model.context;
   config.data.sequence = config.data.sequence == 0 ? model.context : config.data.sequence;
+  config.tune.alpha = config.tune.alpha == 0 ? 2.0 * config.tune.rank : config.tune.alpha;
   if (config.schedule.name == ScheduleName::kWsd) {
     config.schedule.decay_steps = decay_steps(config);
   }
@@ -107,6 +125,7 @@ void check_consistency(const Config& written, const std::string& origin) {
               is_power_of_two(config.train.micro_batches),
           "{}: train.micro_batches is {}; determinism: elastic needs a power of two", origin,
           config.train.micro_batches);
+  check_tuning(config, origin);
   check_schedule(config, origin);
   check_evaluation(config, origin);
 }

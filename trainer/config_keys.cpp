@@ -33,6 +33,14 @@ struct Names<Recompute> {
   static constexpr std::array<std::string_view, 3> value = {"none", "attention", "block"};
 };
 template <>
+struct Names<TuneMethod> {
+  static constexpr std::array<std::string_view, 3> value = {"full", "freeze", "lora"};
+};
+template <>
+struct Names<TuneBias> {
+  static constexpr std::array<std::string_view, 3> value = {"none", "all", "lora_only"};
+};
+template <>
 struct Names<DeviceWish> {
   static constexpr std::array<std::string_view, 3> value = {"auto", "cpu", "cuda"};
 };
@@ -153,6 +161,8 @@ std::string_view name_of(RopeScaling value) { return enum_name(value); }
 std::string_view name_of(Precision value) { return enum_name(value); }
 std::string_view name_of(Determinism value) { return enum_name(value); }
 std::string_view name_of(Recompute value) { return enum_name(value); }
+std::string_view name_of(TuneMethod value) { return enum_name(value); }
+std::string_view name_of(TuneBias value) { return enum_name(value); }
 std::string_view name_of(DeviceWish value) { return enum_name(value); }
 std::string_view name_of(OptimizerName value) { return enum_name(value); }
 std::string_view name_of(ScheduleName value) { return enum_name(value); }

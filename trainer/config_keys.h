@@ -15,7 +15,7 @@ namespace lockstep {
 // Where a key's value lives in a Config; the pointer's type is the key's type.
 using ConfigSlot = std::variant<std::string*, bool*, int*, std::int64_t*, std::uint64_t*, double*,
                                 std::array<double, 2>*, ModelFamily*, RopeScaling*, Precision*, Determinism*,
-                                Recompute*, DeviceWish*, OptimizerName*, ScheduleName*>;
+                                Recompute*, TuneMethod*, TuneBias*, DeviceWish*, OptimizerName*, ScheduleName*>;
 
 struct ConfigRange {
   double min = -std::numeric_limits<double>::infinity();

@@ -97,6 +97,42 @@ std::vector<ConfigKey> model_keys() {
   };
 }
 
+std::vector<ConfigKey> tune_keys() {
+  return {
+      {.name = "tune.method",
+       .slot = LOCKSTEP_SLOT(tune.method),
+       .help = "what of model.from is trained: everything, the last blocks, or low-rank adapters"},
+      {.name = "tune.blocks",
+       .slot = LOCKSTEP_SLOT(tune.blocks),
+       .help = "freeze: how many of the last blocks are trained",
+       .range = from_to(0, 10000)},
+      {.name = "tune.targets",
+       .slot = LOCKSTEP_SLOT(tune.targets),
+       .help = "lora: linear layers with adapters, \"q_proj,v_proj\" say; all: each but the head"},
+      {.name = "tune.rank",
+       .slot = LOCKSTEP_SLOT(tune.rank),
+       .help = "lora: of the adapters' matrices",
+       .range = from_to(1, 65536)},
+      {.name = "tune.alpha",
+       .slot = LOCKSTEP_SLOT(tune.alpha),
+       .help = "lora: adapters count alpha / rank times; 0: 2 rank",
+       .range = at_least(0)},
+      {.name = "tune.dropout",
+       .slot = LOCKSTEP_SLOT(tune.dropout),
+       .help = "lora: share of the adapters' inputs that training drops",
+       .range = kShare},
+      {.name = "tune.rslora",
+       .slot = LOCKSTEP_SLOT(tune.rslora),
+       .help = "lora: adapters count alpha / sqrt(rank) times"},
+      {.name = "tune.bias",
+       .slot = LOCKSTEP_SLOT(tune.bias),
+       .help = "lora: biases that are trained as well; lora_only: those of layers with adapters"},
+      {.name = "tune.also_train",
+       .slot = LOCKSTEP_SLOT(tune.also_train),
+       .help = "freeze, lora: layers that are trained whole besides, \"embed_tokens,lm_head\" say"},
+  };
+}
+
 std::vector<ConfigKey> data_and_train_keys() {
   return {
       {.name = "data.train", .slot = LOCKSTEP_SLOT(data.train), .help = "dataset folder to train on", .required = true},
@@ -259,7 +295,7 @@ std::vector<ConfigKey> all_keys() {
        .help = "of initial weights, sample order and dropout",
        .range = at_least(0)},
   };
-  for (auto part : {device_keys, model_keys, data_and_train_keys, optimizer_keys, job_keys}) {
+  for (auto part : {device_keys, model_keys, tune_keys, data_and_train_keys, optimizer_keys, job_keys}) {
     const std::vector<ConfigKey> more = part();
     keys.insert(keys.end(), more.begin(), more.end());
   }

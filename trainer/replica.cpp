@@ -6,8 +6,9 @@
 
 namespace lockstep {
 
-Replica::Replica(const Architecture& architecture, Precision precision, Backend& backend, const Sharding& sharding)
-    : model_(architecture),
+Replica::Replica(const Architecture& architecture, Precision precision, Backend& backend, const TuneConfig& tune,
+                 const Sharding& sharding)
+    : model_(architecture, tune),
       backend_(backend),
       working_dtype_(precision == Precision::kBf16 ? DType::kBF16 : DType::kF32),
       master_range_(is_narrow() ? shard(sharding.rank, sharding.world) : ElementRange{0, layout().total()}) {
@@ -20,7 +21,8 @@ Replica::Replica(const Architecture& architecture, Precision precision, Backend&
   } else {
     master_ = allocate(layout().total() * sizeof(float));
   }
-  weights_ = tensors_over(layout(), working());
+  frozen_ = backend.allocate(frozen().total() * size_of(working_dtype_));
+  weights_ = tensors_over(model_.parameters(), working(), frozen_view());
 }
 
 BufferView Replica::working() const {
@@ -62,6 +64,23 @@ void Replica::fill_working(const BufferView& all) {
     backend_.copy(all.slice(part), piece);
     backend_.convert(piece, working().slice(part));
   }
+  backend_.synchronize();
+}
+
+void Replica::fill_frozen(std::size_t index, std::span<float> values) {
+  const BufferView place = frozen_view().slice(frozen().offset(index), frozen().count(index));
+  if (!is_narrow()) {
+    backend_.copy(view_of(values), place);
+    return;
+  }
+  if (backend_.device().kind == DeviceKind::kCpu) {
+    backend_.convert(view_of(values), place);
+    return;
+  }
+  const Buffer buffer = backend_.allocate(values.size_bytes());
+  const BufferView uploaded{buffer.data(), values.size(), DType::kF32, backend_.device()};
+  backend_.copy(view_of(values), uploaded);
+  backend_.convert(uploaded, place);
   backend_.synchronize();
 }
 

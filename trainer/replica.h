@@ -25,12 +25,15 @@ class Replica {
   };
 
   // Weights are zero until fill() or initialize(). `backend` outlives it.
-  Replica(const Architecture& architecture, Precision precision, Backend& backend)
-      : Replica(architecture, precision, backend, Sharding{}) {}
-  Replica(const Architecture& architecture, Precision precision, Backend& backend, const Sharding& sharding);
+  Replica(const Architecture& architecture, Precision precision, Backend& backend, const TuneConfig& tune = {})
+      : Replica(architecture, precision, backend, tune, Sharding{}) {}
+  Replica(const Architecture& architecture, Precision precision, Backend& backend, const TuneConfig& tune,
+          const Sharding& sharding);
 
   [[nodiscard]] const Transformer& model() const { return model_; }
+  // Of the trained parameters. All that follows but frozen() is about them.
   [[nodiscard]] const ParameterLayout& layout() const { return model_.parameters().layout; }
+  [[nodiscard]] const ParameterLayout& frozen() const { return model_.parameters().frozen; }
   [[nodiscard]] DType working_dtype() const { return working_dtype_; }
   [[nodiscard]] Backend& backend() const { return backend_; }
 
@@ -52,16 +55,21 @@ class Replica {
   void fill(const std::function<void(std::span<float> weights)>& write);
   // Random weights, a function of the seed.
   void initialize(std::uint64_t seed);
+  // The values of parameter `index` of frozen(), kept in the working dtype.
+  void fill_frozen(std::size_t index, std::span<float> values);
   // After a change of master_of(part): brings the bf16 copy up to date.
   void refresh(const ElementRange& part);
   void refresh() { refresh(master_range_); }
 
-  // A tensor for each parameter over working().
+  // A tensor for each parameter, by number: see tensors_over().
   [[nodiscard]] std::span<const Tensor> weights() const { return weights_; }
 
  private:
   [[nodiscard]] BufferView master_view() const {
     return {master_.data(), master_range_.size(), DType::kF32, backend_.device()};
+  }
+  [[nodiscard]] BufferView frozen_view() const {
+    return {frozen_.data(), frozen().total(), working_dtype_, backend_.device()};
   }
   [[nodiscard]] bool is_narrow() const { return working_dtype_ != DType::kF32; }
 
@@ -73,6 +81,7 @@ class Replica {
   ElementRange master_range_;
   Buffer master_;
   Buffer narrow_;  // bf16
+  Buffer frozen_;
   std::vector<Tensor> weights_;
 };
 

@@ -61,7 +61,7 @@ TrainStep::TrainStep(const Config& config, Communicator& communicator, Backend& 
       micro_batches_(micro_batches_of_rank(config.train.micro_batches, communicator.rank(), communicator.world_size())),
       world_(communicator.world_size()),
       arena_([&backend](std::size_t size_bytes) { return backend.allocate(size_bytes); }),
-      replica_(architecture_of(config.model), config.train.precision, backend,
+      replica_(architecture_of(config.model), config.train.precision, backend, config.tune,
                sharding_of(config, communicator, backend)),
       shards_(shards_of(replica_, config, communicator)),
       optimizer_(replica_.layout(), backend, config.optimizer,
@@ -113,7 +113,11 @@ std::span<const double> TrainStep::compute_gradients(std::int64_t completed,
     const auto global_index = static_cast<std::uint64_t>(completed * config_.train.micro_batches + m);
     const Loss loss = replica_.model().loss(
         tape_, replica_.weights(), {batch.inputs, batch.targets, config_.train.micro_batch_size, batch.row_tokens},
-        {static_cast<float>(config_.model.dropout), config_.run.seed, global_index}, scale, config_.train.recompute);
+        {.probability = static_cast<float>(config_.model.dropout),
+         .seed = config_.run.seed,
+         .adapters = static_cast<float>(config_.tune.dropout),
+         .micro_batch = global_index},
+        scale, config_.train.recompute);
     tape_.backward(loss.value);
     reducer_.end_micro_batch();
     pending_.push_back(loss);

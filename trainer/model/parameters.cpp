@@ -1,39 +1,202 @@
 #include "trainer/model/parameters.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <set>
+#include <sstream>
 #include <string>
 #include <utility>
 
+#include "base/error.h"
 #include "base/hash.h"
 #include "base/random.h"
 
 namespace lockstep {
 namespace {
 
+constexpr const char* kPeftPrefix = "base_model.model.";
+
+std::vector<std::string> names_in(const std::string& list) {
+  std::vector<std::string> names;
+  std::istringstream stream(list);
+  for (std::string name; std::getline(stream, name, ',');) {
+    const std::size_t begin = name.find_first_not_of(' ');
+    if (begin != std::string::npos) {
+      names.push_back(name.substr(begin, name.find_last_not_of(' ') + 1 - begin));
+    }
+  }
+  return names;
+}
+
+bool ends_path(const std::string& path, const std::string& name) { return path == name || path.ends_with("." + name); }
+
+// A linear layer as Hugging Face has it: a range of the outputs of ours.
+struct LinearModule {
+  std::string path;
+  LowRank::Part outputs;
+};
+
 // Collects specs; each add() returns the parameter's number.
 class Builder {
  public:
+  Builder(const Architecture& architecture, const TuneConfig& tune)
+      : architecture_(architecture), tune_(tune), linear_layers_(linear_layers_of(architecture)) {}
+
+  void begin_block(std::int64_t layer) { block_ = layer; }
+  void end_blocks() { block_ = -1; }
+
   int matrix(const std::string& name, std::int64_t rows, std::int64_t columns,
              std::vector<ParameterExport> exports = {}) {
-    return add({name, {rows, columns}, true, std::move(exports)});
+    return add_base({name, {rows, columns}, true, std::move(exports)});
   }
   int vector(const std::string& name, std::int64_t size, std::vector<ParameterExport> exports = {}) {
-    return add({name, {size}, false, std::move(exports)});
+    return add_base({name, {size}, false, std::move(exports)});
   }
-  [[nodiscard]] ParameterLayout finish() { return ParameterLayout(std::move(specs_)); }
+  // Of the layer whose parameters are called `name`, for those of its modules that are to have one.
+  Adapter adapter(const std::string& name, std::int64_t inputs, const std::vector<LinearModule>& modules) {
+    Adapter adapter;
+    if (tune_.method != TuneMethod::kLora) {
+      return adapter;
+    }
+    ParameterSpec a{name + ".lora_A", {0, inputs}, true, {}};
+    ParameterSpec b{name + ".lora_B", {0, tune_.rank}, true, {}};
+    std::size_t parts = 0;
+    for (const LinearModule& module : modules) {
+      if (!is_target(module.path)) {
+        continue;
+      }
+      adapter.parts.at(parts++) = module.outputs;
+      const std::string path = kPeftPrefix + module.path;
+      a.exports.push_back({path + ".lora_A.weight", {tune_.rank, inputs}, a.shape[0] * inputs});
+      b.exports.push_back({path + ".lora_B.weight", {module.outputs.columns, tune_.rank}, b.shape[0] * tune_.rank});
+      a.shape[0] += tune_.rank;
+      b.shape[0] += module.outputs.columns;
+    }
+    if (parts > 0) {
+      adapter.b = add(std::move(b), true);
+      adapter.a = add(std::move(a), true);
+    }
+    return adapter;
+  }
+
+  // Throws Error(kUsage) for a name that nothing was found for.
+  void finish(ModelParameters& parameters) {
+    const auto check = [&](const char* key, const std::string& list) {
+      for (const std::string& name : names_in(list)) {
+        require(list == "all" || used_.contains(name),
+                "{}: no layer of {} is called {}; expected {} (or longer parts of a name)", key,
+                name_of(architecture_.family), name, fmt::join(linear_layers_, ", "));
+      }
+    };
+    if (tune_.method == TuneMethod::kLora) {
+      check("tune.targets", tune_.targets);
+    }
+    if (tune_.method != TuneMethod::kFull) {
+      check("tune.also_train", tune_.also_train);
+    }
+    require(!trained_.empty(), "tune: nothing is trained; tune.blocks is {} and tune.also_train is empty",
+            tune_.blocks);
+    parameters.layout = ParameterLayout(std::move(trained_));
+    parameters.frozen = ParameterLayout(std::move(frozen_));
+    parameters.places = std::move(places_);
+  }
 
  private:
-  int add(ParameterSpec spec) {
-    specs_.push_back(std::move(spec));
-    return static_cast<int>(specs_.size()) - 1;
+  int add(ParameterSpec spec, bool trained) {
+    std::vector<ParameterSpec>& specs = trained ? trained_ : frozen_;
+    places_.push_back({trained, specs.size()});
+    specs.push_back(std::move(spec));
+    return static_cast<int>(places_.size()) - 1;
   }
-  std::vector<ParameterSpec> specs_;
+
+  int add_base(ParameterSpec spec) {
+    if (tune_.method == TuneMethod::kFull) {
+      return add(std::move(spec), true);
+    }
+    if (spec.exports.empty()) {
+      spec.exports.push_back({spec.name, spec.shape, 0});
+    }
+    std::size_t chosen = 0;
+    for (const ParameterExport& part : spec.exports) {
+      chosen += is_chosen(part.hf_name) ? 1 : 0;
+    }
+    require(chosen == 0 || chosen == spec.exports.size(),
+            "tune: of {}, which are kept together, some are to be trained and some are not", joined_names(spec));
+    if (chosen > 0 && tune_.method == TuneMethod::kLora) {
+      for (ParameterExport& part : spec.exports) {
+        part.hf_name = peft_name(part.hf_name);
+      }
+    }
+    return add(std::move(spec), chosen > 0);
+  }
+
+  // "model.norm" of "model.norm.weight"
+  static std::string path_of(const std::string& hf_name) { return hf_name.substr(0, hf_name.rfind('.')); }
+
+  bool is_chosen(const std::string& hf_name) {
+    const std::string path = path_of(hf_name);
+    if (is_in(tune_.also_train, path)) {
+      return true;
+    }
+    if (tune_.method == TuneMethod::kFreeze) {
+      return block_ >= 0 && block_ >= architecture_.layers - tune_.blocks;
+    }
+    const bool is_bias = hf_name.ends_with(".bias");
+    return is_bias && (tune_.bias == TuneBias::kAll || (tune_.bias == TuneBias::kLoraOnly && is_target(path)));
+  }
+
+  // Biases of layers with adapters stand one level deeper in peft's models; layers that are trained whole do not.
+  std::string peft_name(const std::string& hf_name) {
+    const std::string path = path_of(hf_name);
+    const bool is_inside = is_target(path) && !is_in(tune_.also_train, path);
+    return kPeftPrefix + path + (is_inside ? ".base_layer" : "") + hf_name.substr(path.size());
+  }
+
+  bool is_target(const std::string& path) {
+    if (tune_.targets == "all") {
+      return std::any_of(linear_layers_.begin(), linear_layers_.end(),
+                         [&](const std::string& name) { return ends_path(path, name); });
+    }
+    return is_in(tune_.targets, path) && is_linear(path);
+  }
+  bool is_linear(const std::string& path) const {
+    return std::any_of(linear_layers_.begin(), linear_layers_.end(),
+                       [&](const std::string& name) { return ends_path(path, name); });
+  }
+  bool is_in(const std::string& list, const std::string& path) {
+    bool found = false;
+    for (const std::string& name : names_in(list)) {
+      if (ends_path(path, name)) {
+        used_.insert(name);
+        found = true;
+      }
+    }
+    return found;
+  }
+  static std::string joined_names(const ParameterSpec& spec) {
+    std::string names;
+    for (const ParameterExport& part : spec.exports) {
+      names += (names.empty() ? "" : ", ") + part.hf_name;
+    }
+    return names;
+  }
+
+  const Architecture& architecture_;
+  const TuneConfig& tune_;
+  const std::vector<std::string> linear_layers_;
+  std::int64_t block_ = -1;
+  std::vector<ParameterSpec> trained_;
+  std::vector<ParameterSpec> frozen_;
+  std::vector<ModelParameters::Place> places_;
+  std::set<std::string> used_;  // names in lists that fit a layer
 };
 
-ModelParameters gpt2_parameters(const Architecture& a) {
-  Builder builder;
+ModelParameters gpt2_parameters(const Architecture& a, const TuneConfig& tune) {
+  Builder builder(a, tune);
   ModelParameters p;
   const auto optional_bias = [&](const std::string& name, std::int64_t size) {
     return a.bias ? builder.vector(name + ".bias", size) : -1;
@@ -43,8 +206,11 @@ ModelParameters gpt2_parameters(const Architecture& a) {
   p.blocks.resize(static_cast<std::size_t>(a.layers));
   for (std::int64_t layer = a.layers - 1; layer >= 0; --layer) {
     BlockParameters& block = p.blocks[static_cast<std::size_t>(layer)];
+    builder.begin_block(layer);
     const std::string prefix = "transformer.h." + std::to_string(layer) + ".";
-    const auto linear = [&](const std::string& name, std::int64_t in, std::int64_t out, int& weight, int& bias) {
+    const auto linear = [&](const std::string& name, std::int64_t in, std::int64_t out, int& weight, int& bias,
+                            Adapter& adapter) {
+      adapter = builder.adapter(prefix + name, in, {{prefix + name, {0, out}}});
       weight = builder.matrix(prefix + name + ".weight", in, out);
       bias = optional_bias(prefix + name, out);
     };
@@ -52,22 +218,23 @@ ModelParameters gpt2_parameters(const Architecture& a) {
       gain = builder.vector(prefix + name + ".weight", a.width);
       bias = optional_bias(prefix + name, a.width);
     };
-    linear("mlp.c_proj", a.hidden, a.width, block.down, block.down_bias);
-    linear("mlp.c_fc", a.width, a.hidden, block.up, block.up_bias);
+    linear("mlp.c_proj", a.hidden, a.width, block.down, block.down_bias, block.down_adapter);
+    linear("mlp.c_fc", a.width, a.hidden, block.up, block.up_bias, block.up_adapter);
     norm("ln_2", block.norm2_gain, block.norm2_bias);
-    linear("attn.c_proj", a.width, a.width, block.attention_out, block.attention_out_bias);
-    linear("attn.c_attn", a.width, 3 * a.width, block.qkv, block.qkv_bias);
+    linear("attn.c_proj", a.width, a.width, block.attention_out, block.attention_out_bias, block.attention_out_adapter);
+    linear("attn.c_attn", a.width, 3 * a.width, block.qkv, block.qkv_bias, block.qkv_adapter);
     norm("ln_1", block.norm1_gain, block.norm1_bias);
   }
+  builder.end_blocks();
   p.position_table = builder.matrix("transformer.wpe.weight", a.context, a.width);
   p.token_table = builder.matrix("transformer.wte.weight", a.vocab, a.width);
   p.head = p.token_table;
-  p.layout = builder.finish();
+  builder.finish(p);
   return p;
 }
 
-ModelParameters llama_parameters(const Architecture& a) {
-  Builder builder;
+ModelParameters llama_parameters(const Architecture& a, const TuneConfig& tune) {
+  Builder builder(a, tune);
   ModelParameters p;
   if (!a.tied) {
     p.head = builder.matrix("lm_head.weight", a.vocab, a.width);
@@ -78,17 +245,29 @@ ModelParameters llama_parameters(const Architecture& a) {
   const std::int64_t kv = a.kv_width();
   for (std::int64_t layer = a.layers - 1; layer >= 0; --layer) {
     BlockParameters& block = p.blocks[static_cast<std::size_t>(layer)];
+    builder.begin_block(layer);
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+    block.down_adapter =
+        builder.adapter(prefix + "mlp.down_proj", a.hidden, {{prefix + "mlp.down_proj", {0, a.width}}});
     block.down = builder.matrix(prefix + "mlp.down_proj.weight", a.width, a.hidden);
+    block.up_adapter =
+        builder.adapter(prefix + "mlp.gate_up_proj", a.width,
+                        {{prefix + "mlp.gate_proj", {0, a.hidden}}, {prefix + "mlp.up_proj", {a.hidden, a.hidden}}});
     block.up = builder.matrix(prefix + "mlp.gate_up_proj.weight", 2 * a.hidden, a.width,
                               {{prefix + "mlp.gate_proj.weight", {a.hidden, a.width}, 0},
                                {prefix + "mlp.up_proj.weight", {a.hidden, a.width}, a.hidden * a.width}});
     block.norm2_gain = builder.vector(prefix + "post_attention_layernorm.weight", a.width);
+    block.attention_out_adapter =
+        builder.adapter(prefix + "self_attn.o_proj", q, {{prefix + "self_attn.o_proj", {0, a.width}}});
     block.attention_out = builder.matrix(prefix + "self_attn.o_proj.weight", a.width, q);
     if (a.has_head_norm()) {
       block.key_norm = builder.vector(prefix + "self_attn.k_norm.weight", a.head_dim);
       block.query_norm = builder.vector(prefix + "self_attn.q_norm.weight", a.head_dim);
     }
+    block.qkv_adapter = builder.adapter(prefix + "self_attn.qkv_proj", a.width,
+                                        {{prefix + "self_attn.q_proj", {0, q}},
+                                         {prefix + "self_attn.k_proj", {q, kv}},
+                                         {prefix + "self_attn.v_proj", {q + kv, kv}}});
     block.qkv = builder.matrix(prefix + "self_attn.qkv_proj.weight", q + 2 * kv, a.width,
                                {{prefix + "self_attn.q_proj.weight", {q, a.width}, 0},
                                 {prefix + "self_attn.k_proj.weight", {kv, a.width}, q * a.width},
@@ -101,11 +280,12 @@ ModelParameters llama_parameters(const Architecture& a) {
     }
     block.norm1_gain = builder.vector(prefix + "input_layernorm.weight", a.width);
   }
+  builder.end_blocks();
   p.token_table = builder.matrix("model.embed_tokens.weight", a.vocab, a.width);
   if (a.tied) {
     p.head = p.token_table;
   }
-  p.layout = builder.finish();
+  builder.finish(p);
   return p;
 }
 
@@ -120,10 +300,25 @@ void fill_normal(RandomKey key, double deviation, std::size_t first, std::span<f
   }
 }
 
+// Element i is word i % 4 of counter i / 4.
+void fill_uniform(RandomKey key, double bound, std::span<float> values) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double u = static_cast<double>(philox(key, i / 4)[i % 4]) * 0x1p-32;  // in [0, 1)
+    values[i] = static_cast<float>((2 * u - 1) * bound);
+  }
+}
+
 }  // namespace
 
-ModelParameters make_parameters(const Architecture& architecture) {
-  return architecture.is_gpt2() ? gpt2_parameters(architecture) : llama_parameters(architecture);
+std::vector<std::string> linear_layers_of(const Architecture& architecture) {
+  if (architecture.is_gpt2()) {
+    return {"c_attn", "c_proj", "c_fc"};
+  }
+  return {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+}
+
+ModelParameters make_parameters(const Architecture& architecture, const TuneConfig& tune) {
+  return architecture.is_gpt2() ? gpt2_parameters(architecture, tune) : llama_parameters(architecture, tune);
 }
 
 void initialize(const Architecture& architecture, const ModelParameters& parameters, std::uint64_t seed,
@@ -140,10 +335,28 @@ void initialize(const Architecture& architecture, const ModelParameters& paramet
       return index == block.attention_out || index == block.down;
     });
   };
-  for (std::size_t p = 0; p < layout.size(); ++p) {
-    const ParameterSpec& spec = layout.specs()[p];
-    const std::span<float> values = master.subspan(layout.offset(p), layout.count(p));
-    const int index = static_cast<int>(p);
+  const auto is_adapters = [&](int index, int Adapter::*matrix) {
+    return std::ranges::any_of(parameters.blocks, [&](const BlockParameters& block) {
+      return index == block.qkv_adapter.*matrix || index == block.attention_out_adapter.*matrix ||
+             index == block.up_adapter.*matrix || index == block.down_adapter.*matrix;
+    });
+  };
+  for (int index = 0; index < static_cast<int>(parameters.places.size()); ++index) {
+    const ModelParameters::Place& place = parameters.places[static_cast<std::size_t>(index)];
+    if (!place.trained) {
+      continue;
+    }
+    const ParameterSpec& spec = layout.specs()[place.index];
+    const std::span<float> values = master.subspan(layout.offset(place.index), layout.count(place.index));
+    if (is_adapters(index, &Adapter::b)) {
+      std::ranges::fill(values, 0.0F);
+      continue;
+    }
+    if (is_adapters(index, &Adapter::a)) {
+      fill_uniform(random_key(seed, RandomUse::kInitialization, hash_of(spec.name).low),
+                   1.0 / std::sqrt(static_cast<double>(spec.shape[1])), values);
+      continue;
+    }
     if (spec.shape.size() == 1) {
       std::ranges::fill(values, is_gain(index) ? 1.0F : 0.0F);
       continue;
@@ -159,13 +372,17 @@ void initialize(const Architecture& architecture, const ModelParameters& paramet
   }
 }
 
-std::vector<Tensor> tensors_over(const ParameterLayout& layout, const BufferView& flat) {
+std::vector<Tensor> tensors_over(const ModelParameters& parameters, const BufferView& trained,
+                                 const BufferView& frozen) {
   std::vector<Tensor> tensors;
-  for (std::size_t p = 0; p < layout.size(); ++p) {
-    const std::vector<std::int64_t>& dims = layout.specs()[p].shape;
+  for (const ModelParameters::Place& place : parameters.places) {
+    const ParameterLayout& layout = place.trained ? parameters.layout : parameters.frozen;
+    const BufferView& flat = place.trained ? trained : frozen;
+    const std::vector<std::int64_t>& dims = layout.specs()[place.index].shape;
     const Shape shape = dims.size() == 1 ? Shape{dims[0]} : Shape{dims[0], dims[1]};
-    Tensor tensor(flat.slice(layout.offset(p), layout.count(p)).data, shape, flat.dtype, flat.device);
-    tensor.parameter = static_cast<int>(p);
+    Tensor tensor(flat.slice(layout.offset(place.index), layout.count(place.index)).data, shape, flat.dtype,
+                  flat.device);
+    tensor.parameter = place.trained ? static_cast<int>(place.index) : Tensor::kNone;
     tensors.push_back(tensor);
   }
   return tensors;

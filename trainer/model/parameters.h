@@ -1,18 +1,30 @@
-// The parameters of a model: which there are, in which order, under which Hugging Face names, and how they start.
+// The parameters of a model: which there are, in which order, under which Hugging Face names, how they start, and which
+// of them are trained.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "ops/functions.h"
 #include "ops/tensor.h"
 #include "trainer/flat_parameters.h"
 #include "trainer/model/architecture.h"
 
 namespace lockstep {
 
-// Where the parameters of one block stand in the layout; -1 where the family has none.
+// Numbers of parameters, here and below, count all of them in the order in which the backward pass finishes their
+// gradients. With everything trained they are the places in the layout. -1: there is none.
+
+// Low-rank matrices beside a linear layer; `parts` of its outputs have one each.
+struct Adapter {
+  int a = -1, b = -1;
+  std::array<LowRank::Part, LowRank::kMostParts> parts = {};
+};
+
 struct BlockParameters {
   int norm1_gain = -1, norm1_bias = -1;
   int qkv = -1, qkv_bias = -1;         // fused: query, key, value
@@ -21,10 +33,17 @@ struct BlockParameters {
   int norm2_gain = -1, norm2_bias = -1;
   int up = -1, up_bias = -1;  // gpt2: c_fc; the others: gate and up, fused
   int down = -1, down_bias = -1;
+  Adapter qkv_adapter, attention_out_adapter, up_adapter, down_adapter;
 };
 
 struct ModelParameters {
-  ParameterLayout layout;  // in the order in which the backward pass finishes the gradients
+  struct Place {
+    bool trained = true;
+    std::size_t index = 0;  // in `layout`, or in `frozen`
+  };
+  ParameterLayout layout;     // the trained ones
+  ParameterLayout frozen;     // the others
+  std::vector<Place> places;  // by number
   std::vector<BlockParameters> blocks;
   int token_table = -1;
   int position_table = -1;
@@ -32,15 +51,24 @@ struct ModelParameters {
   int head = -1;  // token_table when tied
 };
 
-[[nodiscard]] ModelParameters make_parameters(const Architecture& architecture);
+// Parameters keep their names whatever is trained. What is saved of them goes by Hugging Face's names, in a run with
+// adapters by those that peft gives ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"). Throws
+// Error(kUsage) for names in `tune` that fit no layer.
+[[nodiscard]] ModelParameters make_parameters(const Architecture& architecture, const TuneConfig& tune = {});
 
-// Fills the flat master weights: normal(0, 0.02) for matrices, divided by sqrt(2 layers) for those that end a residual
-// branch (Radford et al. 2019), 1 for gains, 0 for biases. Each value is a pure function of the seed, the parameter's
-// name and its index.
+// Names of the linear layers that may have adapters: "q_proj", "c_attn", ...
+[[nodiscard]] std::vector<std::string> linear_layers_of(const Architecture& architecture);
+
+// Fills the flat master weights of the trained parameters: normal(0, 0.02) for matrices, divided by sqrt(2 layers) for
+// those that end a residual branch (Radford et al. 2019), 1 for gains, 0 for biases; an adapter's first matrix is
+// uniform in +-1 / sqrt(inputs), its second 0 (Hu et al. 2021, as peft does it). Each value is a pure function of the
+// seed, the parameter's name and its index.
 void initialize(const Architecture& architecture, const ModelParameters& parameters, std::uint64_t seed,
                 ThreadPool& pool, std::span<float> master);
 
-// Tensors over a flat buffer (f32, bf16) in the layout's order, each carrying its parameter number.
-[[nodiscard]] std::vector<Tensor> tensors_over(const ParameterLayout& layout, const BufferView& flat);
+// By number, tensors over the flat buffers of `layout` and `frozen` (f32 or bf16). Those of trained parameters carry
+// their place in the layout.
+[[nodiscard]] std::vector<Tensor> tensors_over(const ModelParameters& parameters, const BufferView& trained,
+                                               const BufferView& frozen);
 
 }  // namespace lockstep

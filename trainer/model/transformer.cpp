@@ -13,6 +13,9 @@ namespace {
 
 constexpr std::uint64_t kSitesPerBlock = 4;
 enum Site : std::uint64_t { kAttentionProbabilities, kAttentionBranch, kFeedForwardBranch };
+// Where adapters drop, in a block.
+constexpr std::uint64_t kAdaptersPerBlock = 4;
+enum AdapterSite : std::uint64_t { kQkv, kAttentionOut, kUp, kDown };
 
 std::int64_t rounded_up(std::int64_t value, std::int64_t granule) { return (value + granule - 1) / granule * granule; }
 
@@ -50,11 +53,17 @@ struct Transformer::Context {
   [[nodiscard]] Dropout dropout_in_block(std::int64_t layer, Site site) const {
     return dropout_at(1 + static_cast<std::uint64_t>(layer) * kSitesPerBlock + site);
   }
+  [[nodiscard]] Dropout dropout_of_adapter(std::int64_t layer, std::uint64_t site) const {
+    const std::uint64_t place = static_cast<std::uint64_t>(layer) * kAdaptersPerBlock + site;
+    return {dropout.adapters, random_key(dropout.seed, RandomUse::kAdapterDropout, dropout.micro_batch, place)};
+  }
   [[nodiscard]] std::int64_t first_position() const { return cache == nullptr ? 0 : cache->length(); }
 };
 
-Transformer::Transformer(const Architecture& architecture)
-    : architecture_(architecture), parameters_(make_parameters(architecture)) {
+Transformer::Transformer(const Architecture& architecture, const TuneConfig& tune)
+    : architecture_(architecture),
+      parameters_(make_parameters(architecture, tune)),
+      adapter_scale_(static_cast<float>(tune.scale())) {
   if (!architecture_.is_gpt2()) {
     inverse_frequency_ = inverse_frequencies(architecture_);
   }
@@ -97,23 +106,21 @@ std::array<Tensor, 2> Transformer::block(const Context& context, std::int64_t la
   const BlockParameters* next = last ? nullptr : &block + 1;
   const Norm next_norm = last ? norm_of(context, parameters_.final_gain, parameters_.final_bias)
                               : norm_of(context, next->norm1_gain, next->norm1_bias);
-  SumAndNorm transformed = add_norm(context.tape, attended.sum, feed_forward(context, block, attended.y),
+  SumAndNorm transformed = add_norm(context.tape, attended.sum, feed_forward(context, layer, attended.y),
                                     context.dropout_in_block(layer, kFeedForwardBranch), next_norm);
   return {std::move(transformed.sum), std::move(transformed.y)};
 }
 
 Tensor Transformer::attention(const Context& context, std::int64_t layer, const Tensor& x) const {
   const BlockParameters& block = parameters_.blocks[static_cast<std::size_t>(layer)];
-  const bool gpt2 = architecture_.is_gpt2();
-  const WeightLayout layout = gpt2 ? WeightLayout::kInOut : WeightLayout::kOutIn;
   Tape& tape = context.tape;
-  Tensor qkv = linear(tape, x, {context.weight(block.qkv), context.weight(block.qkv_bias), layout});
+  Tensor qkv = adapted(context, layer, {block.qkv, block.qkv_bias, block.qkv_adapter, kQkv}, x);
   if (architecture_.has_head_norm()) {
     qkv = head_norm(tape, qkv,
                     {architecture_.heads, architecture_.kv_heads, static_cast<float>(architecture_.norm_epsilon),
                      context.weight(block.query_norm), context.weight(block.key_norm)});
   }
-  if (!gpt2) {
+  if (!architecture_.is_gpt2()) {
     const Tensor frequencies(const_cast<float*>(inverse_frequency_.data()),
                              Shape{static_cast<std::int64_t>(inverse_frequency_.size())}, DType::kF32);
     qkv = rotary_embedding(tape, qkv,
@@ -130,18 +137,40 @@ Tensor Transformer::attention(const Context& context, std::int64_t layer, const 
     out = cached_attention(tape, qkv,
                            {architecture_.heads, architecture_.kv_heads, context.cache->length(), cached.k, cached.v});
   }
-  return linear(tape, out, {context.weight(block.attention_out), context.weight(block.attention_out_bias), layout});
+  return adapted(context, layer,
+                 {block.attention_out, block.attention_out_bias, block.attention_out_adapter, kAttentionOut}, out);
 }
 
-Tensor Transformer::feed_forward(const Context& context, const BlockParameters& block, const Tensor& x) const {
-  const bool gpt2 = architecture_.is_gpt2();
-  const WeightLayout layout = gpt2 ? WeightLayout::kInOut : WeightLayout::kOutIn;
-  const Linear up{context.weight(block.up), context.weight(block.up_bias), layout};
-  const Linear down{context.weight(block.down), context.weight(block.down_bias), layout};
-  if (gpt2) {
-    return gelu_mlp(context.tape, x, {up, down});
+Linear Transformer::linear_of(const Context& context, const LinearParts& parts) const {
+  return {context.weight(parts.weight), context.weight(parts.bias),
+          architecture_.is_gpt2() ? WeightLayout::kInOut : WeightLayout::kOutIn};
+}
+
+Tensor Transformer::adapted(const Context& context, std::int64_t layer, const LinearParts& parts,
+                            const Tensor& x) const {
+  const Tensor y = linear(context.tape, x, linear_of(context, parts));
+  const Adapter& adapter = parts.adapter;
+  if (adapter.a < 0) {
+    return y;
   }
-  return linear(context.tape, swiglu(context.tape, linear(context.tape, x, up)), down);
+  return add_low_rank(context.tape, x, y,
+                      {.parts = adapter.parts,
+                       .a = context.weight(adapter.a),
+                       .b = context.weight(adapter.b),
+                       .scale = adapter_scale_,
+                       .dropout = context.dropout_of_adapter(layer, parts.site)});
+}
+
+Tensor Transformer::feed_forward(const Context& context, std::int64_t layer, const Tensor& x) const {
+  const BlockParameters& block = parameters_.blocks[static_cast<std::size_t>(layer)];
+  const LinearParts up{block.up, block.up_bias, block.up_adapter, kUp};
+  const LinearParts down{block.down, block.down_bias, block.down_adapter, kDown};
+  const bool gpt2 = architecture_.is_gpt2();
+  if (gpt2 && up.adapter.a < 0 && down.adapter.a < 0) {
+    return gelu_mlp(context.tape, x, {linear_of(context, up), linear_of(context, down)});
+  }
+  const Tensor inner = adapted(context, layer, up, x);
+  return adapted(context, layer, down, gpt2 ? gelu(context.tape, inner) : swiglu(context.tape, inner));
 }
 
 Loss Transformer::loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,

@@ -33,7 +33,7 @@ class KvCache {
 
 class Transformer {
  public:
-  explicit Transformer(const Architecture& architecture);
+  explicit Transformer(const Architecture& architecture, const TuneConfig& tune = {});
 
   [[nodiscard]] const Architecture& architecture() const { return architecture_; }
   [[nodiscard]] const ModelParameters& parameters() const { return parameters_; }
@@ -42,6 +42,7 @@ class Transformer {
   struct DropoutStream {
     float probability = 0;
     std::uint64_t seed = 0;
+    float adapters = 0;             // the probability in front of adapters
     std::uint64_t micro_batch = 0;  // step * micro_batches + index in the step: never the same twice in a run
   };
   struct Rows {
@@ -50,7 +51,8 @@ class Transformer {
     std::int64_t batch = 0;
     std::int64_t sequence = 0;  // at most the context
   };
-  // Loss of one micro-batch, scaled by `scale`. `weights` has a tensor for each parameter of the layout, f32 or bf16.
+  // Loss of one micro-batch, scaled by `scale`. `weights` has a tensor for each parameter, by number, f32 or bf16: see
+  // tensors_over().
   // `recompute` trades memory for time and changes no bit. What is given by reference stays valid until backward().
   [[nodiscard]] Loss loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,
                           float scale, Recompute recompute = Recompute::kNone) const;
@@ -67,10 +69,20 @@ class Transformer {
                                             const Tensor& y) const;
   [[nodiscard]] Norm norm_of(const Context& context, int gain, int bias) const;
   [[nodiscard]] Tensor attention(const Context& context, std::int64_t layer, const Tensor& x) const;
-  [[nodiscard]] Tensor feed_forward(const Context& context, const BlockParameters& block, const Tensor& x) const;
+  [[nodiscard]] Tensor feed_forward(const Context& context, std::int64_t layer, const Tensor& x) const;
+  // One linear layer of block `layer`, with its adapters.
+  struct LinearParts {
+    int weight, bias;
+    const Adapter& adapter;
+    std::uint64_t site;  // of the adapters' dropout within the block
+  };
+  [[nodiscard]] Linear linear_of(const Context& context, const LinearParts& parts) const;
+  [[nodiscard]] Tensor adapted(const Context& context, std::int64_t layer, const LinearParts& parts,
+                               const Tensor& x) const;
 
   Architecture architecture_;
   ModelParameters parameters_;
+  float adapter_scale_ = 1;
   std::vector<float> inverse_frequency_;  // of rotary positions
 };
 
