@@ -25,8 +25,10 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path,
                                         const std::function<void(const DamagedCheckpoint&)>& on_damaged) {
   require(std::filesystem::is_directory(path),
           "{}: no such folder; expected a run, a checkpoint or a Hugging Face folder", path.string());
-  if (std::filesystem::is_regular_file(path / "config.json")) {
-    return path;
+  for (const char* name : {"config.json", "adapter_config.json", kManifestName}) {
+    if (std::filesystem::is_regular_file(path / name)) {
+      return path;
+    }
   }
   const std::filesystem::path checkpoints = path / "checkpoints";
   require(std::filesystem::is_directory(checkpoints),
@@ -36,19 +38,48 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path,
   return latest->path();
 }
 
-LoadedModel load_model(const std::filesystem::path& path, Precision precision, Backend& backend,
+ModelSource find_model(const std::filesystem::path& path, const std::filesystem::path& adapter,
                        const std::function<void(const DamagedCheckpoint&)>& on_damaged) {
-  const std::filesystem::path folder = find_model_folder(path, on_damaged);
-  const std::filesystem::path config = folder / "config.json";
+  ModelSource source;
+  source.folder = find_model_folder(path, on_damaged);
+  source.tuned = find_tuned_model(source.folder);
+  if (!adapter.empty()) {
+    require(!source.tuned, "{} has trained weights beside those of {} already; adapters stand beside a whole model",
+            source.folder.string(), source.tuned ? source.tuned->base.string() : "");
+    const std::filesystem::path folder = find_model_folder(adapter, on_damaged);
+    source.tuned = find_tuned_model(folder);
+    require(source.tuned.has_value(), "{} holds a whole model; expected adapters (adapter_config.json)", folder.string());
+  } else if (source.tuned) {
+    source.folder = source.tuned->base;
+    require(std::filesystem::is_regular_file(source.folder / "config.json"),
+            "{} stands beside the model {}, which is not there; --model MODEL --adapter {} says where it is",
+            source.tuned->folder.string(), source.folder.string(), source.tuned->folder.string());
+  }
+  require(std::filesystem::is_regular_file(source.folder / "config.json"), "{}: no config.json is in it",
+          source.folder.string());
+  const bool has_text = source.tuned && std::filesystem::is_regular_file(source.tuned->folder / "tokenizer.json");
+  source.text_folder = has_text ? source.tuned->folder : source.folder;
+  return source;
+}
+
+LoadedModel load_model(const ModelSource& source, Precision precision, Backend& backend) {
+  const std::filesystem::path config = source.folder / "config.json";
   const std::string config_text = read_file(config);
   const Architecture architecture = from_hf_config(config_text, config.string());
-  LoadedModel model{
-      folder, Replica(architecture, precision, backend), Tokenizer::load(folder / "tokenizer.json"), {}, {}};
+  LoadedModel model{source.name(),
+                    Replica(architecture, precision, backend, source.tuned ? source.tuned->tune : TuneConfig{}),
+                    Tokenizer::load(source.text_folder / "tokenizer.json"),
+                    {},
+                    {}};
   require(static_cast<std::int64_t>(model.tokenizer.vocab_size()) <= architecture.vocab,
-          "{}: the tokenizer has {} tokens, the model {}", folder.string(), model.tokenizer.vocab_size(),
+          "{}: the tokenizer has {} tokens, the model {}", source.text_folder.string(), model.tokenizer.vocab_size(),
           architecture.vocab);
   set_text_ends(model, text_ends_of_hf_config(config_text, config.string()));
-  model.replica.fill([&](std::span<float> weights) { load_weights(folder, model.replica.layout(), weights); });
+  if (source.tuned) {
+    load_tuned(*source.tuned, source.folder, model.replica);
+  } else {
+    model.replica.fill([&](std::span<float> weights) { load_weights(source.folder, model.replica.layout(), weights); });
+  }
   return model;
 }
 

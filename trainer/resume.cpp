@@ -29,7 +29,8 @@ std::string to_json(const RunProgress& progress) {
               {"without_improvement", progress.without_improvement},
               {"validation", progress.validation},
               {"evaluation_pending", progress.evaluation_pending},
-              {"data_fingerprint", progress.data_fingerprint}}
+              {"data_fingerprint", progress.data_fingerprint},
+              {"base_fingerprint", progress.base_fingerprint}}
       .dump();
 }
 
@@ -44,6 +45,7 @@ RunProgress run_progress_from_json(const std::string& text) {
     object.at("validation").get_to(progress.validation);
     progress.evaluation_pending = object.value("evaluation_pending", false);  // older checkpoints do not have it
     object.at("data_fingerprint").get_to(progress.data_fingerprint);
+    progress.base_fingerprint = object.value("base_fingerprint", "");
     return progress;
   } catch (const json::exception& error) {
     fail(ErrorCode::kCorrupt, "resume: the manifest's \"extra\" object is not what a training run writes: {}",
@@ -115,6 +117,14 @@ Config continue_config(Config config, const Manifest& manifest, const std::strin
   require_same(checkpoint, "model.rope_original_context", saved.model.rope_original_context,
                config.model.rope_original_context);
   require_same(checkpoint, "model.norm_eps", saved.model.norm_eps, config.model.norm_eps);
+  require_same(checkpoint, "tune.method", name_of(saved.tune.method), name_of(config.tune.method));
+  require_same(checkpoint, "tune.blocks", saved.tune.blocks, config.tune.blocks);
+  require_same(checkpoint, "tune.targets", saved.tune.targets, config.tune.targets);
+  require_same(checkpoint, "tune.rank", saved.tune.rank, config.tune.rank);
+  require_same(checkpoint, "tune.alpha and rslora", saved.tune.scale(), config.tune.scale());
+  require_same(checkpoint, "tune.dropout", saved.tune.dropout, config.tune.dropout);
+  require_same(checkpoint, "tune.bias", name_of(saved.tune.bias), name_of(config.tune.bias));
+  require_same(checkpoint, "tune.also_train", saved.tune.also_train, config.tune.also_train);
   require_same(checkpoint, "run.seed", saved.run.seed, config.run.seed);
   require_same(checkpoint, "data.sequence", saved.data.sequence, sequence);
   require_same(checkpoint, "train.determinism", name_of(saved.train.determinism), name_of(config.train.determinism));

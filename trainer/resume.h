@@ -21,6 +21,7 @@ struct RunProgress {
   std::string validation;                      // what the two were measured on, in words; another one starts them anew
   bool evaluation_pending = false;             // the one due after this step was given up for a stop
   std::string data_fingerprint;                // of the training data: data_fingerprint()
+  std::string base_fingerprint;                // of the model whose weights stay as they are; empty: all are trained
 
   friend bool operator==(const RunProgress&, const RunProgress&) = default;
 };

@@ -3,6 +3,7 @@
 #include <span>
 
 #include "base/dtype.h"
+#include "trainer/adapter_config.h"
 #include "trainer/model/architecture.h"
 #include "trainer/run_folder.h"
 
@@ -29,6 +30,9 @@ CheckpointOptions checkpoint_options(const Config& config, const TrainStep& trai
   options.rank = communicator.rank();
   options.world = communicator.world_size();
   options.model_dtype = replica.working_dtype();
+  options.model_file = config.tune.method == TuneMethod::kFull   ? kModelFileName
+                       : config.tune.method == TuneMethod::kLora ? kAdapterFileName
+                                                                 : kPartFileName;
   options.range = range_of_rank(train_step, communicator);
   options.keep = config.checkpoint.keep;
   options.keep_best = config.checkpoint.keep_best;
@@ -37,11 +41,16 @@ CheckpointOptions checkpoint_options(const Config& config, const TrainStep& trai
     options.copy_from_device = [&backend](const BufferView& from, const BufferView& to) { backend.copy(from, to); };
   }
   if (options.rank == 0) {
-    options.texts["config.json"] =
-        to_hf_config(replica.model().architecture(), {.end_of_text = tokenizer.end_of_text.id,
-                                                      .beginning_of_text = tokenizer.beginning_of_text.id,
-                                                      .dropout = config.model.dropout,
-                                                      .dtype = narrow ? "bfloat16" : "float32"});
+    if (config.tune.method == TuneMethod::kFull) {
+      options.texts["config.json"] =
+          to_hf_config(replica.model().architecture(), {.end_of_text = tokenizer.end_of_text.id,
+                                                        .beginning_of_text = tokenizer.beginning_of_text.id,
+                                                        .dropout = config.model.dropout,
+                                                        .dtype = narrow ? "bfloat16" : "float32"});
+    } else if (config.tune.method == TuneMethod::kLora) {
+      options.texts["adapter_config.json"] =
+          to_adapter_config(config.tune, replica.model().architecture(), config.model.from);
+    }
     options.texts["tokenizer.json"] = tokenizer.json;
     options.texts["tokenizer_config.json"] =
         to_hf_tokenizer_config({.end_of_text = tokenizer.end_of_text.text,

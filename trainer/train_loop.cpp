@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "trainer/agreement.h"
+#include "trainer/base_model.h"
 #include "trainer/device.h"
 #include "trainer/evaluate.h"
 #include "trainer/gemm_rate.h"
@@ -96,8 +97,21 @@ void TrainLoop::load(const CheckpointReader* checkpoint) {
   Replica& replica = train_step_.replica();
   if (checkpoint != nullptr) {
     adopt(*checkpoint);
+    if (config_.tune.method != TuneMethod::kFull) {
+      const std::string base = load_base(config_.model.from, replica, {}).hex();
+      require(base == progress_.base_fingerprint,
+              "{} (model.from) is not the model that this run was tuned on: its fingerprint is {}, expected {}",
+              config_.model.from, base, progress_.base_fingerprint);
+    }
     log_.info("train: continuing {} from step {}, digest {}", checkpoint->path().string(), completed_,
               checkpoint->manifest().digest.hex());
+  } else if (config_.tune.method != TuneMethod::kFull) {
+    replica.fill([&](std::span<float> weights) {
+      initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend_->pool(),
+                 weights);
+      progress_.base_fingerprint = load_base(config_.model.from, replica, weights).hex();
+    });
+    log_.info("train: tuning {} ({})", config_.model.from, name_of(config_.tune.method));
   } else if (!config_.model.from.empty()) {
     replica.fill([&](std::span<float> weights) { load_weights(config_.model.from, layout, weights); });
     log_.info("train: starting from the weights of {}", config_.model.from);
@@ -125,6 +139,7 @@ void TrainLoop::open(RunLock& lock) {
   }
   const Replica& replica = train_step_.replica();
   const double parameters = static_cast<double>(replica.layout().parameters());
+  const double frozen = static_cast<double>(replica.frozen().parameters());
   report_ = std::make_unique<TrainReport>(
       config_,
       TrainReport::Options{
@@ -132,7 +147,7 @@ void TrainLoop::open(RunLock& lock) {
           .completed_steps = completed_,
           .evaluation_pending = progress_.evaluation_pending,
           .peak_flop_per_s = peak_flop_per_s(*backend_, replica.working_dtype()) * communicator_.world_size(),
-          .flop_per_token = training_flop_per_token(replica.model().architecture(), parameters, config_.data.sequence)},
+          .flop_per_token = training_flop_per_token(replica.model().architecture(), parameters, config_.data.sequence, frozen)},
       log_);
   log_.info("configuration:\n{}", to_yaml(config_));
   const bool on_gpu = backend_->device().kind == DeviceKind::kCuda;

@@ -22,6 +22,8 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--model", options.path, "A run (its newest checkpoint), a checkpoint, or a Hugging Face folder")
       ->required()
       ->type_name("DIR");
+  command.add_option("--adapter", options.adapter, "Adapters to lay over it: of a run, a checkpoint, or peft's")
+      ->type_name("DIR");
   command.add_option("--precision", options.precision_name, "Compute in fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}));
   command.add_option("--device", options.device_name, "Compute on the CPU or a GPU; auto: a GPU where there is one")
@@ -44,11 +46,12 @@ void add_sampling_options(CLI::App& command, GenerateOptions& options) {
 }
 
 LoadedModel load_model(const ModelOptions& options, Backend& backend, Log* log) {
-  LoadedModel model = load_model(options.path, options.precision(), backend, [log](const DamagedCheckpoint& damaged) {
+  const ModelSource source = find_model(options.path, options.adapter, [log](const DamagedCheckpoint& damaged) {
     if (log != nullptr) {
       log->warning("checkpoint {} is damaged and not used: {}", damaged.path.string(), damaged.reason);
     }
   });
+  LoadedModel model = load_model(source, options.precision(), backend);
   if (log != nullptr && model.folder != options.path) {
     log->info("model: {}", model.folder.string());
   }

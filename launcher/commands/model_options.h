@@ -15,6 +15,7 @@ namespace lockstep {
 
 struct ModelOptions {
   std::string path;
+  std::string adapter;
   std::string precision_name = "fp32";
   int threads = 0;
   std::string device_name = "auto";

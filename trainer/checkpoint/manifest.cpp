@@ -185,7 +185,14 @@ void parse_files(const Members& root, const std::string& file, Manifest& manifes
     f = {members.file_name("name"), members.integer("bytes"), members.hash("xxh3_128")};
     members.check(names.insert(f.name).second, "name", "named once");
   }
-  root.check(names.contains(kModelFileName), "files", "complete: model.safetensors is not among them");
+  manifest.model_file.clear();
+  for (const char* name : {kModelFileName, kAdapterFileName, kPartFileName}) {
+    if (names.contains(name)) {
+      root.check(manifest.model_file.empty(), "files", "of one model: several files of weights are among them");
+      manifest.model_file = name;
+    }
+  }
+  root.check(!manifest.model_file.empty(), "files", "complete: model.safetensors is not among them");
   std::uint64_t covered = 0;
   for (const json& entry : root.list("state")) {
     const Members members(entry, file + ": \"state\"");

@@ -16,7 +16,10 @@ namespace lockstep {
 
 inline constexpr int kCheckpointVersion = 1;
 inline constexpr const char* kManifestName = "manifest.json";
+// The file with the trained weights: a whole model's, adapters' as peft calls it, or those of some layers.
 inline constexpr const char* kModelFileName = "model.safetensors";
+inline constexpr const char* kAdapterFileName = "adapter_model.safetensors";
+inline constexpr const char* kPartFileName = "trained.safetensors";
 
 struct CheckpointFile {
   std::string name;
@@ -44,7 +47,8 @@ struct RunPosition {
 struct Manifest {
   RunPosition position;
   int world = 1;
-  DType model_dtype = DType::kF32;  // of model.safetensors: f32 or bf16
+  std::string model_file = kModelFileName;
+  DType model_dtype = DType::kF32;  // of model_file: f32 or bf16
   Hash128 digest;
   ParameterLayout layout;
   std::vector<StateShard> shards;  // in the order of their ranges, covering the flat layout

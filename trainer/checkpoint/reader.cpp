@@ -95,18 +95,22 @@ std::optional<CheckpointReader> find_latest_checkpoint(
   return std::nullopt;
 }
 
-void load_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
+void verify_weights(const fs::path& path) {
   std::error_code error;
   if (fs::exists(path / kManifestName, error)) {
     const Manifest manifest = read_manifest(path);
     for (const CheckpointFile& file : manifest.files) {
-      if (file.name == kModelFileName) {
+      if (file.name == manifest.model_file) {
         if (const std::string problem = problem_with(path, file, FileCheck::kContents); !problem.empty()) {
           fail(ErrorCode::kCorrupt, "checkpoint {}: {}", path.string(), problem);
         }
       }
     }
   }
+}
+
+void load_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
+  verify_weights(path);
   load_hf_weights(path, layout, weights);
 }
 

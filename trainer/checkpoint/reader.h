@@ -51,6 +51,10 @@ struct DamagedCheckpoint {
 [[nodiscard]] std::optional<CheckpointReader> find_latest_checkpoint(
     const std::filesystem::path& folder, const std::function<void(const DamagedCheckpoint&)>& on_damaged);
 
+// Checks the file with the weights of a checkpoint folder against its manifest; does nothing for other folders. Throws
+// Error(kCorrupt).
+void verify_weights(const std::filesystem::path& path);
+
 // Weights only, for generate and eval: from a checkpoint folder (its model.safetensors is verified first), a Hugging
 // Face folder, or a .safetensors file. See load_hf_weights().
 void load_weights(const std::filesystem::path& path, const ParameterLayout& layout, std::span<float> weights);

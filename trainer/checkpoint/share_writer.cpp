@@ -31,7 +31,7 @@ CheckpointFile write_model(const fs::path& folder, const ParameterLayout& layout
   }
   const SafetensorsLayout model(std::move(tensors),
                                 {{"format", "pt"}, {"lockstep_step", fmt::format("{}", share.step)}});
-  HashingFileWriter file(folder / kModelFileName, before_write);
+  HashingFileWriter file(folder / share.model_file, before_write);
   file.write(model.head);
   // A parameter's exports cover it in order, so its elements are its tensors' bytes; only padding is left out.
   const std::size_t element_bytes = size_of(share.model_dtype);
@@ -39,7 +39,7 @@ CheckpointFile write_model(const fs::path& folder, const ParameterLayout& layout
   for (std::size_t i = 0; i < layout.size(); ++i) {
     file.write(bytes.subspan(layout.offset(i) * element_bytes, layout.count(i) * element_bytes));
   }
-  return finished(file, kModelFileName);
+  return finished(file, share.model_file);
 }
 
 CheckpointFile write_state(const fs::path& folder, const CheckpointShare& share, const BeforeWrite& before_write) {

@@ -20,6 +20,7 @@ struct CheckpointShare {
   int rank = 0;
   int world = 1;
   ElementRange range;
+  std::string model_file = kModelFileName;
   DType model_dtype = DType::kF32;
   // Rank 0: the whole flat layout as model_dtype. Empty elsewhere.
   BufferView weights;

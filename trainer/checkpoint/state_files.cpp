@@ -22,7 +22,7 @@ void check_tensor(const SafetensorsFile& file, const std::string& name, Safetens
 }  // namespace
 
 StateFiles::StateFiles(const std::filesystem::path& folder, const Manifest& manifest)
-    : manifest_(manifest), model_(folder / kModelFileName) {
+    : manifest_(manifest), model_(folder / manifest.model_file) {
   for (const ParameterSpec& spec : manifest.layout.specs()) {
     for (const ParameterExport& part : spec.exports) {
       check_tensor(model_, part.hf_name, to_safetensors(manifest.model_dtype), part.shape);

@@ -34,7 +34,7 @@ void check_options(const ParameterLayout& layout, const CheckpointOptions& optio
   require(options.keep >= 1, "checkpoint: keep is {}, expected at least 1", options.keep);
   require(options.max_mb_per_s >= 0, "checkpoint: max_mb_per_s is {}, expected 0 or more", options.max_mb_per_s);
   require(options.model_dtype == DType::kF32 || options.model_dtype == DType::kBF16,
-          "checkpoint: model.safetensors cannot be {}, expected f32 or bf16", name_of(options.model_dtype));
+          "checkpoint: {} cannot be {}, expected f32 or bf16", options.model_file, name_of(options.model_dtype));
   const ElementRange& range = options.range;
   require(range.begin <= range.end && range.end <= layout.total() && range.begin % ParameterLayout::kAlignment == 0 &&
               range.end % ParameterLayout::kAlignment == 0,
@@ -42,7 +42,7 @@ void check_options(const ParameterLayout& layout, const CheckpointOptions& optio
           range.begin, range.end, layout.total(), ParameterLayout::kAlignment);
   for (const auto& [name, text] : options.texts) {
     require(!name.empty() && name[0] != '.' && name.find('/') == std::string::npos && name != kManifestName &&
-                name != kModelFileName && !name.starts_with("state-"),
+                !name.ends_with(".safetensors"),
             "checkpoint: {} cannot be the name of a file beside the model", name);
   }
 }
@@ -139,7 +139,7 @@ void CheckpointWriter::Impl::allocate() {
 }
 
 void CheckpointWriter::Impl::take_snapshot(const CheckpointSource& source) {
-  share = {position.step,  options.rank,  options.world,  options.range,    options.model_dtype,
+  share = {position.step,  options.rank,  options.world,  options.range, options.model_file, options.model_dtype,
            source.weights, source.master, source.exp_avg, source.exp_avg_sq};
   if (copies()) {
     const std::size_t n = options.range.size();
@@ -218,7 +218,7 @@ void CheckpointWriter::Impl::pace(std::size_t bytes) {
 }
 
 Manifest CheckpointWriter::Impl::manifest_of(const std::vector<SaveReport>& reports) const {
-  Manifest manifest{position, options.world, options.model_dtype, {}, layout, {}, written.others};
+  Manifest manifest{position, options.world, options.model_file, options.model_dtype, {}, layout, {}, written.others};
   Hash128 sum;
   for (const SaveReport& r : reports) {
     const std::string name = state_file_name(static_cast<int>(r.rank), options.world);

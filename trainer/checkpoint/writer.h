@@ -63,7 +63,8 @@ struct CheckpointOptions {
   int rank = 0;
   int world = 1;
   ElementRange range;               // the moments that this rank saves: balanced_range() where every rank holds all
-  DType model_dtype = DType::kF32;  // of model.safetensors; kBF16 adds the master weights to the state files
+  std::string model_file = kModelFileName;
+  DType model_dtype = DType::kF32;  // of model_file; kBF16 adds the master weights to the state files
   int keep = 3;                     // newest checkpoints that stay, at least 1
   bool keep_best = false;           // the one with the lowest validation loss stays as well
   bool background = true;

@@ -42,8 +42,23 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index_path) {
   return shards;
 }
 
+}  // namespace
+
+std::vector<fs::path> hf_weight_files(const fs::path& folder) {
+  if (fs::exists(folder / kSingleFile)) {
+    return {folder / kSingleFile};
+  }
+  std::set<fs::path> files;
+  if (fs::exists(folder / kIndexFile)) {
+    for (const auto& [tensor_name, shard] : read_weight_map(folder / kIndexFile)) {
+      files.insert(folder / shard);
+    }
+  }
+  return {files.begin(), files.end()};
+}
+
 // The tensors of one file or of all shards, by name.
-class TensorSource {
+class HfWeights::TensorSource {
  public:
   explicit TensorSource(const fs::path& path) : path_(path) {
     if (!fs::is_directory(path)) {
@@ -98,39 +113,33 @@ class TensorSource {
   std::map<std::string, Entry> entries_;
 };
 
-}  // namespace
+HfWeights::HfWeights(const fs::path& path) : source_(std::make_unique<TensorSource>(path)) {}
+HfWeights::~HfWeights() = default;
 
-std::vector<fs::path> hf_weight_files(const fs::path& folder) {
-  if (fs::exists(folder / kSingleFile)) {
-    return {folder / kSingleFile};
-  }
-  std::set<fs::path> files;
-  if (fs::exists(folder / kIndexFile)) {
-    for (const auto& [tensor_name, shard] : read_weight_map(folder / kIndexFile)) {
-      files.insert(folder / shard);
-    }
-  }
-  return {files.begin(), files.end()};
-}
-
-void load_hf_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
-  assert(weights.size() == layout.total());
-  const TensorSource source(path);
-  // Everything is checked before the first value is overwritten.
+void HfWeights::check(const ParameterLayout& layout) const {
   for (const ParameterSpec& spec : layout.specs()) {
     for (const ParameterExport& part : spec.exports) {
-      const auto [file, tensor] = source.get(part.hf_name);
+      const auto [file, tensor] = source_->get(part.hf_name);
       require(tensor->shape == part.shape, "load {}: tensor {} has shape {}, expected {}", file->path().string(),
               quoted_name(tensor->name), shape_text(tensor->shape), shape_text(part.shape));
     }
   }
+}
+
+void HfWeights::read(const ParameterSpec& spec, std::span<float> values) const {
+  for (const ParameterExport& part : spec.exports) {
+    const auto [file, tensor] = source_->get(part.hf_name);
+    file->read_f32(*tensor, 0, values.subspan(static_cast<std::size_t>(part.offset_elements), tensor->count()));
+  }
+}
+
+void load_hf_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
+  assert(weights.size() == layout.total());
+  const HfWeights source(path);
+  source.check(layout);  // before the first value is overwritten
   std::fill(weights.begin(), weights.end(), 0.0F);
   for (std::size_t i = 0; i < layout.size(); ++i) {
-    const auto parameter = weights.subspan(layout.offset(i), layout.count(i));
-    for (const ParameterExport& part : layout.specs()[i].exports) {
-      const auto [file, tensor] = source.get(part.hf_name);
-      file->read_f32(*tensor, 0, parameter.subspan(static_cast<std::size_t>(part.offset_elements), tensor->count()));
-    }
+    source.read(layout.specs()[i], weights.subspan(layout.offset(i), layout.count(i)));
   }
 }
 

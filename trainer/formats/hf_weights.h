@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -13,11 +14,29 @@ namespace lockstep {
 // Error(kCorrupt) for an index that is damaged.
 [[nodiscard]] std::vector<std::filesystem::path> hf_weight_files(const std::filesystem::path& folder);
 
-// Fills `weights` (layout.total() elements; padding is set to zero) from `path`: a folder with model.safetensors or
-// model.safetensors.index.json, or one .safetensors file. F32, F16 and BF16 convert exactly, F64 is rounded. Tensors
-// that the layout does not name (a tied head, mask buffers) are ignored. Where a name is missing, it is tried once more
-// without its first component: files saved from the bare model lack "transformer." or "model.". Throws Error(kUsage)
-// naming the tensor that is missing or has another shape; Error(kCorrupt, kIo) for damaged files.
+// The tensors of `path`: a folder with model.safetensors or model.safetensors.index.json, or one .safetensors file. F32,
+// F16 and BF16 convert exactly, F64 is rounded. Tensors that nobody asks for (a tied head, mask buffers) are ignored.
+// Where a name is missing, it is tried once more without its first component: files saved from the bare model lack
+// "transformer." or "model.".
+class HfWeights {
+ public:
+  // Throws Error(kUsage) when there is no such file, Error(kCorrupt, kIo) for damaged ones.
+  explicit HfWeights(const std::filesystem::path& path);
+  ~HfWeights();
+  HfWeights(const HfWeights&) = delete;
+  HfWeights& operator=(const HfWeights&) = delete;
+
+  // Throws Error(kUsage) naming the first tensor of the layout that is missing or has another shape.
+  void check(const ParameterLayout& layout) const;
+  // The values of one parameter of a layout that was checked.
+  void read(const ParameterSpec& spec, std::span<float> values) const;
+
+ private:
+  class TensorSource;
+  std::unique_ptr<TensorSource> source_;
+};
+
+// Fills `weights` (layout.total() elements; padding is set to zero) from `path`, or nothing when HfWeights throws.
 void load_hf_weights(const std::filesystem::path& path, const ParameterLayout& layout, std::span<float> weights);
 
 }  // namespace lockstep

@@ -1,0 +1,22 @@
+// adapter_config.json of a folder with adapters, as peft reads and writes it.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "trainer/config.h"
+#include "trainer/model/architecture.h"
+
+namespace lockstep {
+
+[[nodiscard]] std::string to_adapter_config(const TuneConfig& tune, const Architecture& architecture,
+                                            const std::string& base);
+
+struct AdapterConfig {
+  TuneConfig tune;
+  std::string base;  // base_model_name_or_path: a folder, or a name that means nothing here
+};
+// `origin` is what messages call the text. Throws Error(kUsage) for adapters of another kind, naming the key.
+[[nodiscard]] AdapterConfig from_adapter_config(std::string_view json, const std::string& origin);
+
+}  // namespace lockstep
