@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <vector>
 
 #include "base/error.h"
@@ -15,19 +14,6 @@ namespace {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-std::vector<std::string> split(const std::string& list) {
-  std::vector<std::string> names;
-  std::istringstream stream(list);
-  for (std::string name; std::getline(stream, name, ',');) {
-    name.erase(0, name.find_first_not_of(' '));
-    name.erase(name.find_last_not_of(' ') + 1);
-    if (!name.empty()) {
-      names.push_back(name);
-    }
-  }
-  return names;
-}
-
 // A list of names, or the one name that peft writes when it was given one.
 std::string joined(const json& value, const std::string& origin, const char* key) {
   if (value.is_null()) {
@@ -35,15 +21,16 @@ std::string joined(const json& value, const std::string& origin, const char* key
   }
   if (value.is_string()) {
     const auto text = value.get<std::string>();
-    require(text.find_first_of("|*.()[]^$+?\\") == std::string::npos, "{}: {} is the pattern {}; expected a list of names",
-            origin, key, text);
+    require(text.find_first_of("|*.()[]^$+?\\") == std::string::npos,
+            "{}: {} is the pattern {}; expected a list of names", origin, key, text);
     return text == "all-linear" ? "all" : text;
   }
   std::string text;
   require(value.is_array(), "{}: {} is {}, expected a list of names", origin, key, value.dump());
   for (const json& name : value) {
     require(name.is_string(), "{}: {} holds {}, expected names", origin, key, name.dump());
-    text += (text.empty() ? "" : ",") + name.get<std::string>();
+    text += text.empty() ? "" : ",";
+    text += name.get<std::string>();
   }
   return text;
 }
@@ -66,19 +53,21 @@ void refuse_what_is_unknown(const json& object, const std::string& origin) {
   const auto is_idle = [](const json& value) {
     return value.is_null() || value == false || value == "" || value.empty() || value == 0;
   };
-  for (const char* key : {"use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "exclude_modules",
-                          "target_parameters", "trainable_token_indices", "layer_replication", "lora_bias", "use_qalora", "corda_config",
-                          "eva_config", "megatron_config"}) {
+  for (const char* key : {"use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern",
+                          "exclude_modules", "target_parameters", "trainable_token_indices", "layer_replication",
+                          "lora_bias", "use_qalora", "corda_config", "eva_config", "megatron_config"}) {
     const auto found = object.find(key);
-    require(found == object.end() || is_idle(*found), "{}: {} is {}, which is not supported", origin, key, found->dump());
+    require(found == object.end() || is_idle(*found), "{}: {} is {}, which is not supported", origin, key,
+            found->dump());
   }
 }
 
 }  // namespace
 
 std::string to_adapter_config(const TuneConfig& tune, const Architecture& architecture, const std::string& base) {
-  const std::vector<std::string> targets = tune.targets == "all" ? linear_layers_of(architecture) : split(tune.targets);
-  const std::vector<std::string> whole = split(tune.also_train);
+  const std::vector<std::string> targets =
+      tune.targets == "all" ? linear_layers_of(architecture) : names_in(tune.targets);
+  const std::vector<std::string> whole = names_in(tune.also_train);
   const ordered_json config = {{"alpha_pattern", json::object()},
                                {"base_model_name_or_path", base},
                                {"bias", name_of(tune.bias)},
@@ -118,8 +107,8 @@ AdapterConfig from_adapter_config(std::string_view text, const std::string& orig
   require(!tune.targets.empty(), "{}: target_modules names no layers", origin);
   tune.also_train = joined(object.value("modules_to_save", json()), origin, "modules_to_save");
   const auto bias = value_of<std::string>(object, "bias", "none", origin);
-  require(bias == "none" || bias == "all" || bias == "lora_only", "{}: bias is {}, expected none, all or lora_only", origin,
-          bias);
+  require(bias == "none" || bias == "all" || bias == "lora_only", "{}: bias is {}, expected none, all or lora_only",
+          origin, bias);
   tune.bias = bias == "all" ? TuneBias::kAll : bias == "lora_only" ? TuneBias::kLoraOnly : TuneBias::kNone;
   return adapter;
 }

@@ -27,7 +27,8 @@ Hash128 load_base(const std::filesystem::path& folder, Replica& replica, std::sp
       replica.fill_frozen(*frozen, values);
     } else if (!trained.empty()) {
       const auto place = replica.layout().find(spec.name);
-      std::copy(values.begin(), values.end(), trained.begin() + static_cast<std::ptrdiff_t>(replica.layout().offset(*place)));
+      std::copy(values.begin(), values.end(),
+                trained.begin() + static_cast<std::ptrdiff_t>(replica.layout().offset(*place)));
     }
   }
   return StateDigest::finish(base, digest.sum());

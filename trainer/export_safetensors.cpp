@@ -80,8 +80,8 @@ std::string_view torch_dtype(SafetensorsType type) {
   return type == SafetensorsType::kF16 ? "float16" : type == SafetensorsType::kBF16 ? "bfloat16" : "float32";
 }
 
-std::string config_with_dtype(const fs::path& config, SafetensorsType type) {
-  auto json = nlohmann::ordered_json::parse(read_file(config));
+std::string config_with_dtype(const std::string& config, SafetensorsType type) {
+  auto json = nlohmann::ordered_json::parse(config);
   for (const char* key : {"dtype", "torch_dtype"}) {
     if (json.contains(key)) {
       json[key] = torch_dtype(type);
@@ -102,8 +102,9 @@ SafetensorsSummary export_safetensors(const SafetensorsExport& source, const fs:
   nlohmann::ordered_json weight_map = nlohmann::ordered_json::object();
   std::size_t done = 0;
   for (std::size_t s = 0; s < shards.size(); ++s) {
-    const std::string name = shards.size() == 1 ? "model.safetensors"
-                                                : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
+    const std::string name = shards.size() == 1
+                                 ? source.stem + ".safetensors"
+                                 : fmt::format("{}-{:05}-of-{:05}.safetensors", source.stem, s + 1, shards.size());
     std::vector<SafetensorsTensor> tensors;
     for (const Part& part : shards[s]) {
       tensors.push_back(part.tensor);
@@ -123,15 +124,15 @@ SafetensorsSummary export_safetensors(const SafetensorsExport& source, const fs:
   }
   if (shards.size() > 1) {
     const nlohmann::ordered_json index = {{"metadata", {{"total_size", summary.bytes}}}, {"weight_map", weight_map}};
-    write_file_atomic(out / "model.safetensors.index.json", index.dump(2) + "\n");
+    write_file_atomic(out / (source.stem + ".safetensors.index.json"), index.dump(2) + "\n");
   }
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                            "generation_config.json", "chat_template.jinja"}) {
-    if (fs::is_regular_file(source.model / name)) {
-      write_file_atomic(out / name, read_file(source.model / name));
+    if (fs::is_regular_file(source.text_folder / name)) {
+      write_file_atomic(out / name, read_file(source.text_folder / name));
     }
   }
-  write_file_atomic(out / "config.json", config_with_dtype(source.model / "config.json", source.type));
+  write_file_atomic(out / source.config_name, config_with_dtype(source.config, source.type));
   return summary;
 }
 

@@ -48,7 +48,8 @@ ModelSource find_model(const std::filesystem::path& path, const std::filesystem:
             source.folder.string(), source.tuned ? source.tuned->base.string() : "");
     const std::filesystem::path folder = find_model_folder(adapter, on_damaged);
     source.tuned = find_tuned_model(folder);
-    require(source.tuned.has_value(), "{} holds a whole model; expected adapters (adapter_config.json)", folder.string());
+    require(source.tuned.has_value(), "{} holds a whole model; expected adapters (adapter_config.json)",
+            folder.string());
   } else if (source.tuned) {
     source.folder = source.tuned->base;
     require(std::filesystem::is_regular_file(source.folder / "config.json"),
@@ -67,6 +68,7 @@ LoadedModel load_model(const ModelSource& source, Precision precision, Backend& 
   const std::string config_text = read_file(config);
   const Architecture architecture = from_hf_config(config_text, config.string());
   LoadedModel model{source.name(),
+                    source.text_folder,
                     Replica(architecture, precision, backend, source.tuned ? source.tuned->tune : TuneConfig{}),
                     Tokenizer::load(source.text_folder / "tokenizer.json"),
                     {},

@@ -14,7 +14,8 @@
 namespace lockstep {
 
 struct LoadedModel {
-  std::filesystem::path folder;  // of the trained weights
+  std::filesystem::path folder;       // of the trained weights
+  std::filesystem::path text_folder;  // of tokenizer.json and what belongs to it
   Replica replica;
   Tokenizer tokenizer;
   // Stands before a text, as the tokenizer's post-processing says (Llama 3). None where config.json names another
@@ -31,21 +32,21 @@ struct LoadedModel {
 
 // Where a model is to be found, and what stands beside it.
 struct ModelSource {
-  std::filesystem::path folder;      // of the model; with adapters, of the model that they stand beside
-  std::optional<TunedModel> tuned;   // trained weights of their own: adapters, or some layers
-  std::filesystem::path text_folder; // that tokenizer.json and what belongs to it come from: the tuned model's own first
+  std::filesystem::path folder;       // of the model; with adapters, of the model that they stand beside
+  std::optional<TunedModel> tuned;    // trained weights of their own: adapters, or some layers
+  std::filesystem::path text_folder;  // of tokenizer.json and what belongs to it: the tuned model's own first
 
   // Of the trained weights: what a message calls the model.
   [[nodiscard]] const std::filesystem::path& name() const { return tuned ? tuned->folder : folder; }
 };
-// `path` is a run, a checkpoint, a Hugging Face folder, or a folder with adapters; `adapter`, empty or one of the latter
-// three with adapters, is laid over the model at `path`. Throws Error(kUsage) naming what is missing, Error(kCorrupt) for
-// damaged files and for a run none of whose checkpoints is intact.
+// `path` is a run, a checkpoint, a Hugging Face folder, or a folder with adapters; `adapter`, empty or one of the
+// latter three with adapters, is laid over the model at `path`. Throws Error(kUsage) naming what is missing,
+// Error(kCorrupt) for damaged files and for a run none of whose checkpoints is intact.
 [[nodiscard]] ModelSource find_model(const std::filesystem::path& path, const std::filesystem::path& adapter,
                                      const std::function<void(const DamagedCheckpoint&)>& on_damaged);
 
-// Weights are kept in the working dtype of `precision`, adapters beside them. Throws Error(kUsage) naming what is missing, Error(kCorrupt) for damaged files and for a run
-// none of whose checkpoints is intact.
+// Weights are kept in the working dtype of `precision`, adapters beside them. Throws Error(kUsage) naming what is
+// missing, Error(kCorrupt) for damaged files.
 [[nodiscard]] LoadedModel load_model(const ModelSource& source, Precision precision, Backend& backend);
 
 }  // namespace lockstep

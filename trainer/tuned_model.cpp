@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "trainer/adapter_config.h"
 #include "trainer/base_model.h"
+#include "trainer/checkpoint/digest.h"
 #include "trainer/checkpoint/files.h"
 #include "trainer/checkpoint/reader.h"
 #include "trainer/formats/hf_weights.h"
@@ -38,15 +39,12 @@ struct Product {
 };
 
 void add_product(const Product& product, float scale, Backend& backend) {
-  const auto scaled_b = std::vector<float>([&] {
-    std::vector<float> values(product.b.begin(), product.b.end());
-    for (float& value : values) {
-      value *= scale;
-    }
-    return values;
-  }());
+  std::vector<float> scaled_b(product.b.begin(), product.b.end());
+  for (float& value : scaled_b) {
+    value *= scale;
+  }
   const Matrix a{product.a.data(), DType::kF32, product.rank, product.in, product.in, false};
-  const Matrix b{const_cast<float*>(scaled_b.data()), DType::kF32, product.part.columns, product.rank, product.rank, false};
+  const Matrix b{scaled_b.data(), DType::kF32, product.part.columns, product.rank, product.rank, false};
   const auto transposed = [](Matrix matrix) {
     matrix.transposed = true;
     return matrix;
@@ -86,19 +84,22 @@ std::optional<TunedModel> find_tuned_model(const fs::path& folder) {
   return {};
 }
 
-void load_tuned(const TunedModel& tuned, const fs::path& base, Replica& replica) {
+void load_trained(const TunedModel& tuned, const ParameterLayout& layout, std::span<float> weights) {
   verify_weights(tuned.folder);
+  load_hf_weights(tuned.weights, layout, weights);
+}
+
+void load_tuned(const TunedModel& tuned, const fs::path& base, Replica& replica) {
   check_base(tuned, base, load_base(base, replica, {}));
-  replica.fill([&](std::span<float> weights) { load_hf_weights(tuned.weights, replica.layout(), weights); });
+  replica.fill([&](std::span<float> weights) { load_trained(tuned, replica.layout(), weights); });
 }
 
 void load_merged(const TunedModel& tuned, const fs::path& base, const Architecture& architecture, Backend& backend,
                  std::span<float> weights) {
   const ParameterLayout whole = make_parameters(architecture).layout;
   const ModelParameters parameters = make_parameters(architecture, tuned.tune);
-  verify_weights(tuned.folder);
   std::vector<float> trained(parameters.layout.total());
-  load_hf_weights(tuned.weights, parameters.layout, trained);
+  load_trained(tuned, parameters.layout, trained);
   load_weights(base, whole, weights);
   StateDigest digest(whole);
   digest.add(StateKind::kMaster, 0, weights);

@@ -26,6 +26,10 @@ struct TunedModel {
 // Error(kUsage) when `base` is not the model that it was trained on, and what load_base() throws.
 void load_tuned(const TunedModel& tuned, const std::filesystem::path& base, Replica& replica);
 
+// The trained weights alone, f32, in the layout of make_parameters(architecture, tuned.tune). Throws Error(kUsage,
+// kCorrupt) for files that are missing, damaged or not of that model.
+void load_trained(const TunedModel& tuned, const ParameterLayout& layout, std::span<float> weights);
+
 // The weights of the whole model, in the layout of make_parameters(architecture), f32: the adapters' products are
 // added to the weights that they stand beside (Hu et al. 2021). Throws as load_tuned().
 void load_merged(const TunedModel& tuned, const std::filesystem::path& base, const Architecture& architecture,

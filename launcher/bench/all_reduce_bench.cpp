@@ -16,6 +16,9 @@ namespace {
 constexpr std::uint64_t kMinBytes = std::uint64_t{4} << 10;
 // Enough for the clock, and little enough for the round to be one moment.
 constexpr std::uint64_t kBytesARound = std::uint64_t{128} << 20;
+// Where ranks wait for a core, a sum takes as long as the system gives a process.
+constexpr double kMsARound = 500;
+constexpr int kFirstRepeats = 10;
 
 int repeats_for(std::uint64_t size_bytes) {
   return static_cast<int>(std::clamp<std::uint64_t>(kBytesARound / size_bytes, 1, 500));
@@ -31,7 +34,7 @@ double time_lockstep(std::span<float> data, int repeats, Communicator& communica
 }
 
 AllReduceBenchRow bench_size(std::span<float> data, SharedSum* bare, int rounds, Communicator& communicator) {
-  const int repeats = repeats_for(data.size_bytes());
+  int repeats = std::min(repeats_for(data.size_bytes()), kFirstRepeats);
   std::vector<double> ours;
   std::vector<double> library;
   std::vector<double> bares;
@@ -41,8 +44,10 @@ AllReduceBenchRow bench_size(std::span<float> data, SharedSum* bare, int rounds,
     const double our_ms = time_lockstep(data, repeats, communicator);
     const double library_ms = communicator.time_library_sum(data, repeats);
     const double bare_ms = bare != nullptr ? bare->time_sum(data.size(), repeats) : 0;
-    if (round < 0) {
-      continue;  // to warm up
+    if (round < 0) {  // to warm up
+      const double slowest_ms = max_over_ranks(communicator, std::max({our_ms, library_ms, bare_ms}));
+      repeats = std::clamp(static_cast<int>(kMsARound / slowest_ms), 1, repeats_for(data.size_bytes()));
+      continue;
     }
     ours.push_back(our_ms);
     library.push_back(library_ms);

@@ -76,7 +76,7 @@ std::string template_name(const Options& options, const LoadedModel& model) {
   if (!options.chat_template.empty()) {
     return options.chat_template;
   }
-  const std::filesystem::path path = model.folder / "tokenizer_config.json";
+  const std::filesystem::path path = model.text_folder / "tokenizer_config.json";
   const auto json = std::filesystem::is_regular_file(path) ? nlohmann::json::parse(read_file(path), nullptr, false)
                                                            : nlohmann::json();
   const bool is_named = json.is_object() && json.contains(kTemplateNameKey) && json[kTemplateNameKey].is_string();

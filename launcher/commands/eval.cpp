@@ -44,7 +44,7 @@ void check_data(const LoadedModel& model, const Options& options) {
           sequence + 1);
   require(dataset.info().tokenizer.fingerprint == model.tokenizer.fingerprint(),
           "{} was packed with the tokenizer {}, which is not the model's in {}", options.data,
-          dataset.info().tokenizer.name, model.folder.string());
+          dataset.info().tokenizer.name, model.text_folder.string());
 }
 
 void print_result(const Options& options, const LoadedModel& model, const EvaluationResult& result) {

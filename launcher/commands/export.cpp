@@ -1,20 +1,25 @@
-// lockstep export: a trained model in the files of other programs.
+// lockstep export: a trained model in the files of other programs. lockstep merge: one folder of two.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/cores.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/progress.h"
 #include "launcher/command_line.h"
 #include "launcher/commands/command.h"
 #include "launcher/output.h"
+#include "trainer/adapter_config.h"
+#include "trainer/device.h"
 #include "trainer/export_gguf.h"
 #include "trainer/export_safetensors.h"
 #include "trainer/load_model.h"
@@ -26,6 +31,7 @@ namespace fs = std::filesystem;
 
 struct Options {
   std::string model;
+  std::string adapter;
   std::string to;
   std::string type;
   std::string out;
@@ -33,22 +39,38 @@ struct Options {
   bool overwrite = false;
 };
 
+// What is written: weights in the layout of `parameters`.
 struct Source {
-  fs::path folder;
+  ModelSource model;
+  std::string config;  // of the whole model, even where adapters alone are written
   Architecture architecture;
   ModelParameters parameters;
   std::vector<float> weights;
 };
 
 Source load(const Options& options, Log& log) {
-  const fs::path folder = find_model_folder(options.model, [&](const DamagedCheckpoint& damaged) {
+  Source source;
+  source.model = find_model(options.model, options.adapter, [&](const DamagedCheckpoint& damaged) {
     log.warning("checkpoint {} is damaged and not used: {}", damaged.path.string(), damaged.reason);
   });
-  const fs::path config = folder / "config.json";
-  Source source{folder, from_hf_config(read_file(config), config.string()), {}, {}};
-  source.parameters = make_parameters(source.architecture);
+  const fs::path config = source.model.folder / "config.json";
+  source.config = read_file(config);
+  source.architecture = from_hf_config(source.config, config.string());
+  const std::optional<TunedModel>& tuned = source.model.tuned;
+  const bool apart = options.to == "adapter";
+  require(!apart || (tuned && tuned->tune.method == TuneMethod::kLora),
+          "{} has no adapters; expected a run with tune.method lora, or adapters of peft",
+          source.model.name().string());
+  source.parameters = make_parameters(source.architecture, apart ? tuned->tune : TuneConfig{});
   source.weights.resize(source.parameters.layout.total());
-  load_weights(folder, source.parameters.layout, source.weights);
+  if (apart) {
+    load_trained(*tuned, source.parameters.layout, source.weights);
+  } else if (tuned) {
+    const auto backend = make_backend({.kind = DeviceKind::kCpu}, usable_cores());
+    load_merged(*tuned, source.model.folder, source.architecture, *backend, source.weights);
+  } else {
+    load_weights(source.model.folder, source.parameters.layout, source.weights);
+  }
   return source;
 }
 
@@ -85,6 +107,13 @@ void check_place(const Options& options) {
           "--out {}: it is there already; expected a folder to make, or an empty one", options.out);
 }
 
+// What it was made of, for people.
+std::string described(const Source& source) {
+  const ModelSource& model = source.model;
+  return model.tuned ? fmt::format("{} over {}", model.tuned->folder.string(), model.folder.string())
+                     : model.folder.string();
+}
+
 int run_export(const Options& options, CommandContext& context) {
   const bool to_gguf = options.to == "gguf";
   const std::string type = !options.type.empty() ? options.type : to_gguf ? "q8_0" : "bf16";
@@ -100,33 +129,47 @@ int run_export(const Options& options, CommandContext& context) {
     }
   };
   if (!to_gguf) {
-    const SafetensorsSummary summary = export_safetensors({.model = source.folder,
-                                                           .layout = source.parameters.layout,
-                                                           .weights = source.weights,
-                                                           .type = safetensors_type,
-                                                           .shard_bytes = options.shard_mib << 20},
-                                                          options.out, on_progress);
+    SafetensorsExport files{.text_folder = source.model.text_folder,
+                            .config = source.config,
+                            .layout = source.parameters.layout,
+                            .weights = source.weights,
+                            .type = safetensors_type,
+                            .shard_bytes = options.shard_mib << 20};
+    if (options.to == "adapter") {
+      files.config_name = "adapter_config.json";
+      files.config = to_adapter_config(source.model.tuned->tune, source.architecture, source.model.folder.string());
+      files.stem = "adapter_model";
+      files.shard_bytes = std::numeric_limits<std::uint64_t>::max();  // peft reads one file
+    }
+    const SafetensorsSummary summary = export_safetensors(files, options.out, on_progress);
     print(fmt::format("{}: {} of weights in {}, {}, of {}\n", options.out, format_bytes(summary.bytes), type,
-                      summary.files == 1 ? "one file" : fmt::format("{} files", summary.files),
-                      source.folder.string()));
+                      summary.files == 1 ? "one file" : fmt::format("{} files", summary.files), described(source)));
     return kExitDone;
   }
-  const Tokenizer tokenizer = Tokenizer::load(source.folder / "tokenizer.json");
-  const GgufSummary summary = export_gguf({.architecture = source.architecture,
-                                           .layout = source.parameters.layout,
-                                           .weights = source.weights,
-                                           .tokenizer = tokenizer,
-                                           .ends = text_ends_of_hf_config(read_file(source.folder / "config.json"),
-                                                                          (source.folder / "config.json").string()),
-                                           .name = fs::path(options.out).stem().string(),
-                                           .chat_template = chat_template_of(source.folder)},
-                                          kind, options.out, on_progress);
+  const Tokenizer tokenizer = Tokenizer::load(source.model.text_folder / "tokenizer.json");
+  const GgufSummary summary =
+      export_gguf({.architecture = source.architecture,
+                   .layout = source.parameters.layout,
+                   .weights = source.weights,
+                   .tokenizer = tokenizer,
+                   .ends = text_ends_of_hf_config(source.config, (source.model.folder / "config.json").string()),
+                   .name = fs::path(options.out).stem().string(),
+                   .chat_template = chat_template_of(source.model.text_folder)},
+                  kind, options.out, on_progress);
   for (const auto& [other, count] : summary.fallbacks) {
     context.log.info("export: {} tensors have rows that {} cannot take, and are {}", count, type, other);
   }
   print(fmt::format("{}: {} tensors, {}, of {}\n", options.out, summary.tensors, format_bytes(summary.size_bytes),
-                    source.folder.string()));
+                    described(source)));
   return kExitDone;
+}
+
+void add_places(CLI::App& command, Options& options) {
+  command.add_option("--out", options.out, "The file, or the folder")->required()->type_name("PATH");
+  command.add_option("--shard-mib", options.shard_mib, "safetensors: weights in one file, at most")
+      ->transform(whole_number())
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -138,25 +181,54 @@ void add_export(CLI::App& app, CommandContext& context) {
       ->add_option("--model", options->model, "A run (its newest checkpoint), a checkpoint, or a Hugging Face folder")
       ->required()
       ->type_name("DIR");
-  command->add_option("--to", options->to, "gguf: a file that llama.cpp runs; safetensors: a folder for transformers")
-      ->check(CLI::IsMember({"gguf", "safetensors"}))
+  command
+      ->add_option(
+          "--adapter", options->adapter,
+          "Adapters that become part of it: of a run, a checkpoint, or peft's; a run that trained some has them")
+      ->type_name("DIR");
+  command
+      ->add_option("--to", options->to,
+                   "gguf: a file that llama.cpp runs; safetensors: a folder for transformers; adapter: the adapters "
+                   "alone, for peft")
+      ->check(CLI::IsMember({"gguf", "safetensors", "adapter"}))
       ->required();
   command
       ->add_option("--type", options->type,
-                   fmt::format("gguf: {} (default q8_0); safetensors: f32, f16, bf16 (default bf16)",
+                   fmt::format("gguf: {} (default q8_0); safetensors, adapter: f32, f16, bf16 (default bf16)",
                                fmt::join(gguf_kind_names(), ", ")))
       ->type_name("TYPE");
-  command->add_option("--out", options->out, "The file, or the folder")->required()->type_name("PATH");
-  command->add_option("--shard-mib", options->shard_mib, "safetensors: weights in one file, at most")
-      ->transform(whole_number())
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  add_places(*command, *options);
   command->add_flag("--overwrite", options->overwrite, "gguf: replace the file");
   command->footer(
       "q4_k_m and q6_k pack rows of a multiple of 256, the other quantised types of 32; rows of another length go "
       "into\n"
       "the next type that takes them, as in llama.cpp.\n"
       "Example: lockstep export --model runs/shakespeare --to gguf --type q8_0 --out shakespeare.gguf");
+  command->callback(
+      [options, &context] { context.run = [options, &context] { return run_export(*options, context); }; });
+}
+
+void add_merge(CLI::App& app, CommandContext& context) {
+  const auto options = std::make_shared<Options>();
+  options->to = "safetensors";
+  options->type = "bf16";
+  CLI::App* command =
+      app.add_subcommand("merge", "Make a model and the adapters trained on it one Hugging Face folder");
+  command->add_option("--model", options->model, "The model: a run (its newest checkpoint), a checkpoint, or a folder")
+      ->required()
+      ->type_name("DIR");
+  command
+      ->add_option("--adapter", options->adapter,
+                   "The adapters: a run (its newest checkpoint), a checkpoint, or peft's")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("--type", options->type, "Of the weights")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+      ->capture_default_str();
+  add_places(*command, *options);
+  command->footer(
+      "Products are added in f32. Adapters that were trained here on another model are refused, by its fingerprint.\n"
+      "Example: lockstep merge --model models/llama --adapter runs/lora --out models/llama-tuned");
   command->callback(
       [options, &context] { context.run = [options, &context] { return run_export(*options, context); }; });
 }

@@ -20,18 +20,6 @@ namespace {
 
 constexpr const char* kPeftPrefix = "base_model.model.";
 
-std::vector<std::string> names_in(const std::string& list) {
-  std::vector<std::string> names;
-  std::istringstream stream(list);
-  for (std::string name; std::getline(stream, name, ',');) {
-    const std::size_t begin = name.find_first_not_of(' ');
-    if (begin != std::string::npos) {
-      names.push_back(name.substr(begin, name.find_last_not_of(' ') + 1 - begin));
-    }
-  }
-  return names;
-}
-
 bool ends_path(const std::string& path, const std::string& name) { return path == name || path.ends_with("." + name); }
 
 // A linear layer as Hugging Face has it: a range of the outputs of ours.
@@ -309,6 +297,18 @@ void fill_uniform(RandomKey key, double bound, std::span<float> values) {
 }
 
 }  // namespace
+
+std::vector<std::string> names_in(const std::string& list) {
+  std::vector<std::string> names;
+  std::istringstream stream(list);
+  for (std::string name; std::getline(stream, name, ',');) {
+    const std::size_t begin = name.find_first_not_of(' ');
+    if (begin != std::string::npos) {
+      names.push_back(name.substr(begin, name.find_last_not_of(' ') + 1 - begin));
+    }
+  }
+  return names;
+}
 
 std::vector<std::string> linear_layers_of(const Architecture& architecture) {
   if (architecture.is_gpt2()) {

@@ -56,6 +56,9 @@ struct ModelParameters {
 // Error(kUsage) for names in `tune` that fit no layer.
 [[nodiscard]] ModelParameters make_parameters(const Architecture& architecture, const TuneConfig& tune = {});
 
+// The names in a list with commas, as tune.targets and tune.also_train are written.
+[[nodiscard]] std::vector<std::string> names_in(const std::string& list);
+
 // Names of the linear layers that may have adapters: "q_proj", "c_attn", ...
 [[nodiscard]] std::vector<std::string> linear_layers_of(const Architecture& architecture);
 

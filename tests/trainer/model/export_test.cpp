@@ -255,7 +255,8 @@ TEST_F(ExportTest, LeavesNoHalfFile) {
 TEST_F(ExportTest, CutsSafetensorsBySize) {
   const Model model = golden("llama");
   const auto export_as = [&](SafetensorsType type, std::uint64_t shard_bytes, const fs::path& out) {
-    return export_safetensors({.model = model.folder,
+    return export_safetensors({.text_folder = model.folder,
+                               .config = read_file(model.folder / "config.json"),
                                .layout = model.parameters.layout,
                                .weights = model.weights,
                                .type = type,
