@@ -55,7 +55,8 @@ void refuse_what_is_unknown(const json& object, const std::string& origin) {
   };
   for (const char* key : {"use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern",
                           "exclude_modules", "target_parameters", "trainable_token_indices", "layer_replication",
-                          "lora_bias", "use_qalora", "corda_config", "eva_config", "megatron_config"}) {
+                          "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config",
+                          "kasa_config", "monteclora_config", "velora_config", "megatron_config"}) {
     const auto found = object.find(key);
     require(found == object.end() || is_idle(*found), "{}: {} is {}, which is not supported", origin, key,
             found->dump());

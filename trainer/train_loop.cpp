@@ -153,7 +153,9 @@ void TrainLoop::open(RunLock& lock) {
   log_.info("configuration:\n{}", to_yaml(config_));
   const bool on_gpu = backend_->device().kind == DeviceKind::kCuda;
   log_.info("train: {} parameters, {} rank{} x {} ({}), {} micro-batches of {} x {} tokens in {}",
-            format_count(parameters), communicator_.world_size(), communicator_.world_size() == 1 ? "" : "s",
+            frozen == 0 ? format_count(parameters)
+                        : fmt::format("{} of {}", format_count(parameters), format_count(parameters + frozen)),
+            communicator_.world_size(), communicator_.world_size() == 1 ? "" : "s",
             on_gpu ? name_of(backend_->device())
                    : fmt::format("{} thread{}", config_.train.threads, config_.train.threads == 1 ? "" : "s"),
             communicator_.description(), config_.train.micro_batches, config_.train.micro_batch_size,

@@ -86,7 +86,7 @@ std::optional<TunedModel> find_tuned_model(const fs::path& folder) {
 
 void load_trained(const TunedModel& tuned, const ParameterLayout& layout, std::span<float> weights) {
   verify_weights(tuned.folder);
-  load_hf_weights(tuned.weights, layout, weights);
+  load_hf_weights(tuned.weights, layout, weights, ExtraTensors::kRefused);
 }
 
 void load_tuned(const TunedModel& tuned, const fs::path& base, Replica& replica) {

@@ -88,6 +88,7 @@ class HfWeights::TensorSource {
     }
     return found->second;
   }
+  [[nodiscard]] const std::map<std::string, Entry>& entries() const { return entries_; }
 
  private:
   void add_file(const fs::path& path) {
@@ -126,6 +127,19 @@ void HfWeights::check(const ParameterLayout& layout) const {
   }
 }
 
+void HfWeights::check_nothing_else(const ParameterLayout& layout) const {
+  std::set<std::string> used;
+  for (const ParameterSpec& spec : layout.specs()) {
+    for (const ParameterExport& part : spec.exports) {
+      used.insert(source_->get(part.hf_name).tensor->name);
+    }
+  }
+  for (const auto& [name, entry] : source_->entries()) {
+    require(used.contains(name), "load {}: nothing is known to do with tensor {}", entry.file->path().string(),
+            quoted_name(name));
+  }
+}
+
 void HfWeights::read(const ParameterSpec& spec, std::span<float> values) const {
   for (const ParameterExport& part : spec.exports) {
     const auto [file, tensor] = source_->get(part.hf_name);
@@ -133,10 +147,14 @@ void HfWeights::read(const ParameterSpec& spec, std::span<float> values) const {
   }
 }
 
-void load_hf_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
+void load_hf_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights,
+                     ExtraTensors extra) {
   assert(weights.size() == layout.total());
   const HfWeights source(path);
   source.check(layout);  // before the first value is overwritten
+  if (extra == ExtraTensors::kRefused) {
+    source.check_nothing_else(layout);
+  }
   std::fill(weights.begin(), weights.end(), 0.0F);
   for (std::size_t i = 0; i < layout.size(); ++i) {
     source.read(layout.specs()[i], weights.subspan(layout.offset(i), layout.count(i)));

@@ -14,10 +14,10 @@ namespace lockstep {
 // Error(kCorrupt) for an index that is damaged.
 [[nodiscard]] std::vector<std::filesystem::path> hf_weight_files(const std::filesystem::path& folder);
 
-// The tensors of `path`: a folder with model.safetensors or model.safetensors.index.json, or one .safetensors file. F32,
-// F16 and BF16 convert exactly, F64 is rounded. Tensors that nobody asks for (a tied head, mask buffers) are ignored.
-// Where a name is missing, it is tried once more without its first component: files saved from the bare model lack
-// "transformer." or "model.".
+// The tensors of `path`: a folder with model.safetensors or model.safetensors.index.json, or one .safetensors file.
+// F32, F16 and BF16 convert exactly, F64 is rounded. Tensors that nobody asks for (a tied head, mask buffers) are
+// ignored. Where a name is missing, it is tried once more without its first component: files saved from the bare model
+// lack "transformer." or "model.".
 class HfWeights {
  public:
   // Throws Error(kUsage) when there is no such file, Error(kCorrupt, kIo) for damaged ones.
@@ -28,6 +28,8 @@ class HfWeights {
 
   // Throws Error(kUsage) naming the first tensor of the layout that is missing or has another shape.
   void check(const ParameterLayout& layout) const;
+  // Throws Error(kUsage) naming the first tensor that the layout has no use for.
+  void check_nothing_else(const ParameterLayout& layout) const;
   // The values of one parameter of a layout that was checked.
   void read(const ParameterSpec& spec, std::span<float> values) const;
 
@@ -36,7 +38,9 @@ class HfWeights {
   std::unique_ptr<TensorSource> source_;
 };
 
+enum class ExtraTensors { kIgnored, kRefused };
 // Fills `weights` (layout.total() elements; padding is set to zero) from `path`, or nothing when HfWeights throws.
-void load_hf_weights(const std::filesystem::path& path, const ParameterLayout& layout, std::span<float> weights);
+void load_hf_weights(const std::filesystem::path& path, const ParameterLayout& layout, std::span<float> weights,
+                     ExtraTensors extra = ExtraTensors::kIgnored);
 
 }  // namespace lockstep

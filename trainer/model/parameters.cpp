@@ -54,7 +54,7 @@ class Builder {
     ParameterSpec b{name + ".lora_B", {0, tune_.rank}, true, {}};
     std::size_t parts = 0;
     for (const LinearModule& module : modules) {
-      if (!is_target(module.path)) {
+      if (!is_target(module.path) || is_whole(module.path)) {
         continue;
       }
       adapter.parts.at(parts++) = module.outputs;
@@ -73,18 +73,18 @@ class Builder {
 
   // Throws Error(kUsage) for a name that nothing was found for.
   void finish(ModelParameters& parameters) {
-    const auto check = [&](const char* key, const std::string& list) {
+    const auto check = [&](const char* key, const std::string& list, const std::vector<std::string>& expected) {
       for (const std::string& name : names_in(list)) {
         require(list == "all" || used_.contains(name),
-                "{}: no layer of {} is called {}; expected {} (or longer parts of a name)", key,
-                name_of(architecture_.family), name, fmt::join(linear_layers_, ", "));
+                "{}: no layer of this {} is called {}; expected {} (or longer parts of a name)", key,
+                name_of(architecture_.family), name, fmt::join(expected, ", "));
       }
     };
     if (tune_.method == TuneMethod::kLora) {
-      check("tune.targets", tune_.targets);
+      check("tune.targets", tune_.targets, linear_layers_);
     }
     if (tune_.method != TuneMethod::kFull) {
-      check("tune.also_train", tune_.also_train);
+      check("tune.also_train", tune_.also_train, layers_);
     }
     require(!trained_.empty(), "tune: nothing is trained; tune.blocks is {} and tune.also_train is empty",
             tune_.blocks);
@@ -111,6 +111,11 @@ class Builder {
     std::size_t chosen = 0;
     for (const ParameterExport& part : spec.exports) {
       chosen += is_chosen(part.hf_name) ? 1 : 0;
+      const std::string path = path_of(part.hf_name);
+      const std::string layer = path.substr(path.rfind('.') + 1);
+      if (std::find(layers_.begin(), layers_.end(), layer) == layers_.end()) {
+        layers_.push_back(layer);
+      }
     }
     require(chosen == 0 || chosen == spec.exports.size(),
             "tune: of {}, which are kept together, some are to be trained and some are not", joined_names(spec));
@@ -127,7 +132,7 @@ class Builder {
 
   bool is_chosen(const std::string& hf_name) {
     const std::string path = path_of(hf_name);
-    if (is_in(tune_.also_train, path)) {
+    if (is_whole(path)) {
       return true;
     }
     if (tune_.method == TuneMethod::kFreeze) {
@@ -140,7 +145,7 @@ class Builder {
   // Biases of layers with adapters stand one level deeper in peft's models; layers that are trained whole do not.
   std::string peft_name(const std::string& hf_name) {
     const std::string path = path_of(hf_name);
-    const bool is_inside = is_target(path) && !is_in(tune_.also_train, path);
+    const bool is_inside = is_target(path) && !is_whole(path);
     return kPeftPrefix + path + (is_inside ? ".base_layer" : "") + hf_name.substr(path.size());
   }
 
@@ -149,16 +154,22 @@ class Builder {
       return std::any_of(linear_layers_.begin(), linear_layers_.end(),
                          [&](const std::string& name) { return ends_path(path, name); });
     }
-    return is_in(tune_.targets, path) && is_linear(path);
+    return is_in(tune_.targets, path, ends_path) && is_linear(path);
   }
   bool is_linear(const std::string& path) const {
     return std::any_of(linear_layers_.begin(), linear_layers_.end(),
                        [&](const std::string& name) { return ends_path(path, name); });
   }
-  bool is_in(const std::string& list, const std::string& path) {
+  // As peft compares: "norm" is every layer whose name ends so.
+  bool is_whole(const std::string& path) {
+    return is_in(tune_.also_train, path,
+                 [](const std::string& whole, const std::string& end) { return whole.ends_with(end); });
+  }
+  template <typename Ends>
+  bool is_in(const std::string& list, const std::string& path, const Ends& ends) {
     bool found = false;
     for (const std::string& name : names_in(list)) {
-      if (ends_path(path, name)) {
+      if (ends(path, name)) {
         used_.insert(name);
         found = true;
       }
@@ -176,6 +187,7 @@ class Builder {
   const Architecture& architecture_;
   const TuneConfig& tune_;
   const std::vector<std::string> linear_layers_;
+  std::vector<std::string> layers_;  // all of them, by the last part of their names
   std::int64_t block_ = -1;
   std::vector<ParameterSpec> trained_;
   std::vector<ParameterSpec> frozen_;

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Makes the small models of this folder and what PyTorch computes with them.
 
-    python3 -m venv venv && venv/bin/pip install torch transformers safetensors
+    python3 -m venv venv && venv/bin/pip install torch transformers peft safetensors
     venv/bin/python tests/golden/model/make_models.py
 
-Made with torch 2.6.0 and transformers 5.23.0 on the CPU, in fp32. Each folder NAME holds
+Made with torch 2.6.0, transformers 5.23.0 and peft 0.21.2 on the CPU, in fp32. Each folder NAME holds
 
-    config.json, model.safetensors   as transformers saves a model
+    config.json, model.safetensors   as transformers saves a model; or adapter_config.json, adapter_model.safetensors as
+                                     peft does, P being the trained parameters
     expected.safetensors             inputs and targets [rows, sequence] (targets of -1 are not trained on),
                                      logits [rows, sequence, vocab], loss (mean over the targets), gradient_norm, and
                                      gradient.P, weight.P, exp_avg.P, exp_avg_sq.P for each parameter P: its gradient,
@@ -19,8 +20,9 @@ import pathlib
 
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+from transformers import (AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 FOLDER = pathlib.Path(__file__).parent
@@ -90,7 +92,29 @@ def make(name, model, seed):
     folder = FOLDER / name
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
+    save_expected(folder, model, dict(model.named_parameters()), generator)
 
+
+def make_adapter(name, base, seed, **options):
+    """Adapters of peft on one of the models above, which keeps its weights."""
+    generator = torch.Generator().manual_seed(seed)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(FOLDER / base, attn_implementation="eager"),
+                           LoraConfig(task_type="CAUSAL_LM", **options))
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    for parameter in trained.values():
+        with torch.no_grad():
+            parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+    model.eval()
+    folder = FOLDER / name
+    model.peft_config["default"].base_model_name_or_path = base
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink()
+    # As they are called in the file.
+    save_expected(folder, model, {n.replace(".default", "").replace(".modules_to_save", ""): p
+                                  for n, p in trained.items()}, generator)
+
+
+def save_expected(folder, model, parameters, generator):
     inputs = torch.randint(VOCAB, (ROWS, SEQUENCE), generator=generator)
     targets = torch.randint(VOCAB, (ROWS, SEQUENCE), generator=generator)
     targets[0, :5] = -1
@@ -99,7 +123,6 @@ def make(name, model, seed):
     expected = {
         "inputs": inputs.int(), "targets": targets.int(), "logits": logits.detach(), "loss": loss.detach().reshape(1)}
 
-    parameters = dict(model.named_parameters())
     optimizer = torch.optim.AdamW(
         [{"params": [p for p in parameters.values() if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
          {"params": [p for p in parameters.values() if p.dim() == 1], "weight_decay": 0.0}],
@@ -121,7 +144,7 @@ def make(name, model, seed):
         for kind in ("exp_avg", "exp_avg_sq"):
             expected[f"{kind}.{n}"] = thinned(optimizer.state[p][kind])
     save_file(expected, folder / "expected.safetensors")
-    print(f"{name}: loss {expected['loss'].item():.4f}, gradient norm {expected['gradient_norm'].item():.4f}")
+    print(f"{folder.name}: loss {expected['loss'].item():.4f}, gradient norm {expected['gradient_norm'].item():.4f}")
 
 
 make("gpt2", gpt2(), seed=1)
@@ -133,3 +156,9 @@ make("mistral", with_rotary_positions(
     MistralForCausalLM, MistralConfig, head_dim=16, sliding_window=None, tie_word_embeddings=False), seed=6)
 make("qwen2", with_rotary_positions(Qwen2ForCausalLM, Qwen2Config, tie_word_embeddings=True), seed=7)
 make("qwen3", with_rotary_positions(Qwen3ForCausalLM, Qwen3Config, head_dim=16, tie_word_embeddings=True), seed=8)
+
+make_adapter("gpt2-lora", "gpt2", seed=11, r=4, lora_alpha=6, use_rslora=True, bias="all",
+             target_modules=["c_attn", "c_proj", "c_fc"])
+make_adapter("llama-lora", "llama", seed=12, r=3, lora_alpha=6, target_modules=["q_proj", "v_proj", "down_proj"],
+             modules_to_save=["lm_head", "norm"])
+make_adapter("qwen2-lora", "qwen2", seed=13, r=4, lora_alpha=8, target_modules="all-linear", bias="lora_only")
