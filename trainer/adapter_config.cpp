@@ -61,6 +61,11 @@ void refuse_what_is_unknown(const json& object, const std::string& origin) {
     require(found == object.end() || is_idle(*found), "{}: {} is {}, which is not supported", origin, key,
             found->dump());
   }
+  // The others (pissa, olora, loftq, ...) change the base model's weights as well.
+  const json init = object.value("init_lora_weights", json(true));
+  require(init.is_boolean() || init == "gaussian" || init == "eva" || init == "orthogonal",
+          "{}: init_lora_weights is {}, which changes the base model; expected true, gaussian, eva or orthogonal",
+          origin, init.dump());
 }
 
 }  // namespace

@@ -98,6 +98,8 @@ void TrainLoop::load(const CheckpointReader* checkpoint) {
   if (checkpoint != nullptr) {
     adopt(*checkpoint);
     if (config_.tune.method != TuneMethod::kFull) {
+      require(std::filesystem::is_directory(config_.model.from),
+              "{} (model.from) is not there; a tuned run needs the model that it stands on", config_.model.from);
       const std::string base = load_base(config_.model.from, replica, {}).hex();
       require(base == progress_.base_fingerprint,
               "{} (model.from) is not the model that this run was tuned on: its fingerprint is {}, expected {}",

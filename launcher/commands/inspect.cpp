@@ -22,6 +22,7 @@
 #include "trainer/checkpoint/retention.h"
 #include "trainer/formats/hf_weights.h"
 #include "trainer/formats/safetensors.h"
+#include "trainer/tuned_model.h"
 
 namespace lockstep {
 namespace {
@@ -91,6 +92,23 @@ Findings inspect_dataset(const fs::path& path, bool verify) {
   return found;
 }
 
+// What weights that stand beside a model's say of it.
+void tell_tuned(const TunedModel& tuned, Findings& found) {
+  const TuneConfig& tune = tuned.tune;
+  found.line("trained on", "{}{}", tuned.base.string(),
+             tuned.base_fingerprint.empty() ? "" : fmt::format(", fingerprint {}", tuned.base_fingerprint));
+  found.json["base"] = tuned.base.string();
+  found.json["base_fingerprint"] = tuned.base_fingerprint;
+  found.json["method"] = name_of(tune.method);
+  if (tune.method == TuneMethod::kLora) {
+    found.line("adapters", "rank {}, scale {}, of {}{}", tune.rank, tune.scale(), tune.targets,
+               tune.also_train.empty() ? "" : fmt::format("; whole: {}", tune.also_train));
+    found.json["rank"] = tune.rank;
+    found.json["scale"] = tune.scale();
+    found.json["targets"] = tune.targets;
+  }
+}
+
 Findings inspect_checkpoint(const fs::path& path, bool verify) {
   const CheckpointDescription description =
       describe_checkpoint(path, verify ? InspectDepth::kContents : InspectDepth::kSizes);
@@ -115,6 +133,9 @@ Findings inspect_checkpoint(const fs::path& path, bool verify) {
                 {"tokens", manifest.position.tokens},
                 {"world", manifest.world},
                 {"seed", manifest.position.seed}};
+  if (const auto tuned = find_tuned_model(path)) {
+    tell_tuned(*tuned, found);
+  }
   if (manifest.position.validation_loss) {
     found.line("valid loss", "{:.4f}", *manifest.position.validation_loss);
     found.json["valid_loss"] = *manifest.position.validation_loss;
@@ -197,6 +218,17 @@ Findings inspect_model(const fs::path& path, const std::vector<fs::path>& files)
   return found;
 }
 
+// Adapters without a checkpoint's manifest: peft's, or exported ones.
+Findings inspect_adapters(const TunedModel& tuned) {
+  Findings found;
+  found.line("adapters", "{}", tuned.folder.string());
+  const Findings weights = inspect_safetensors(tuned.weights);
+  found.json = {{"what", "adapters"}, {"path", tuned.folder.string()}, {"files", Json::array({weights.json})}};
+  tell_tuned(tuned, found);
+  found.text += "\n" + weights.text;
+  return found;
+}
+
 // The datasets of a folder that pack wrote, by the names of their splits; empty for another folder.
 std::map<std::string, fs::path> splits_of(const fs::path& path) {
   std::map<std::string, fs::path> splits;
@@ -251,6 +283,9 @@ Findings inspect_path(const InspectOptions& options) {
   }
   if (const auto files = hf_weight_files(path); !files.empty()) {
     return inspect_model(path, files);
+  }
+  if (const auto tuned = find_tuned_model(path)) {
+    return inspect_adapters(*tuned);
   }
   fail(ErrorCode::kUsage,
        "{} is no dataset (dataset.json), checkpoint (manifest.json), run (checkpoints/) or model (model.safetensors)",

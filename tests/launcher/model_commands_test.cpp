@@ -325,6 +325,78 @@ TEST_F(ModelCommandsTest, ExportWhatTheyLoad) {
   EXPECT_FALSE(fs::exists("x.gguf"));
 }
 
+TEST_F(ModelCommandsTest, LayAdaptersOverTheirModelAndMergeThem) {
+  const std::string from = "model.from=" + checkpoint().string();
+  ASSERT_EQ(job_->train({"lora", 1, {from, "tune.method=lora", "tune.rank=4", "train.steps=20", "optimizer.lr=1e-2"}})
+                .exit_code,
+            0);
+  const fs::path lora = job_->folder() / "runs" / "lora";
+  const fs::path adapters = job_->checkpoints("lora") / "step-00000020";
+  const Words likeliest = {"--temperature", "0"};
+  const std::string tuned = generate(likeliest, lora).out;
+  EXPECT_NE(tuned, text(likeliest));
+  EXPECT_EQ(generate({"--temperature", "0", "--adapter", adapters}).out, tuned);
+  EXPECT_EQ(generate({"--temperature", "0", "--adapter", lora}).out, tuned);
+
+  const fs::path merged = job_->folder() / "merged";
+  const ProcessResult merge =
+      lockstep("merge", {"--model", run(), "--adapter", lora, "--type", "f32", "--out", merged});
+  ASSERT_EQ(merge.exit_code, 0) << merge.err;
+  EXPECT_THAT(merge.out, EndsWith(adapters.string() + " over " + checkpoint().string() + "\n"));
+  EXPECT_EQ(generate(likeliest, merged).out, tuned);
+  const fs::path apart = job_->folder() / "apart";
+  ASSERT_EQ(lockstep("export", {"--model", lora, "--to", "adapter", "--type", "f32", "--out", apart}).exit_code, 0);
+  EXPECT_EQ(generate(likeliest, apart).out, tuned);
+  EXPECT_THAT(lockstep("inspect", {apart}).out, AllOf(HasSubstr("rank 4, scale 2, of c_attn,c_proj,c_fc"),
+                                                      HasSubstr("trained on   " + checkpoint().string())));
+  EXPECT_THAT(lockstep("inspect", {adapters}).out, HasSubstr(", fingerprint "));
+
+  // Losses are the same to the rounding of sums in another order.
+  const auto loss = [&](const fs::path& model) {
+    return nlohmann::json::parse(eval({"--json"}, model).out).at("loss").get<double>();
+  };
+  EXPECT_NEAR(loss(merged), loss(lora), 1e-5);
+  EXPECT_LT(loss(lora), loss(run()) - 0.01);
+}
+
+TEST_F(ModelCommandsTest, RefuseAdaptersThatDoNotFit) {
+  const std::string from = "model.from=" + checkpoint().string();
+  ASSERT_EQ(job_->train({"fits", 1, {from, "tune.method=lora", "train.steps=2"}}).exit_code, 0);
+  ASSERT_EQ(job_->train({"another", 1, {"run.seed=9", "train.steps=2"}}).exit_code, 0);
+  const fs::path fits = job_->folder() / "runs" / "fits";
+  const fs::path another = job_->folder() / "runs" / "another";
+  const fs::path out = job_->folder() / "nothing";
+  const auto refusal = [&](const fs::path& model, const fs::path& adapter) {
+    const ProcessResult result = lockstep("merge", {"--model", model, "--adapter", adapter, "--out", out});
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_FALSE(fs::exists(out));
+    return result.err;
+  };
+  EXPECT_THAT(refusal(another, fits), HasSubstr("was trained on another model than " + another.string()));
+  EXPECT_THAT(refusal(run(), another), HasSubstr("holds a whole model; expected adapters (adapter_config.json)"));
+  EXPECT_THAT(refusal(fits, fits), HasSubstr("adapters stand beside a whole model"));
+
+  const fs::path copy = job_->folder() / "peft";
+  ASSERT_EQ(lockstep("export", {"--model", fits, "--to", "adapter", "--out", copy}).exit_code, 0);
+  const std::string config = read_file(copy / "adapter_config.json");
+  const auto with = [&](const std::string& key, const nlohmann::json& value) {
+    nlohmann::json changed = nlohmann::json::parse(config);
+    changed[key] = value;
+    write_file_atomic(copy / "adapter_config.json", changed.dump());
+    return refusal(run(), copy);
+  };
+  EXPECT_THAT(with("peft_type", "LOHA"), HasSubstr("peft_type is LOHA, expected LORA"));
+  EXPECT_THAT(with("use_dora", true), HasSubstr("use_dora is true, which is not supported"));
+  EXPECT_THAT(with("init_lora_weights", "pissa"), HasSubstr("which changes the base model"));
+  EXPECT_THAT(with("target_modules", ".*proj"), HasSubstr("target_modules is the pattern .*proj"));
+  EXPECT_THAT(with("target_modules", {"c_attn"}), HasSubstr("nothing is known to do with tensor"));
+  EXPECT_THAT(with("r", 16), HasSubstr("has shape [32, 8], expected [32, 16]"));
+  EXPECT_THAT(with("r", 0), HasSubstr("r is 0, expected at least 1"));
+  EXPECT_THAT(with("r", "many"), HasSubstr("r is \"many\""));
+  write_file_atomic(copy / "adapter_config.json", config.substr(0, config.size() / 2));
+  EXPECT_THAT(refusal(run(), copy), HasSubstr("expected a JSON object"));
+}
+
 TEST_F(ModelCommandsTest, EvaluateToTheSameBitsOnOneAndTwoRanks) {
   const Words eval = {LOCKSTEP_PROGRAM, "eval",      "--model", run(), "--data", job_->folder() / "data" / "valid",
                       "--json",         "--threads", "1"};

@@ -108,6 +108,34 @@ TEST_F(PromiseTest, HoldsForConversations) {
   EXPECT_EQ(job_->curve("chats-resumed"), job_->curve("chats-1"));
 }
 
+// Parts of a model trained on what another run made.
+TEST_F(PromiseTest, HoldsForAdaptersAndFrozenLayers) {
+  train("beneath", 2, kLlama);
+  const Settings from = kLlama + Settings{"model.from=" + (job_->checkpoints("beneath") / "step-00000024").string()};
+  const Settings lora = from + Settings{"tune.method=lora",      "tune.rank=4",
+                                        "tune.dropout=0.1",      "tune.also_train=lm_head,norm",
+                                        "train.precision=bf16",  "schedule.name=constant",
+                                        "evaluate.every_steps=2"};
+  const TrainingJob::Result one = train("lora-1", 1, lora);
+  for (const int ranks : {2, 4, 8}) {
+    SCOPED_TRACE(ranks);
+    const std::string run = "lora-" + std::to_string(ranks);
+    EXPECT_EQ(train(run, ranks, lora), one);
+    EXPECT_EQ(job_->results(run), job_->results("lora-1"));
+    EXPECT_EQ(job_->curve(run), job_->curve("lora-1"));
+  }
+  EXPECT_EQ(train("lora-zero", 4, lora + Settings{"comm.zero=1", "comm.ranks_per_node=2"}), one);
+  EXPECT_EQ(train("lora-recompute", 2, lora + Settings{"train.recompute=block"}), one);
+  EXPECT_EQ(train("lora-resumed", 4, lora + Settings{"train.steps=10"}).step, 10);
+  EXPECT_EQ(train("lora-resumed", 2, lora), one);
+  EXPECT_EQ(job_->curve("lora-resumed"), job_->curve("lora-1"));
+
+  const Settings freeze = from + Settings{"tune.method=freeze", "tune.blocks=1"};
+  const TrainingJob::Result frozen = train("freeze-1", 1, freeze);
+  EXPECT_EQ(train("freeze-4", 4, freeze), frozen);
+  EXPECT_EQ(train("freeze-zero", 2, freeze + Settings{"comm.zero=1"}), frozen);
+}
+
 TEST_F(PromiseTest, HoldsOverEveryPathBetweenRanks) {
   const TrainingJob::Result one = train("path-1", 1, {});
   EXPECT_EQ(train("path-self", 1, {"comm.backend=self"}), one);

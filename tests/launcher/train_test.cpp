@@ -326,6 +326,35 @@ TEST_F(TrainTest, StartsFromTheWeightsOfAnotherRunAndNeedsThemOnlyOnce) {
   EXPECT_EQ(job_->result("tuned").step, 18);
 }
 
+TEST_F(TrainTest, AdaptersStayWithTheModelThatTheyWereTrainedOn) {
+  ASSERT_EQ(train("beneath").exit_code, 0);
+  ASSERT_EQ(train("elsewhere", {"run.seed=2"}).exit_code, 0);
+  const fs::path base = job_->folder() / "base-model";
+  fs::copy(job_->checkpoints("beneath") / "step-00000024", base);
+  const Words lora = {"model.from=" + base.string(), "tune.method=lora", "schedule.name=constant"};
+  const auto with = [&](const Words& more) {
+    Words all = lora;
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  EXPECT_THAT(train("adapters", with({"tune.targets=q_proj"})).err,
+              HasSubstr("tune.targets: no layer of this gpt2 is called q_proj; expected c_attn, "));
+  const ProcessResult first = train("adapters", with({"train.steps=12"}));
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  EXPECT_FALSE(fs::exists(job_->checkpoints("adapters") / "step-00000012" / "model.safetensors"));
+  EXPECT_TRUE(fs::exists(job_->checkpoints("adapters") / "step-00000012" / "adapter_config.json"));
+  expect_refusal(train("adapters", with({"tune.rank=4"})), "tune.rank");
+
+  fs::remove_all(base);
+  expect_refusal(train("adapters", lora), "a tuned run needs the model that it stands on");
+  fs::copy(job_->checkpoints("elsewhere") / "step-00000024", base);
+  expect_refusal(train("adapters", lora), "fingerprint");
+  fs::remove_all(base);
+  fs::copy(job_->checkpoints("beneath") / "step-00000024", base);
+  EXPECT_EQ(train("adapters", lora).exit_code, 0);
+  EXPECT_EQ(job_->result("adapters").step, 24);
+}
+
 TEST_F(TrainTest, KeepsTheGoodWeightsWhenItDiverges) {
   const ProcessResult result =
       train("diverged", {"optimizer.lr=1e30", "schedule.name=constant", "schedule.warmup_steps=0",

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "tests/trainer/small_models.h"
 
 namespace lockstep {
@@ -85,6 +86,66 @@ TEST(Parameters, TiedWeightsAreOneParameter) {
   const ModelParameters tied = make_parameters(a);
   EXPECT_FALSE(tied.layout.find("lm_head.weight"));
   EXPECT_EQ(tied.head, tied.token_table);
+}
+
+// Names as peft has them in its files.
+std::vector<std::string> exports_of(const ParameterLayout& layout) {
+  std::vector<std::string> names;
+  for (const ParameterSpec& spec : layout.specs()) {
+    for (const ParameterExport& part : spec.exports) {
+      names.push_back(part.hf_name);
+    }
+  }
+  return names;
+}
+
+TEST(TunedParameters, OfAdaptersAreNamedAsInPeft) {
+  Architecture a = small_llama();
+  a.layers = 1;
+  TuneConfig tune;
+  tune.method = TuneMethod::kLora;
+  tune.rank = 2;
+  tune.targets = "q_proj, v_proj,mlp.down_proj";
+  tune.also_train = "norm";
+  const ModelParameters parameters = make_parameters(a, tune);
+  EXPECT_THAT(exports_of(parameters.layout),
+              testing::UnorderedElementsAre("base_model.model.model.norm.weight",
+                                            "base_model.model.model.layers.0.input_layernorm.weight",
+                                            "base_model.model.model.layers.0.post_attention_layernorm.weight",
+                                            "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+                                            "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight",
+                                            "base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight",
+                                            "base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight",
+                                            "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight",
+                                            "base_model.model.model.layers.0.mlp.down_proj.lora_B.weight"));
+  const std::size_t whole = make_parameters(a).layout.parameters();
+  const std::size_t norms = 3 * static_cast<std::size_t>(a.width);
+  EXPECT_EQ(parameters.frozen.parameters(), whole - norms);
+}
+
+TEST(TunedParameters, OfFrozenModelsAreTheLastBlocksAndWhatIsNamed) {
+  Architecture a = small_gpt2();
+  a.layers = 3;
+  TuneConfig tune;
+  tune.method = TuneMethod::kFreeze;
+  tune.blocks = 1;
+  tune.also_train = "ln_f";
+  const ModelParameters parameters = make_parameters(a, tune);
+  for (const ParameterSpec& spec : parameters.layout.specs()) {
+    EXPECT_TRUE(spec.name.starts_with("transformer.h.2.") || spec.name.starts_with("transformer.ln_f.")) << spec.name;
+  }
+  EXPECT_EQ(parameters.layout.size(), 12U + 2U);
+  EXPECT_EQ(parameters.layout.size() + parameters.frozen.size(), make_parameters(a).layout.size());
+}
+
+TEST(TunedParameters, RefuseNamesThatNothingHas) {
+  TuneConfig tune;
+  tune.method = TuneMethod::kLora;
+  tune.targets = "q_proj,c_attn";
+  EXPECT_THROW(static_cast<void>(make_parameters(small_llama(), tune)), Error);
+  tune.targets = "all";
+  tune.also_train = "wte";
+  EXPECT_THROW(static_cast<void>(make_parameters(small_llama(), tune)), Error);
 }
 
 TEST(Initialization, IsAFunctionOfTheSeedAlone) {
