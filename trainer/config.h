@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -88,8 +89,9 @@ struct DataConfig {
 };
 
 struct TrainConfig {
-  std::int64_t steps = 0;
-  int micro_batches = 0;  // 0: auto, the larger of 8 and the world size
+  std::int64_t steps = 0;  // 0: from epochs
+  double epochs = 0;       // passes over data.train, where steps is 0
+  int micro_batches = 0;   // 0: auto, the larger of 8 and the world size
   int micro_batch_size = 8;
   Precision precision = Precision::kFp32;
   Determinism determinism = Determinism::kElastic;
@@ -113,6 +115,7 @@ struct OptimizerConfig {
 struct ScheduleConfig {
   ScheduleName name = ScheduleName::kCosine;
   std::int64_t warmup_steps = 0;
+  double warmup_ratio = 0;  // of train.steps, where warmup_steps is 0
   double min_lr = 0.0;
   std::int64_t decay_steps = 0;  // wsd: the last so many steps; 0: a tenth of train.steps
 
@@ -209,6 +212,8 @@ struct JobFacts {
   int ranks_on_node = 1;
   int cores_on_node = 1;
   int vocab = 0;  // of the training data's tokenizer
+  // How many samples of so many tokens the training data has. May be empty where train.steps is given.
+  std::function<std::uint64_t(std::int64_t sequence)> samples = {};
 };
 
 // Replaces every "to be derived" by its number and checks the result against the job: under `determinism: elastic` the

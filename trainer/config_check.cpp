@@ -62,10 +62,12 @@ void check_tuning(const Config& config, const std::string& origin) {
 void check_schedule(const Config& config, const std::string& origin) {
   const ScheduleConfig& schedule = config.schedule;
   const std::int64_t steps = config.train.steps;
+  require(steps > 0 || config.train.epochs > 0,
+          "{}: neither train.steps nor train.epochs is given; expected one of them", origin);
   // A warm-up longer than the run is fine: `--set train.steps=10` tries a long configuration out.
   require(schedule.min_lr <= config.optimizer.lr, "{}: schedule.min_lr is {}; expected at most optimizer.lr, {}",
           origin, schedule.min_lr, config.optimizer.lr);
-  require(schedule.name != ScheduleName::kWsd || schedule.warmup_steps + schedule.decay_steps <= steps,
+  require(schedule.name != ScheduleName::kWsd || steps == 0 || schedule.warmup_steps + schedule.decay_steps <= steps,
           "{}: schedule.warmup_steps and decay_steps are {} and {}; expected at most train.steps together, {}", origin,
           schedule.warmup_steps, schedule.decay_steps, steps);
 }
@@ -103,8 +105,15 @@ Config with_derived_shapes(Config config) {
   model.context = model.context == 0 ? config.data.sequence : model.context;
   config.data.sequence = config.data.sequence == 0 ? model.context : config.data.sequence;
   config.tune.alpha = config.tune.alpha == 0 ? 2.0 * config.tune.rank : config.tune.alpha;
-  if (config.schedule.name == ScheduleName::kWsd) {
-    config.schedule.decay_steps = decay_steps(config);
+  ScheduleConfig& schedule = config.schedule;
+  if (config.train.steps > 0) {
+    if (schedule.warmup_steps == 0) {
+      schedule.warmup_steps =
+          static_cast<std::int64_t>(std::ceil(schedule.warmup_ratio * static_cast<double>(config.train.steps)));
+    }
+    if (schedule.name == ScheduleName::kWsd) {
+      schedule.decay_steps = decay_steps(config);
+    }
   }
   return config;
 }
@@ -146,6 +155,14 @@ Config resolve(Config written, const JobFacts& facts) {
   require(world <= config.train.micro_batches,
           "the job has {} ranks, but a step has {} micro-batches (train.micro_batches); expected at most as many ranks",
           world, config.train.micro_batches);
+  if (config.train.steps == 0) {
+    const std::uint64_t samples = facts.samples ? facts.samples(config.data.sequence) : 1;
+    const double in_a_step = static_cast<double>(config.train.micro_batches) * config.train.micro_batch_size;
+    const double steps = std::ceil(config.train.epochs * static_cast<double>(samples) / in_a_step);
+    config.train.steps = std::max<std::int64_t>(1, static_cast<std::int64_t>(steps));
+    config = with_derived_shapes(std::move(config));
+    check_schedule(config, "train.epochs");
+  }
   if (config.train.threads == 0) {
     config.train.threads = std::max(1, facts.cores_on_node / std::max(1, facts.ranks_on_node));
   }

@@ -87,6 +87,13 @@ Config with_source_model(Config config, const Data& data) {
   return config;
 }
 
+std::uint64_t samples_of(const DatasetInfo& info, std::int64_t sequence) {
+  if (info.kind == DatasetKind::kChat) {
+    return info.documents;
+  }
+  return sequence > 0 && info.tokens > 0 ? (info.tokens - 1) / static_cast<std::uint64_t>(sequence) : 0;
+}
+
 void check_lengths(const Config& config, const Data& data) {
   const auto check = [&](const std::string& folder, const DatasetInfo& info) {
     if (info.kind == DatasetKind::kChat) {
@@ -133,7 +140,8 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
     return resolve(config, {.world_size = communicator.world_size(),
                             .ranks_on_node = communicator.node_size(),
                             .cores_on_node = cores,
-                            .vocab = static_cast<int>(data.info.tokenizer.vocabulary_size)});
+                            .vocab = static_cast<int>(data.info.tokenizer.vocabulary_size),
+                            .samples = [&](std::int64_t sequence) { return samples_of(data.info, sequence); }});
   };
   const auto check = [&] {
     check_lengths(resolved(), data);

@@ -23,27 +23,27 @@ void expect(bool holds, fmt::format_string<Args...> format, Args&&... args) {
 }
 
 // The text under `key`; empty where the key is missing or null.
-std::string optional_text(const json& object, const char* key) {
-  const auto found = object.find(key);
+std::string optional_text(const json& object, const std::string& key) {
+  const auto found = key.empty() ? object.end() : object.find(key);
   if (found == object.end() || found->is_null()) {
     return {};
   }
   expect(found->is_string(), "\"{}\" is not a text", key);
   return found->get<std::string>();
 }
-std::string required_text(const json& object, const char* key) {
+std::string required_text(const json& object, const std::string& key) {
   const auto found = object.find(key);
   expect(found != object.end(), "\"{}\" is missing", key);
   expect(found->is_string(), "\"{}\" is not a text", key);
   return found->get<std::string>();
 }
 
-void refuse_tools(const json& object) {
-  const auto found = object.find("tools");
+void refuse_tools(const json& object, const std::string& key) {
+  const auto found = object.find(key);
   const bool has_tools = found != object.end() && !found->is_null() &&
                          !(found->is_string() && found->get<std::string>().empty()) &&
                          !(found->is_array() && found->empty());
-  expect(!has_tools, "\"tools\" describes functions, which templates do not show yet");
+  expect(!has_tools, "\"{}\" describes functions, which templates do not show yet", key);
 }
 
 std::string_view name_of(Role role) {
@@ -72,29 +72,30 @@ void check(const Conversation& conversation) {
          conversation.turns.size());
 }
 
-Conversation parse_alpaca(const json& object) {
+Conversation parse_alpaca(const json& object, const ChatFormat& format) {
   Conversation conversation;
-  conversation.system = optional_text(object, "system");
-  if (const auto history = object.find("history"); history != object.end() && !history->is_null()) {
-    expect(history->is_array(), "\"history\" is not a list");
+  conversation.system = optional_text(object, format.system);
+  const auto history = format.history.empty() ? object.end() : object.find(format.history);
+  if (history != object.end() && !history->is_null()) {
+    expect(history->is_array(), "\"{}\" is not a list", format.history);
     for (const json& pair : *history) {
       expect(pair.is_array() && pair.size() == 2 && pair[0].is_string() && pair[1].is_string(),
-             "\"history\" holds something else than pairs of texts");
+             "\"{}\" holds something else than pairs of texts", format.history);
       conversation.turns.push_back({Role::kUser, pair[0].get<std::string>()});
       conversation.turns.push_back({Role::kAssistant, pair[1].get<std::string>()});
     }
   }
-  std::string question = required_text(object, "instruction");
-  if (const std::string input = optional_text(object, "input"); !input.empty()) {
+  std::string question = format.prompt.empty() ? "" : required_text(object, format.prompt);
+  if (const std::string input = optional_text(object, format.query); !input.empty()) {
     question += (question.empty() ? "" : "\n") + input;
   }
   conversation.turns.push_back({Role::kUser, std::move(question)});
-  conversation.turns.push_back({Role::kAssistant, required_text(object, "output")});
+  conversation.turns.push_back({Role::kAssistant, required_text(object, format.response)});
   return conversation;
 }
 
 // A text, or the texts in a list of parts.
-std::string text_of(const json& message, const char* key, std::size_t number) {
+std::string text_of(const json& message, const std::string& key, std::size_t number) {
   const auto found = message.find(key);
   expect(found != message.end(), "turn {}: \"{}\" is missing", number, key);
   if (found->is_string()) {
@@ -110,65 +111,103 @@ std::string text_of(const json& message, const char* key, std::size_t number) {
   return text;
 }
 
-struct Keys {
-  const char* role;
-  const char* text;
-};
+enum class Speaker { kNobody, kSystem, kUser, kAssistant, kTool };
 
-Conversation parse_messages(const json& object, const json& messages, const Keys& keys) {
+// Where no names are given, those of sharegpt and of OpenAI's messages.
+Speaker speaker_of(const std::string& name, const ChatFormat& format) {
+  const bool any = format.form == ChatFormat::Form::kAny;
+  if (name == format.system_role || (any && name == "developer")) {
+    return Speaker::kSystem;
+  }
+  if (name == format.user || (any && name == "user")) {
+    return Speaker::kUser;
+  }
+  if (name == format.assistant || name == format.function || (any && name == "assistant")) {
+    return Speaker::kAssistant;
+  }
+  return name == format.observation || (any && name == "tool") ? Speaker::kTool : Speaker::kNobody;
+}
+
+std::string speakers(const ChatFormat& format) {
+  return format.form == ChatFormat::Form::kAny
+             ? "system, user, assistant, tool or sharegpt's human, gpt, observation, function_call"
+             : fmt::format("{}, {}, {}, {} or {}", format.system_role, format.user, format.assistant,
+                           format.observation, format.function);
+}
+
+Conversation parse_messages(const json& object, const json& messages, const ChatFormat& format) {
   Conversation conversation;
-  conversation.system = optional_text(object, "system");
+  conversation.system = optional_text(object, format.system);
   std::size_t number = 0;
   for (const json& message : messages) {
     ++number;
     expect(message.is_object(), "turn {} is not an object", number);
-    const auto role = message.find(keys.role);
-    expect(role != message.end() && role->is_string(), "turn {}: \"{}\" is missing", number, keys.role);
-    const std::string name = role->get<std::string>();
-    std::string text = text_of(message, keys.text, number);
-    if (name == "system" || name == "developer") {
-      expect(number == 1, "turn {} is the system's, which stands at the beginning alone", number);
-      conversation.system = std::move(text);
-    } else if (name == "user" || name == "human") {
-      conversation.turns.push_back({Role::kUser, std::move(text)});
-    } else if (name == "assistant" || name == "gpt" || name == "function_call") {
-      conversation.turns.push_back({Role::kAssistant, std::move(text)});
-    } else if (name == "tool" || name == "observation") {
-      conversation.turns.push_back({Role::kTool, std::move(text)});
-    } else {
-      throw Problem{
-          fmt::format("turn {}: \"{}\" is {}, expected system, user, assistant, tool or sharegpt's human, "
-                      "gpt, observation, function_call",
-                      number, keys.role, role->dump(-1, ' ', false, json::error_handler_t::replace))};
+    const auto role = message.find(format.role);
+    expect(role != message.end() && role->is_string(), "turn {}: \"{}\" is missing", number, format.role);
+    std::string text = text_of(message, format.content, number);
+    switch (speaker_of(role->get<std::string>(), format)) {
+      case Speaker::kSystem:
+        expect(number == 1, "turn {} is the system's, which stands at the beginning alone", number);
+        conversation.system = std::move(text);
+        break;
+      case Speaker::kUser:
+        conversation.turns.push_back({Role::kUser, std::move(text)});
+        break;
+      case Speaker::kAssistant:
+        conversation.turns.push_back({Role::kAssistant, std::move(text)});
+        break;
+      case Speaker::kTool:
+        conversation.turns.push_back({Role::kTool, std::move(text)});
+        break;
+      case Speaker::kNobody:
+        throw Problem{fmt::format("turn {}: \"{}\" is {}, expected {}", number, format.role,
+                                  role->dump(-1, ' ', false, json::error_handler_t::replace), speakers(format))};
     }
   }
   return conversation;
 }
 
-Conversation parse(std::string_view text) {
-  const json object = json::parse(text);
-  expect(object.is_object(), "not a JSON object");
-  refuse_tools(object);
-  for (const Keys& keys : {Keys{"from", "value"}, Keys{"role", "content"}}) {
-    const char* const list = keys.role == std::string_view("from") ? "conversations" : "messages";
+Conversation parse_any(const json& object, const ChatFormat& usual) {
+  for (const char* list : {"conversations", "messages"}) {
     const auto found = object.find(list);
     if (found == object.end()) {
       continue;
     }
     expect(found->is_array(), "\"{}\" is not a list", list);
+    ChatFormat format = usual;
     // Some keep OpenAI's messages under the other name.
-    const bool has_roles = !found->empty() && found->front().is_object() && found->front().contains("role");
-    return parse_messages(object, *found, has_roles ? Keys{"role", "content"} : keys);
+    if (list == std::string_view("messages") ||
+        (!found->empty() && found->front().is_object() && found->front().contains("role"))) {
+      format.role = "role";
+      format.content = "content";
+    }
+    return parse_messages(object, *found, format);
   }
   expect(object.contains("instruction"), "neither \"messages\" nor \"conversations\" nor \"instruction\" is there");
-  return parse_alpaca(object);
+  return parse_alpaca(object, usual);
+}
+
+Conversation parse(std::string_view text, const ChatFormat& format) {
+  const json object = json::parse(text);
+  expect(object.is_object(), "not a JSON object");
+  refuse_tools(object, format.tools);
+  if (format.form == ChatFormat::Form::kAny) {
+    return parse_any(object, format);
+  }
+  if (format.form == ChatFormat::Form::kAlpaca) {
+    return parse_alpaca(object, format);
+  }
+  const auto found = object.find(format.messages);
+  expect(found != object.end(), "\"{}\" is missing", format.messages);
+  expect(found->is_array(), "\"{}\" is not a list", format.messages);
+  return parse_messages(object, *found, format);
 }
 
 }  // namespace
 
-std::optional<Conversation> parse_conversation(std::string_view text, std::string& problem) {
+std::optional<Conversation> parse_conversation(std::string_view text, const ChatFormat& format, std::string& problem) {
   try {
-    Conversation conversation = parse(text);
+    Conversation conversation = parse(text, format);
     check(conversation);
     return conversation;
   } catch (const Problem& found) {

@@ -27,13 +27,40 @@ struct Conversation {
   friend bool operator==(const Conversation&, const Conversation&) = default;
 };
 
-// Reads one JSON object of one of these forms, which its keys tell apart:
+// Where the parts of a conversation stand in a JSON object. The defaults are those of LLaMA-Factory's
+// dataset_info.json, whose "columns" and "tags" name others; an empty name of a key is none.
+struct ChatFormat {
+  // kAny: the keys of an object tell which of the forms below it has, and the names are the usual ones.
+  enum class Form : std::uint8_t { kAny, kAlpaca, kMessages } form = Form::kAny;
+  // kAlpaca
+  std::string prompt = "instruction";
+  std::string query = "input";
+  std::string response = "output";
+  std::string history = "history";
+  // kMessages
+  std::string messages = "conversations";
+  std::string role = "from";
+  std::string content = "value";
+  std::string user = "human";
+  std::string assistant = "gpt";
+  std::string observation = "observation";
+  std::string function = "function_call";
+  std::string system_role = "system";
+  // Both
+  std::string system = "system";
+  std::string tools = "tools";
+
+  friend bool operator==(const ChatFormat&, const ChatFormat&) = default;
+};
+
+// Reads one JSON object of one of these forms, which with Form::kAny its keys tell apart:
 //   alpaca    {"instruction", "input", "output", "system", "history": [[user, assistant], ...]}; the user says the
 //             instruction and, on a line of its own, the input
 //   sharegpt  {"conversations": [{"from": human|gpt|system|observation|function_call, "value"}], "system"}
 //   OpenAI    {"messages": [{"role": user|assistant|system|developer|tool, "content"}]}; content is a text, or a list
 //             of {"type": "text", "text"}
 // Nothing when it is none, with what is wrong in `problem`: `turn 3 is the user's, expected the assistant's`.
-[[nodiscard]] std::optional<Conversation> parse_conversation(std::string_view json, std::string& problem);
+[[nodiscard]] std::optional<Conversation> parse_conversation(std::string_view json, const ChatFormat& format,
+                                                             std::string& problem);
 
 }  // namespace lockstep

@@ -46,7 +46,7 @@ InputFile describe(const fs::path& path, std::string name) {
     fail_unreadable(path, errno);
   }
   return {path, std::move(name), static_cast<std::uint64_t>(info.st_size),
-          std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
+          std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec, 0};
 }
 
 // Collects what find_inputs promises.
@@ -63,7 +63,8 @@ class InputFinder {
     }
   }
 
-  void add_input(const fs::path& input) {
+  void add_input(const fs::path& input, std::size_t number) {
+    number_ = number;
     std::error_code error;
     const fs::path path = fs::canonical(input, error);
     if (error) {
@@ -110,12 +111,14 @@ class InputFinder {
       return;
     }
     InputFile file = describe(path, std::move(name));
+    file.input = number_;
     if (file.size > 0 && !(options_.skip_binary && looks_binary(path))) {
       files_.push_back(std::move(file));
     }
   }
 
   const PackOptions& options_;
+  std::size_t number_ = 0;      // of the input that is searched
   std::set<fs::path> written_;  // the places in `out` that packing writes to
   std::set<fs::path> seen_;
   std::vector<InputFile> files_;
@@ -126,8 +129,8 @@ class InputFinder {
 std::vector<InputFile> find_inputs(const PackOptions& options) {
   require(!options.inputs.empty(), "no input given");
   InputFinder finder(options);
-  for (const fs::path& input : options.inputs) {
-    finder.add_input(input);
+  for (std::size_t i = 0; i < options.inputs.size(); ++i) {
+    finder.add_input(options.inputs[i], i);
   }
   std::vector<InputFile> files = finder.take();
   require(!files.empty(), "the input is empty: no file with content{} under {}",

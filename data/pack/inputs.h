@@ -16,9 +16,11 @@ struct InputFile {
   std::string name;  // relative to the INPUT it was found under: what files are told apart by
   std::uint64_t size = 0;
   std::int64_t modified_ns = 0;
+  std::size_t input = 0;  // of PackOptions::inputs, under which it was found
 };
 
-// The files under `options.inputs`, in the order of their paths, each once, without empty ones. Folders are searched
+// The files under `options.inputs`, in the order of their paths, each once (of the first input that it is found under),
+// without empty ones. Folders are searched
 // recursively; symbolic links are followed where they are given as an input and skipped inside folders. So are the
 // places in `options.out` that packing writes to (.pack, pack.json, train, valid, test): a run never packs what it or
 // an earlier one made. Throws Error(kUsage) when an input is missing, cannot be read or lies in such a place, or when

@@ -131,12 +131,15 @@ void read_conversations(const Plan& plan, const Piece& piece, const ReaderOption
       continue;
     }
     std::string problem;
-    const auto conversation = parse_conversation(object, problem);
+    const ChatFormat& format = plan.chat_sources.at(plan.files[piece.file].input).format;
+    const auto conversation = parse_conversation(object, format, problem);
     if (!conversation) {
       fail(ErrorCode::kUsage, "{}: {}", scanner.place(), problem);
     }
     try {
-      sink.add(plan.split_of(piece.file, scanner.object_begin()), *conversation);
+      for (int i = 0; i < plan.copies_of(piece.file, scanner.object_begin()); ++i) {
+        sink.add(plan.split_of(piece.file, scanner.object_begin()), *conversation);
+      }
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kUsage) {
         throw;

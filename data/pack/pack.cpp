@@ -67,6 +67,11 @@ void check_options(const PackOptions& options) {
   const bool is_chat = options.format == PackFormat::kChat;
   require(!is_chat || !options.chat_template.empty(), "--format chat needs a --template: {}",
           fmt::join(ChatTemplate::names(), ", "));
+  require(is_chat || options.chat_sources.empty(), "--dataset, --weights and --max-samples are for --format chat");
+  for (const ChatSource& source : options.chat_sources) {
+    require(source.weight > 0 && source.weight <= 1000, "--weights holds {}, expected numbers above 0, at most 1000",
+            source.weight);
+  }
   require(is_chat || (options.chat_template.empty() && options.max_tokens == 0),
           "--template and --max-tokens are for --format chat");
   require(!is_chat || !bpe_size_of(options.tokenizer),
@@ -99,6 +104,16 @@ Tokenizer load_file(const PackOptions& options) {
   require(id.has_value(), "--end-of-text {}: the tokenizer {} has no such added token", in_quotes(options.end_of_text),
           options.tokenizer);
   return tokenizer.with_end_of_text(*id);
+}
+
+// All that makes a difference to what is packed.
+std::string description_of(const ChatSource& source) {
+  const ChatFormat& format = source.format;
+  return fmt::format("{} most, weight {}, form {}, {}", source.most, source.weight, static_cast<int>(format.form),
+                     fmt::join({format.prompt, format.query, format.response, format.history, format.messages,
+                                format.role, format.content, format.user, format.assistant, format.observation,
+                                format.function, format.system_role, format.system, format.tools},
+                               " "));
 }
 
 // The run on one rank, stage by stage. Every rank makes the same calls in the same order.
@@ -232,6 +247,9 @@ PackSettings PackRun::settings() const {
     settings.emplace_back("train-on", options_.trained_turns == TrainedTurns::kAll ? "all" : "last");
     settings.emplace_back("max-tokens",
                           fmt::format("{}{}", options_.max_tokens, options_.drop_long ? ", drop longer" : ""));
+    for (const ChatSource& source : options_.chat_sources) {
+      settings.emplace_back("source", description_of(source));
+    }
   }
   if (tokenizer_) {
     settings.emplace_back("tokenizer", tokenizer_->name() + " " + tokenizer_->fingerprint());

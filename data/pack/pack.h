@@ -26,11 +26,19 @@ enum class PackFormat { kText, kJsonl, kTokens, kChat };
 [[nodiscard]] PackFormat parse_pack_format(std::string_view name);
 [[nodiscard]] std::string_view name_of(PackFormat format);
 
+// Of an input that holds conversations.
+struct ChatSource {
+  ChatFormat format;
+  std::uint64_t most = 0;  // conversations that are taken, from the beginning of each file; 0: all
+  double weight = 1;       // how often each is taken for training; of 0.3, three in ten are taken
+};
+
 struct PackOptions {
   PackFormat format = PackFormat::kText;
   std::string tokenizer;                      // "bytes", "bpe:SIZE", or a tokenizer.json or GGUF file
   std::string end_of_text;                    // text of the token between documents; empty: what the tokenizer names
   std::vector<std::filesystem::path> inputs;  // files, and folders that are searched recursively
+  std::vector<ChatSource> chat_sources;       // of each input, or empty: all of them are the usual ones
   std::filesystem::path out;
   std::vector<double> split = {0.9, 0.05, 0.05};  // shares of train, valid, test; missing ones are 0
   std::uint64_t seed = 1337;
@@ -88,6 +96,9 @@ struct PackResult {
   bool was_stopped = false;         // hooks.stop_requested() asked for it: finished units are kept for the next run
   std::vector<PackedSplit> splits;  // those with a share; none when stopped
 };
+
+// How many conversations the inputs hold, each counted once. Throws Error(kUsage) as pack() does.
+[[nodiscard]] std::uint64_t count_conversations(const PackOptions& options);
 
 // Collective over `peers`, and the same result or an Error on every rank: no rank is left waiting. Throws Error(kUsage)
 // for bad options and bad input (in files: name and line), Error(kCorrupt, kUnsupported) for a tokenizer that is

@@ -1,6 +1,7 @@
 #include "data/pack/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "base/error.h"
@@ -101,11 +102,28 @@ std::vector<Piece> text_pieces(const Plan& plan, std::uint64_t unit_bytes) {
   return pieces;
 }
 
+// Lets the file end where the first conversation begins that is not taken.
+void cut_after(std::uint64_t most, std::uint64_t max_object_bytes, InputFile& file) {
+  if (most == 0) {
+    return;
+  }
+  std::uint64_t seen = 0;
+  scan_json_objects(file, max_object_bytes, [&](DocumentExtent extent) {
+    if (++seen > most) {
+      file.size = extent.begin;
+    }
+    return seen <= most;
+  });
+}
+
 // Looks up documents until there are too many of them, and decides how splits are chosen.
 void choose_splits(Plan& plan, const PackOptions& options, std::uint32_t end_of_text) {
   std::vector<DocumentPlace> places;
   std::vector<SizedDocument> documents;
   const auto visit = [&](std::size_t f, DocumentExtent extent) {
+    if (extent.begin >= plan.files[f].size) {
+      return false;  // more than are taken of this file
+    }
     places.emplace_back(f, extent.begin);
     documents.push_back({document_hash(plan.files[f].name, extent.begin, plan.seed), extent.size});
     return documents.size() <= kFewDocuments;
@@ -175,13 +193,28 @@ Split Plan::split_of(std::size_t file, std::uint64_t begin) const {
   return split_by_hash(document_hash(files[file].name, begin, seed), shares);
 }
 
+int Plan::copies_of(std::size_t file, std::uint64_t begin) const {
+  const double weight = chat_sources.at(files[file].input).weight;
+  const double whole = std::floor(weight);
+  // Independent of the split: another hash of the same document.
+  const std::uint64_t hash = document_hash(files[file].name, begin, ~seed);
+  const double draw = static_cast<double>(hash >> 11) * 0x1p-53;
+  const int copies = static_cast<int>(whole) + (draw < weight - whole ? 1 : 0);
+  return split_of(file, begin) == Split::kTrain ? copies : std::min(copies, 1);
+}
+
 Plan make_plan(const PackOptions& options, std::vector<InputFile> files, std::uint32_t end_of_text) {
   Plan plan;
   plan.format = options.format;
   plan.files = std::move(files);
   plan.shares = checked_shares(options.split);
   plan.seed = options.seed;
-  for (const InputFile& file : plan.files) {
+  plan.chat_sources = options.chat_sources;
+  plan.chat_sources.resize(options.inputs.size());
+  for (InputFile& file : plan.files) {
+    if (plan.format == PackFormat::kChat) {
+      cut_after(plan.chat_sources[file.input].most, options.memory_mib * kMiB, file);
+    }
     plan.bytes += file.size;
     if (plan.format == PackFormat::kTokens) {
       check_tokens_header(file);
@@ -199,6 +232,17 @@ Plan make_plan(const PackOptions& options, std::vector<InputFile> files, std::ui
     plan.bytes += unit.bytes;
   }
   return plan;
+}
+
+std::uint64_t count_conversations(const PackOptions& options) {
+  std::uint64_t count = 0;
+  for (const InputFile& file : find_inputs(options)) {
+    const std::uint64_t most = options.chat_sources.empty() ? 0 : options.chat_sources.at(file.input).most;
+    std::uint64_t in_file = 0;
+    scan_json_objects(file, options.memory_mib * kMiB, [&](DocumentExtent) { return ++in_file != most; });
+    count += in_file;
+  }
+  return count;
 }
 
 }  // namespace lockstep

@@ -47,6 +47,10 @@ struct Plan {
   bool by_position = false;
   std::map<DocumentPlace, Split> known_splits;
 
+  std::vector<ChatSource> chat_sources;  // of conversations, by InputFile::input
+
+  // How often a conversation is packed: as its source's weight says in training, and at most once elsewhere.
+  [[nodiscard]] int copies_of(std::size_t file, std::uint64_t begin) const;
   // The split of a document of JSON lines or tokens that is not cut by position.
   [[nodiscard]] Split split_of(std::size_t file, std::uint64_t begin) const;
 };

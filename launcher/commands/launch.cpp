@@ -19,6 +19,7 @@
 #include "launcher/job/child.h"
 #include "launcher/job/slurm.h"
 #include "launcher/job/supervisor.h"
+#include "launcher/job_config.h"
 #include "launcher/output.h"
 #include "trainer/config.h"
 #include "trainer/run_folder.h"
@@ -162,7 +163,7 @@ int run_launch(const LaunchOptions& options, CommandContext& context) {
   require(context.ranks.starter == Starter::kAlone || process_environment()("SLURM_JOB_ID"),
           "launch was started by {}; it starts the ranks itself: lockstep launch {}",
           context.ranks.starter == Starter::kSrun ? "srun" : "mpirun", options.config);
-  const Config config = load_config(options.config, options.overrides);
+  const Config config = load_job_config(options.config, options.overrides, 0).config;
   if (options.slurm) {
     return submit(options, config, context.log);
   }

@@ -7,89 +7,22 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <array>
-#include <chrono>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "base/error.h"
-#include "base/progress.h"
 #include "comm/communicator.h"
+#include "data/chat/dataset_info.h"
 #include "data/dataset.h"
 #include "data/text/tokenizer.h"
 #include "launcher/command_line.h"
 #include "launcher/commands/command.h"
 #include "launcher/output.h"
-#include "trainer/agreement.h"
+#include "launcher/pack_job.h"
 
 namespace lockstep {
 namespace {
-
-// A rank waits for the others once per unit, and while rank 0 trains a vocabulary.
-constexpr int kTimeoutMs = 30 * 60 * 1000;
-
-PackPeers peers_of(Communicator& communicator) {
-  PackPeers peers;
-  peers.rank = communicator.rank();
-  peers.world = communicator.world_size();
-  peers.all_gather = [&communicator](const std::string& mine) { return communicator.all_gather_text(mine); };
-  peers.broadcast = [&communicator](const std::string& text, int root) {
-    return communicator.broadcast_text(text, root);
-  };
-  return peers;
-}
-
-// One Progress a stage, from its first call to the one in which everything is done.
-class StageProgress {
- public:
-  explicit StageProgress(Log& log) : log_(log) {}
-
-  void update(std::string_view stage, std::uint64_t done_bytes, std::uint64_t total_bytes) {
-    if (total_bytes < kMB) {
-      return;  // Nobody waits for it.
-    }
-    const std::uint64_t total = total_bytes / kMB;
-    if (!progress_) {
-      progress_.emplace(
-          log_,
-          ProgressOptions{.what = std::string(stage), .unit = "megabyte", .total = total, .start = done_bytes / kMB});
-      started_ = std::chrono::steady_clock::now();
-      started_at_bytes_ = done_bytes;
-      return;
-    }
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started_;
-    const double bytes_per_s = static_cast<double>(done_bytes - started_at_bytes_) / std::max(seconds.count(), 1e-3);
-    const std::array<std::string, 1> fields = {fmt::format("{:.1f} MB/s", bytes_per_s / kMB)};
-    if (done_bytes < total_bytes) {
-      progress_->update(done_bytes / kMB, fields);
-    } else {
-      progress_->finish(total, fields);
-      progress_.reset();
-    }
-  }
-
- private:
-  static constexpr std::uint64_t kMB = 1'000'000;
-
-  Log& log_;
-  std::optional<Progress> progress_;
-  std::chrono::steady_clock::time_point started_;
-  std::uint64_t started_at_bytes_ = 0;
-};
-
-PackResult pack_with_agreed_errors(const PackOptions& options, const PackPeers& peers, const PackHooks& hooks) {
-  try {
-    return pack(options, peers, hooks);
-  } catch (const Error& error) {
-    // pack() throws the same on every rank, except where the others cannot be reached any more.
-    if (error.code() == ErrorCode::kPeerLost || error.code() == ErrorCode::kTimeout) {
-      throw;
-    }
-    throw AgreedError(error.code(), error.what());
-  }
-}
 
 void print_result(const PackResult& result, const PackOptions& options) {
   if (result.was_complete) {
@@ -132,15 +65,8 @@ void show_conversations(const std::filesystem::path& folder, std::uint64_t count
 int run_pack(const PackOptions& options, std::uint64_t show, CommandContext& context) {
   require(show == 0 || options.format == PackFormat::kChat, "--show is for --format chat");
   context.stop.listen();
-  const auto communicator = make_communicator({.timeout_ms = kTimeoutMs});
-  StageProgress progress(context.log);
-  PackHooks hooks;
-  hooks.progress = [&](std::string_view stage, std::uint64_t done_bytes, std::uint64_t total_bytes) {
-    progress.update(stage, done_bytes, total_bytes);
-  };
-  hooks.message = [&](const std::string& line) { context.log.info("pack: {}", line); };
-  hooks.stop_requested = [&] { return context.stop.requested(); };
-  const PackResult result = pack_with_agreed_errors(options, peers_of(*communicator), hooks);
+  const auto communicator = make_communicator({.timeout_ms = kPackTimeoutMs});
+  const PackResult result = pack_on_all_ranks(options, *communicator, context.log, context.stop);
   if (communicator->rank() == 0) {
     print_result(result, options);
     if (show > 0 && !result.splits.empty()) {
@@ -154,8 +80,40 @@ int run_pack(const PackOptions& options, std::uint64_t show, CommandContext& con
   return result.was_stopped ? kExitRequeue : kExitDone;
 }
 
-void add_options(CLI::App& command, PackOptions& options, std::string& format, std::uint64_t& show) {
-  command.add_option("INPUT", options.inputs, "Files, and folders that are searched recursively")->required();
+// How --format chat is told which conversations are to be packed, beside INPUT.
+struct ChatInputs {
+  std::vector<std::string> datasets;
+  std::string dataset_dir = "data";
+  std::vector<double> weights;
+  std::uint64_t max_samples = 0;
+};
+
+// Datasets come behind files.
+void take_chat_inputs(const ChatInputs& inputs, PackOptions& options) {
+  require(options.inputs.empty() || inputs.datasets.empty(), "expected INPUT or --dataset, not both");
+  if (inputs.datasets.empty() && inputs.weights.empty() && inputs.max_samples == 0) {
+    return;
+  }
+  options.chat_sources.resize(options.inputs.size());
+  for (const std::string& name : inputs.datasets) {
+    const NamedDataset dataset = find_named_dataset(inputs.dataset_dir, name);
+    require(!dataset.is_ranking, "--dataset {}: holds pairs of answers to be ranked, which are not trained on yet",
+            name);
+    options.inputs.push_back(dataset.path);
+    options.chat_sources.push_back({dataset.format, dataset.most, 1});
+  }
+  require(inputs.weights.empty() || inputs.weights.size() == options.inputs.size(),
+          "--weights holds {} numbers, expected one for each input: {}", inputs.weights.size(), options.inputs.size());
+  for (std::size_t i = 0; i < options.chat_sources.size(); ++i) {
+    ChatSource& source = options.chat_sources[i];
+    source.weight = inputs.weights.empty() ? 1 : inputs.weights[i];
+    source.most = source.most == 0 || (inputs.max_samples > 0 && inputs.max_samples < source.most) ? inputs.max_samples
+                                                                                                   : source.most;
+  }
+}
+
+void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std::string& format, std::uint64_t& show) {
+  command.add_option("INPUT", options.inputs, "Files, and folders that are searched recursively");
   command
       .add_option("--format", format,
                   "text: a document a file; jsonl: a line; tokens: llm.c's .bin files; chat: conversations in JSON")
@@ -197,6 +155,26 @@ void add_options(CLI::App& command, PackOptions& options, std::string& format, s
       ->check(CLI::IsMember({"all", "last"}))
       ->default_str("all")
       ->group(group);
+  command
+      .add_option("--dataset", chat.datasets,
+                  "Instead of INPUT: entries of DIR/dataset_info.json, which says what their keys are called")
+      ->delimiter(',')
+      ->type_name("NAME,...")
+      ->group(group);
+  command.add_option("--dataset-dir", chat.dataset_dir, "Where dataset_info.json and its files are")
+      ->type_name("DIR")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--weights", chat.weights,
+                  "Of each input: how often its conversations are trained on; of 0.3, three in ten are taken")
+      ->delimiter(',')
+      ->type_name("W,...")
+      ->group(group);
+  command.add_option("--max-samples", chat.max_samples, "Take the first N conversations of a file; 0: all")
+      ->type_name("N")
+      ->transform(whole_number())
+      ->group(group);
   command.add_option("--max-tokens", options.max_tokens, "Longer conversations lose their end; 0: none is too long")
       ->transform(whole_number())
       ->capture_default_str()
@@ -235,12 +213,13 @@ void add_options(CLI::App& command, PackOptions& options, std::string& format, s
 void add_pack(CLI::App& app, CommandContext& context) {
   struct State {
     PackOptions options;
+    ChatInputs chat;
     std::string format;
     std::uint64_t show = 0;
   };
   const auto state = std::make_shared<State>();
   CLI::App* command = app.add_subcommand("pack", "Turn documents into tokenized datasets");
-  add_options(*command, state->options, state->format, state->show);
+  add_options(*command, state->options, state->chat, state->format, state->show);
   command->footer(
       "Runs in parallel under mpirun, with the same files as the result. Interrupted, the same command goes on where "
       "it\n"
@@ -250,6 +229,7 @@ void add_pack(CLI::App& app, CommandContext& context) {
   command->callback([state, &context] {
     context.run = [state, &context] {
       state->options.format = parse_pack_format(state->format);
+      take_chat_inputs(state->chat, state->options);
       return run_pack(state->options, state->show, context);
     };
   });

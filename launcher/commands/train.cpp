@@ -9,6 +9,8 @@
 #include "comm/communicator.h"
 #include "launcher/commands/command.h"
 #include "launcher/job/job_watch.h"
+#include "launcher/job_config.h"
+#include "launcher/pack_job.h"
 #include "trainer/config.h"
 #include "trainer/train_job.h"
 
@@ -23,6 +25,24 @@ struct TrainOptions {
   bool print_config = false;
 };
 
+// What a LLaMA-Factory file asks for beside training. False when it was stopped.
+bool pack_first(const JobConfig& job, Communicator& communicator, CommandContext& context) {
+  for (const std::string& note : job.notes) {
+    context.log.info("train: {}", note);
+  }
+  for (const PackOptions& options : job.packs) {
+    const PackResult result = pack_on_all_ranks(options, communicator, context.log, context.stop);
+    if (result.was_stopped) {
+      return false;
+    }
+    for (const PackedSplit& split : result.splits) {
+      context.log.info("train: {}: {} tokens in {} {}", split.folder.string(), split.tokens, split.documents,
+                       split.kind == DatasetKind::kChat ? "conversations" : "documents");
+    }
+  }
+  return true;
+}
+
 int run_train(const TrainOptions& options, CommandContext& context) {
   if (options.help_config) {
     std::fputs(config_reference().c_str(), stdout);
@@ -30,7 +50,8 @@ int run_train(const TrainOptions& options, CommandContext& context) {
   }
   require(!options.config.empty(), "no configuration given; expected lockstep train CONFIG.yaml");
   TrainRequest request;
-  request.config = load_config(options.config, options.overrides);
+  const JobConfig job = load_job_config(options.config, options.overrides, context.ranks.world_size);
+  request.config = job.config;
   request.resume = options.resume;
   if (options.print_config) {
     std::fputs(to_yaml(request.config).c_str(), stdout);
@@ -47,6 +68,11 @@ int run_train(const TrainOptions& options, CommandContext& context) {
                                                  .ranks_per_node = request.config.comm.ranks_per_node,
                                                  .timeout_ms = request.config.comm.timeout_s * 1000});
     watch.join(*communicator);
+    if (!pack_first(job, *communicator, context)) {
+      watch.farewell(kExitRequeue, nullptr);
+      communicator->close();
+      return kExitRequeue;
+    }
     const TrainEnd end = train(request, *communicator, context.log);
     const int exit_code = end == TrainEnd::kFinished ? kExitDone : kExitRequeue;
     watch.farewell(exit_code, nullptr);
@@ -63,7 +89,8 @@ int run_train(const TrainOptions& options, CommandContext& context) {
 void add_train(CLI::App& app, CommandContext& context) {
   const auto options = std::make_shared<TrainOptions>();
   CLI::App* command = app.add_subcommand("train", "Train a model as a configuration says, or continue where it was");
-  command->add_option("CONFIG", options->config, "YAML file; --help-config lists its keys");
+  command->add_option("CONFIG", options->config,
+                      "YAML file; --help-config lists its keys. Those of LLaMA-Factory (stages pt, sft) do, too");
   command->add_option("--set", options->overrides, "Override a key, for example --set train.steps=100; repeatable")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);

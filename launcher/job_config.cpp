@@ -1,0 +1,22 @@
+#include "launcher/job_config.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "launcher/llama_factory/llama_factory.h"
+
+namespace lockstep {
+
+JobConfig load_job_config(const std::filesystem::path& path, std::span<const std::string> overrides, int world) {
+  const std::string text = std::filesystem::is_regular_file(path) ? read_file(path) : "";
+  if (!is_llama_factory(text)) {
+    return {load_config(path, overrides), {}, {}};
+  }
+  LlamaFactoryJob job = read_llama_factory(text, path.string(), std::max(1, world));
+  std::vector<std::string> settings = job.settings;
+  settings.insert(settings.end(), overrides.begin(), overrides.end());
+  return {parse_config("", path.string(), settings), std::move(job.packs), std::move(job.notes)};
+}
+
+}  // namespace lockstep
