@@ -72,7 +72,7 @@ TEST(ProgramTest, ShowsItsHelpWhenACommandIsMissing) {
   EXPECT_THAT(result.err, testing::HasSubstr("Usage"));
   EXPECT_THAT(result.err,
               testing::EndsWith("lockstep: a command is missing: pack, train, launch, status, generate, chat, eval, "
-                                "export, inspect, bench, devices\n"));
+                                "export, merge, inspect, bench, devices\n"));
 }
 
 TEST(ProgramTest, RefusesEnvironmentVariablesThatMeanNothing) {

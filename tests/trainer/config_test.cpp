@@ -153,8 +153,9 @@ TEST(ConfigTest, ChecksRangesAndSaysWhatWasFoundAndExpected) {
 
 TEST(ConfigTest, ChecksTypes) {
   EXPECT_EQ(refusal_of_set("train.steps=1e3"),
-            "--set: train.steps is 1e3; expected an integer from 1 to 1000000000000");
-  EXPECT_EQ(refusal_of_set("train.steps="), "--set: train.steps is empty; expected an integer from 1 to 1000000000000");
+            "--set: train.steps is 1e3; expected auto or an integer from 0 to 1000000000000");
+  EXPECT_EQ(refusal_of_set("train.steps="),
+            "--set: train.steps is empty; expected auto or an integer from 0 to 1000000000000");
   EXPECT_EQ(refusal_of_set("model.layers=99999999999"),
             "--set: model.layers is 99999999999; expected an integer from 1 to 10000");
   EXPECT_EQ(refusal_of_set("checkpoint.background=yes"), "--set: checkpoint.background is yes; expected true or false");
@@ -220,6 +221,28 @@ TEST(ConfigTest, ChecksKeysAgainstEachOther) {
             "gpt.yaml: checkpoint.keep_best needs a validation loss, but data.valid names no dataset");
   EXPECT_EQ(refusal_of_set("run.name=a/b"),
             "gpt.yaml: run.name is a/b; expected the name of a folder, without / and not beginning with a dot");
+}
+
+TEST(ConfigTest, CountsStepsByEpochs) {
+  EXPECT_EQ(refusal_of_set("train.steps=auto"),
+            "gpt.yaml: neither train.steps nor train.epochs is given; expected one of them");
+  const Config written = parse(kSmall, {"train.steps=auto", "train.epochs=2.5", "schedule.warmup_ratio=0.1",
+                                        "train.micro_batches=4", "train.micro_batch_size=2", "schedule.name=wsd"});
+  EXPECT_EQ(written.train.steps, 0);
+  const auto resolved = [&](Config config) {
+    return resolve(std::move(config), {.vocab = 257, .samples = [](std::int64_t sequence) {
+                                         EXPECT_EQ(sequence, 32);
+                                         return std::uint64_t{101};
+                                       }});
+  };
+  const Config config = resolved(written);
+  EXPECT_EQ(config.train.steps, 32);  // 252.5 samples, eight a step
+  EXPECT_EQ(config.schedule.warmup_steps, 4);
+  EXPECT_EQ(config.schedule.decay_steps, 3);
+  EXPECT_EQ(resolved(config), config);
+  Config by_steps = written;
+  by_steps.train.steps = 7;
+  EXPECT_EQ(resolved(by_steps).train.steps, 7);
 }
 
 TEST(ConfigTest, TakesAWarmupLongerThanTheRun) {

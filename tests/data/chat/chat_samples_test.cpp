@@ -145,6 +145,52 @@ TEST_F(ChatSamplesTest, AreCutOrLeftOutWhenTheyAreTooLong) {
   EXPECT_THAT(dropped.document_targets(), testing::ElementsAre(2));
 }
 
+// Each input at its weight in training, and once at most elsewhere; only the first conversations of a file.
+TEST_F(ChatSamplesTest, AreMixedByWeight) {
+  const auto write = [&](const std::string& name, int count, char answer) {
+    std::string text;
+    for (int i = 0; i < count; ++i) {
+      text += R"({"instruction": ")" + std::to_string(i) + R"(", "output": ")" + answer + "\"}\n";
+    }
+    write_input(name, text);
+  };
+  write("a.jsonl", 300, 'a');
+  write("b.jsonl", 300, 'b');
+  write("c.jsonl", 300, 'c');
+  const std::filesystem::path folder = options_.inputs.front();
+  options_.inputs = {folder / "a.jsonl", folder / "b.jsonl", folder / "c.jsonl"};
+  options_.chat_sources = {{{}, 0, 2.5}, {{}, 0, 0.25}, {{}, 40, 1}};
+  options_.split = {0.5, 0.5};
+  const PackResult result = pack(options_, {}, {});
+  const auto answers = [&](const char* split) {
+    Dataset dataset = Dataset::open(options_.out / split);
+    std::vector<std::int32_t> tokens(dataset.info().tokens);
+    dataset.read(0, tokens);
+    std::map<char, int> counts;
+    for (const char letter : {'a', 'b', 'c'}) {
+      // "Assistant:" has an a and an s before each answer: count the answers alone, which stand behind a colon.
+      for (std::size_t i = 1; i < tokens.size(); ++i) {
+        counts[letter] += tokens[i] == letter && tokens[i - 1] == ':' ? 1 : 0;
+      }
+    }
+    return counts;
+  };
+  auto train = answers("train");
+  auto valid = answers("valid");
+  // Of a, half are for training, and of these each is taken twice or three times.
+  EXPECT_NEAR(train['a'], 150 * 2.5, 60);
+  EXPECT_NEAR(valid['a'], 150, 30);
+  EXPECT_NEAR(train['b'] + valid['b'], 75, 25);
+  EXPECT_EQ(train['c'] + valid['c'], 40);
+  EXPECT_EQ(result.splits.at(0).documents, static_cast<std::uint64_t>(train['a'] + train['b'] + train['c']));
+
+  EXPECT_EQ(count_conversations(options_), 640U);
+  options_.chat_sources[1].weight = 0.5;
+  options_.overwrite = true;
+  EXPECT_FALSE(pack(options_, {}, {}).was_complete);
+  EXPECT_TRUE(pack(options_, {}, {}).was_complete);
+}
+
 TEST_F(ChatSamplesTest, MustFitTheSequence) {
   pack_conversations(5);
   Dataset dataset = Dataset::open(train());

@@ -4,18 +4,21 @@
 
 #include <string>
 
+#include "data/chat/dataset_info.h"
+#include "tests/support/error_matcher.h"
+
 namespace lockstep {
 namespace {
 
 Conversation read(const std::string& json) {
   std::string problem;
-  const auto conversation = parse_conversation(json, problem);
+  const auto conversation = parse_conversation(json, {}, problem);
   EXPECT_EQ(problem, "");
   return conversation.value_or(Conversation{});
 }
 std::string problem_of(const std::string& json) {
   std::string problem;
-  EXPECT_FALSE(parse_conversation(json, problem).has_value());
+  EXPECT_FALSE(parse_conversation(json, {}, problem).has_value());
   return problem;
 }
 
@@ -88,6 +91,74 @@ TEST(ConversationTest, SaysWhatIsWrong) {
   EXPECT_EQ(problem_of("[1]"), "not a JSON object");
   EXPECT_EQ(problem_of("{\"instruction\": }"), "not valid JSON at byte 17");
   EXPECT_EQ(problem_of("{\"n\": 1e999}"), "a number that does not fit");
+}
+
+NamedDataset entry(const std::string& text) {
+  return parse_named_dataset("{\"mine\": " + text + ", \"other\": {}}", "info.json", "data", "mine");
+}
+std::string refusal(const std::string& text) {
+  return message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(entry(text)); });
+}
+
+TEST(DatasetInfoTest, NamesKeysAndRoles) {
+  const NamedDataset plain = entry(R"({"file_name": "a.json"})");
+  EXPECT_EQ(plain.path, "data/a.json");
+  EXPECT_EQ(plain.format.form, ChatFormat::Form::kAlpaca);
+  EXPECT_EQ(plain.most, 0U);
+  EXPECT_FALSE(plain.is_ranking);
+  std::string problem;
+  EXPECT_EQ(
+      parse_conversation(R"({"instruction": "2+2?", "output": "4", "system": "not a column"})", plain.format, problem),
+      kShort);
+
+  const NamedDataset renamed =
+      entry(R"({"file_name": "b", "num_samples": 7, "columns": {"prompt": "q", "response": "a", "system": "s"}})");
+  EXPECT_EQ(renamed.most, 7U);
+  EXPECT_EQ(parse_conversation(R"({"q": "2+2?", "a": "4", "input": "not a column"})", renamed.format, problem), kShort);
+  EXPECT_EQ(parse_conversation(R"({"q": "2+2?", "a": "4", "s": "Be brief."})", renamed.format, problem)->system,
+            "Be brief.");
+
+  const NamedDataset talk = entry(
+      R"({"file_name": "c", "formatting": "sharegpt", "columns": {"messages": "talk"},
+          "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "it"}})");
+  EXPECT_EQ(parse_conversation(R"({"talk": [{"who": "me", "says": "2+2?"}, {"who": "it", "says": "4"}]})", talk.format,
+                               problem),
+            kShort);
+  EXPECT_FALSE(parse_conversation(R"({"talk": [{"who": "user", "says": "2+2?"}]})", talk.format, problem));
+  EXPECT_EQ(problem, "turn 1: \"who\" is \"user\", expected system, me, it, observation or function_call");
+
+  const NamedDataset openai = entry(R"({"file_name": "d", "formatting": "openai"})");
+  EXPECT_EQ(parse_conversation(R"({"messages": [{"role": "user", "content": "2+2?"},
+                                   {"role": "assistant", "content": "4"}]})",
+                               openai.format, problem),
+            kShort);
+  EXPECT_TRUE(
+      entry(R"({"file_name": "e", "ranking": true, "columns": {"prompt": "p", "chosen": "c", "rejected": "r"}})")
+          .is_ranking);
+}
+
+TEST(DatasetInfoTest, SaysWhatIsWrong) {
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage,
+                             [] { (void)parse_named_dataset(R"({"a": {}, "b": {}})", "info.json", "data", "c"); }),
+            "info.json: no dataset is called c; expected a, b");
+  EXPECT_EQ(
+      message_of_error(ErrorCode::kUsage, [] { (void)parse_named_dataset("{\"a\": ", "info.json", "data", "a"); }),
+      "info.json: expected a JSON object");
+  EXPECT_EQ(refusal("3"), "info.json: mine is not an object");
+  EXPECT_EQ(refusal("{}"), "info.json: mine: file_name is missing");
+  EXPECT_EQ(
+      refusal(R"({"hf_hub_url": "x/y"})"),
+      "info.json: mine is hf_hub_url \"x/y\", which is fetched from elsewhere; fetch it first, and name the file in "
+      "file_name");
+  EXPECT_EQ(refusal(R"({"file_name": "a", "formatting": "parquet"})"),
+            "info.json: mine: formatting is parquet, expected alpaca, sharegpt or openai");
+  EXPECT_EQ(refusal(R"({"file_name": "a", "columns": {"images": "i"}})"),
+            "info.json: mine: columns: images means nothing here; expected prompt, query, response, history, messages, "
+            "system, tools, chosen, rejected");
+  EXPECT_EQ(refusal(R"({"file_name": "a", "columns": {"response": "r"}})"),
+            "info.json: mine: columns name neither a prompt nor a query");
+  EXPECT_EQ(refusal(R"({"file_name": "a", "num_samples": 0})"),
+            "info.json: mine: num_samples is 0, expected a number of at least 1");
 }
 
 }  // namespace
