@@ -139,8 +139,8 @@ void CheckpointWriter::Impl::allocate() {
 }
 
 void CheckpointWriter::Impl::take_snapshot(const CheckpointSource& source) {
-  share = {position.step,  options.rank,  options.world,  options.range, options.model_file, options.model_dtype,
-           source.weights, source.master, source.exp_avg, source.exp_avg_sq};
+  share = {position.step,       options.rank,   options.world, options.range,  options.model_file,
+           options.model_dtype, source.weights, source.master, source.exp_avg, source.exp_avg_sq};
   if (copies()) {
     const std::size_t n = options.range.size();
     const std::span<float> memory = state_copy.as<float>(state_copy.size_bytes() / sizeof(float));

@@ -62,7 +62,7 @@ struct CheckpointOptions {
   std::filesystem::path folder;  // runs/NAME/checkpoints; created when first needed
   int rank = 0;
   int world = 1;
-  ElementRange range;               // the moments that this rank saves: balanced_range() where every rank holds all
+  ElementRange range;  // the moments that this rank saves: balanced_range() where every rank holds all
   std::string model_file = kModelFileName;
   DType model_dtype = DType::kF32;  // of model_file; kBF16 adds the master weights to the state files
   int keep = 3;                     // newest checkpoints that stay, at least 1
