@@ -247,8 +247,8 @@ PackSettings PackRun::settings() const {
     settings.emplace_back("train-on", options_.trained_turns == TrainedTurns::kAll ? "all" : "last");
     settings.emplace_back("max-tokens",
                           fmt::format("{}{}", options_.max_tokens, options_.drop_long ? ", drop longer" : ""));
-    for (const ChatSource& source : options_.chat_sources) {
-      settings.emplace_back("source", description_of(source));
+    for (std::size_t i = 0; i < options_.chat_sources.size(); ++i) {
+      settings.emplace_back(fmt::format("source {}", i + 1), description_of(options_.chat_sources[i]));
     }
   }
   if (tokenizer_) {

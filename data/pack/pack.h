@@ -33,6 +33,9 @@ struct ChatSource {
   double weight = 1;       // how often each is taken for training; of 0.3, three in ten are taken
 };
 
+// What may go of the datasets that an earlier run left in the folder: kOthers are those of other input or options.
+enum class Overwrite : std::uint8_t { kNothing, kOthers, kAll };
+
 struct PackOptions {
   PackFormat format = PackFormat::kText;
   std::string tokenizer;                      // "bytes", "bpe:SIZE", or a tokenizer.json or GGUF file
@@ -50,8 +53,8 @@ struct PackOptions {
   bool drop_long = false;
   // File names (not paths) to take from folders: any that matches; empty: all. "!GLOB" matches what GLOB does not.
   std::vector<std::string> include;
-  bool skip_binary = false;            // leave out files with a zero byte in their first 8 KiB
-  bool overwrite = false;              // replace what another pack run left in `out`
+  bool skip_binary = false;  // leave out files with a zero byte in their first 8 KiB
+  Overwrite overwrite = Overwrite::kNothing;
   std::uint64_t memory_mib = 512;      // the longest line of JSON that is taken; it needs five times as much memory
   std::uint64_t shard_mib = 64;        // of input in a unit
   std::uint64_t bpe_sample_mib = 256;  // of the training split that bpe:SIZE is trained on

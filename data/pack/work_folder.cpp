@@ -90,7 +90,7 @@ bool WorkFolder::has_same_settings(const fs::path& file) const {
   return fs::exists(file) && read_settings(file, settings_) == settings_;
 }
 
-bool WorkFolder::is_complete(bool overwrite, std::string& damage) const {
+bool WorkFolder::is_complete(Overwrite overwrite, std::string& damage) const {
   try {
     return look_for_finished(overwrite, damage);
   } catch (const fs::filesystem_error& error) {
@@ -98,12 +98,14 @@ bool WorkFolder::is_complete(bool overwrite, std::string& damage) const {
   }
 }
 
-bool WorkFolder::look_for_finished(bool overwrite, std::string& damage) const {
+bool WorkFolder::look_for_finished(Overwrite overwrite, std::string& damage) const {
   std::error_code error;
-  if (overwrite || !fs::exists(out_ / kSettingsName, error)) {
+  const bool replaces =
+      overwrite == Overwrite::kAll || (overwrite == Overwrite::kOthers && !has_same_settings(out_ / kSettingsName));
+  if (replaces || !fs::exists(out_ / kSettingsName, error)) {
     require_writable_folder(out_);
   }
-  if (overwrite) {
+  if (replaces) {
     return false;
   }
   const bool is_ours = fs::exists(out_ / kSettingsName) || fs::exists(folder_ / kPublishingName);

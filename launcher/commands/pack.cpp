@@ -191,7 +191,8 @@ void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std:
       ->type_name("GLOB")
       ->allow_extra_args(false);
   command.add_flag("--skip-binary", options.skip_binary, "Leave out files with a zero byte in their first 8 KiB");
-  command.add_flag("--overwrite", options.overwrite, "Replace a dataset that is in DIR");
+  command.add_flag_callback(
+      "--overwrite", [&options] { options.overwrite = Overwrite::kAll; }, "Replace a dataset that is in DIR");
   command
       .add_option("--memory", options.memory_mib,
                   "Longest line of JSON; a rank with such a line needs five times as much memory")

@@ -311,6 +311,7 @@ class Translation {
   }
   // Of texts: files of JSON lines, or plain ones.
   PackOptions texts(const std::vector<std::string>& names, const fs::path& out) {
+    static_cast<void>(keys_.find("template"));
     require(!keys_.find("max_samples"), "{}: max_samples cannot be honoured in stage pt", origin());
     PackOptions pack;
     std::set<std::string> kinds;
@@ -332,7 +333,7 @@ class Translation {
   void finish(PackOptions& pack, const fs::path& out) {
     pack.tokenizer = (folder_ / "tokenizer.json").string();
     pack.out = out;
-    pack.overwrite = true;  // of an earlier version of the file
+    pack.overwrite = Overwrite::kOthers;  // of an earlier version of the file
     pack.split = {1, 0, 0};
   }
   PackOptions packed(const std::vector<std::string>& names, const fs::path& out) {

@@ -186,7 +186,7 @@ TEST_F(ChatSamplesTest, AreMixedByWeight) {
 
   EXPECT_EQ(count_conversations(options_), 640U);
   options_.chat_sources[1].weight = 0.5;
-  options_.overwrite = true;
+  options_.overwrite = Overwrite::kOthers;
   EXPECT_FALSE(pack(options_, {}, {}).was_complete);
   EXPECT_TRUE(pack(options_, {}, {}).was_complete);
 }

@@ -96,7 +96,7 @@ TEST_F(PackRestartTest, RefusesToMixWithAnotherRunSayingWhatDiffers) {
 TEST_F(PackRestartTest, ReplacesAnotherRunWhenTold) {
   run(1);
   write_file_atomic(options_.out / "train/notes.txt", "mine");
-  options_.overwrite = true;
+  options_.overwrite = Overwrite::kAll;
   options_.seed = reference_.seed = 2;
   run(2);
   EXPECT_FALSE(result_.was_complete);
@@ -113,7 +113,7 @@ TEST_F(PackRestartTest, KeepsTheOldDatasetWhenTheInputThatIsToReplaceItIsBad) {
   options_.inputs = {folder_ / "in/c.jsonl"};
   options_.format = PackFormat::kJsonl;
   options_.split = {1.0};
-  options_.overwrite = true;
+  options_.overwrite = Overwrite::kAll;
   EXPECT_THAT(error_of_run(), HasSubstr("c.jsonl line 2: "));
   EXPECT_TRUE(contents_of(options_.out) == before);
 }
@@ -144,7 +144,7 @@ TEST_F(PackRestartTest, DoesNotTakeAnOldShardForOneOfItsOwn) {
   };
   options_.split = reference_.split = {1.0};
   run(1);
-  options_.overwrite = true;
+  options_.overwrite = Overwrite::kAll;
   options_.seed = reference_.seed = 2;
   ASSERT_TRUE(overwrite_until(8));
   std::filesystem::copy_file(options_.out / ".pack/train-00000.h5", options_.out / "train/00000.h5",

@@ -223,7 +223,7 @@ TEST_F(PackTest, EndsDocumentsWithTheTokenThatIsAskedFor) {
   EXPECT_EQ(documents_of(options_.out / "train").size(), 1U);
   options_.end_of_text = "<go>";  // found in data by itself, were it not the end of a text
   EXPECT_THAT(error(), HasSubstr("packed with end-of-text 256, asked for is 257; use --overwrite"));
-  options_.overwrite = true;
+  options_.overwrite = Overwrite::kAll;
   pack(options_, {}, {});
   Dataset dataset = Dataset::open(options_.out / "train");
   std::vector<std::int32_t> ids(dataset.info().tokens);
