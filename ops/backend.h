@@ -243,6 +243,9 @@ class Backend {
   // y = factor * x; y may be x.
   virtual void scale(const Tensor& x, float factor, const Tensor& y) = 0;
 
+  // The values of a packed matrix, rounded to the dtype of `out`, which has its shape.
+  virtual void unpack(const PackedWeight& weight, const Tensor& out) = 0;
+
   // x[N, C] = tokens_table[token] + positions_table[position]; the position of row r is first_position + r %
   // rows_per_sequence. positions_table may be undefined.
   struct Embedding {

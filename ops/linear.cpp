@@ -19,6 +19,14 @@ WeightSizes check(const Tensor& x, const Linear& layer) {
   return sizes;
 }
 
+Linear unpacked(Tape& tape, const Linear& layer) {
+  return unpacked(tape.backend(), layer, [&](const Shape& shape, DType dtype) { return tape.make(shape, dtype); });
+}
+Linear unpacked(Gradients& gradients, const Linear& layer) {
+  return unpacked(gradients.backend(), layer,
+                  [&](const Shape& shape, DType dtype) { return gradients.make(shape, dtype); });
+}
+
 Gemm forward_of(const Tensor& x, const Linear& layer, const Tensor& y) {
   return {.a = matrix_of(x),
           .b = weight_in_out(layer),
@@ -53,14 +61,14 @@ Tensor linear(Tape& tape, const Tensor& x, const Linear& layer) {
   const WeightSizes sizes = check(x, layer);
 
   const Tensor y = tape.make_output({x.rows(), sizes.out}, x.dtype(), {&x, &layer.weight, &layer.bias});
-  tape.backend().gemm(forward_of(x, layer, y));
+  tape.backend().gemm(forward_of(x, unpacked(tape, layer), y));
 
   tape.record(y, {&layer.weight, &layer.bias},
               [x = kept_for(layer, x), y = y.without_data(), layer](Gradients& gradients) {
                 const Tensor dy = gradients.take(y);
                 if (Gradients::wants(x)) {
                   const Tensor dx = gradients.make(x.shape(), x.dtype());
-                  gradients.backend().gemm(input_gradient_of(dy, layer, dx));
+                  gradients.backend().gemm(input_gradient_of(dy, unpacked(gradients, layer), dx));
                   gradients.add(x, dx);
                 }
                 add_parameter_gradients(gradients, layer, x, dy);
@@ -76,11 +84,14 @@ Tensor gelu_mlp(Tape& tape, const Tensor& x, const GeluMlp& layer) {
   const Tensor hidden = tape.make(inner, x.dtype());
   const Tensor y = tape.make_output({x.rows(), check(hidden, layer.down).out}, x.dtype(),
                                     {&x, &layer.up.weight, &layer.up.bias, &layer.down.weight, &layer.down.bias});
-  Gemm up = forward_of(x, layer.up, hidden);
-  up.epilogue = Epilogue::kGelu;
-  up.before = before;
-  tape.backend().gemm(up);
-  tape.backend().gemm(forward_of(hidden, layer.down, y));
+  {
+    const Linear plain = unpacked(tape, layer.up);
+    Gemm up = forward_of(x, plain, hidden);
+    up.epilogue = Epilogue::kGelu;
+    up.before = before;
+    tape.backend().gemm(up);
+  }
+  tape.backend().gemm(forward_of(hidden, unpacked(tape, layer.down), y));
 
   tape.record(y, {&layer.down.weight, &layer.down.bias, &layer.up.weight, &layer.up.bias},
               [x = kept_for(layer.up, x), before, hidden = kept_for(layer.down, hidden), y = y.without_data(),
@@ -91,14 +102,17 @@ Tensor gelu_mlp(Tape& tape, const Tensor& x, const GeluMlp& layer) {
                   return;
                 }
                 const Tensor dbefore = gradients.make(before.shape(), before.dtype());
-                Gemm down = input_gradient_of(dy, layer.down, dbefore);
-                down.epilogue = Epilogue::kGeluGradient;
-                down.before = before;
-                gradients.backend().gemm(down);
+                {
+                  const Linear plain = unpacked(gradients, layer.down);
+                  Gemm down = input_gradient_of(dy, plain, dbefore);
+                  down.epilogue = Epilogue::kGeluGradient;
+                  down.before = before;
+                  gradients.backend().gemm(down);
+                }
                 add_parameter_gradients(gradients, layer.up, x, dbefore);
                 if (Gradients::wants(x)) {
                   const Tensor dx = gradients.make(x.shape(), x.dtype());
-                  gradients.backend().gemm(input_gradient_of(dbefore, layer.up, dx));
+                  gradients.backend().gemm(input_gradient_of(dbefore, unpacked(gradients, layer.up), dx));
                   gradients.add(x, dx);
                 }
               });

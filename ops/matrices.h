@@ -34,6 +34,18 @@ struct WeightSizes {
   return {layer.weight.dim(in_out ? 0 : 1), layer.weight.dim(in_out ? 1 : 0)};
 }
 
+// The layer with its weight in memory: a packed one is unpacked into what make(shape, dtype) gives.
+template <typename Make>
+[[nodiscard]] Linear unpacked(Backend& backend, const Linear& layer, const Make& make) {
+  if (layer.weight.packed.packing == Packing::kNone) {
+    return layer;
+  }
+  Linear plain = layer;
+  plain.weight = make(layer.weight.shape(), layer.weight.dtype());
+  backend.unpack(layer.weight.packed, plain.weight);
+  return plain;
+}
+
 // The weight as w[in, out], whichever way it lies in memory.
 [[nodiscard]] inline Matrix weight_in_out(const Linear& layer) {
   const Matrix matrix = matrix_of(layer.weight);

@@ -9,6 +9,7 @@
 #include "base/buffer.h"
 #include "base/dtype.h"
 #include "ops/arena.h"
+#include "ops/packed.h"
 #include "ops/shape.h"
 
 namespace lockstep {
@@ -23,6 +24,10 @@ class Tensor {
         device_(device),
         storage_(arena.allocate(static_cast<std::size_t>(shape.count()) * size_of(dtype))),
         data_(storage_.data()) {}
+  // A frozen matrix in blocks of few bits, which somebody else owns; `dtype` is what it becomes when it is unpacked. It
+  // has no data() until then: linear layers do that.
+  Tensor(const PackedWeight& weight, const Shape& shape, DType dtype, Device device)
+      : packed(weight), shape_(shape), dtype_(dtype), device_(device) {}
   // Memory that somebody else owns and keeps alive.
   Tensor(void* data, const Shape& shape, DType dtype, Device device = {})
       : shape_(shape), dtype_(dtype), device_(device), data_(static_cast<std::byte*>(data)) {}
@@ -75,6 +80,7 @@ class Tensor {
   static constexpr int kUnnumbered = -2;  // a variable, made while the tape's recording is paused
   int variable = kNone;                   // number of the gradient on the tape that made the tensor
   int parameter = kNone;  // number of the trained parameter that the tensor shows; a frozen one has none
+  PackedWeight packed;
 
  private:
   [[nodiscard]] std::int64_t count_before_last() const {

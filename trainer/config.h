@@ -15,6 +15,8 @@
 #include <string>
 #include <string_view>
 
+#include "ops/packed.h"
+
 namespace lockstep {
 
 enum class ModelFamily : std::uint8_t { kGpt2, kLlama, kMistral, kQwen2, kQwen3 };
@@ -72,6 +74,8 @@ struct TuneConfig {
   bool rslora = false;              // lora: alpha / sqrt(rank) instead of alpha / rank
   TuneBias bias = TuneBias::kNone;  // lora
   std::string also_train;           // names of layers besides
+  // freeze, lora: how matrices of blocks that are not trained are kept while training.
+  Packing quantize = Packing::kNone;
 
   // lora: what the adapters' products are multiplied by.
   [[nodiscard]] double scale() const;
@@ -192,6 +196,7 @@ struct Config {
 [[nodiscard]] std::string_view name_of(Recompute value);
 [[nodiscard]] std::string_view name_of(TuneMethod value);
 [[nodiscard]] std::string_view name_of(TuneBias value);
+[[nodiscard]] std::string_view name_of(Packing value);
 [[nodiscard]] std::string_view name_of(DeviceWish value);
 [[nodiscard]] std::string_view name_of(OptimizerName value);
 [[nodiscard]] std::string_view name_of(ScheduleName value);

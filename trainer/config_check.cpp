@@ -55,6 +55,8 @@ void check_tuning(const Config& config, const std::string& origin) {
           name_of(tune.method));
   require(tune.method != TuneMethod::kLora || !tune.targets.empty(),
           "{}: tune.targets is empty; expected all, or names of layers separated by commas", origin);
+  require(tune.method != TuneMethod::kFull || tune.quantize == Packing::kNone,
+          "{}: tune.quantize is {}, but tune.method full trains everything", origin, name_of(tune.quantize));
   require(tune.method != TuneMethod::kFull || tune.also_train.empty(),
           "{}: tune.also_train is {}, but tune.method full trains everything", origin, tune.also_train);
 }

@@ -13,9 +13,10 @@
 namespace lockstep {
 
 // Where a key's value lives in a Config; the pointer's type is the key's type.
-using ConfigSlot = std::variant<std::string*, bool*, int*, std::int64_t*, std::uint64_t*, double*,
-                                std::array<double, 2>*, ModelFamily*, RopeScaling*, Precision*, Determinism*,
-                                Recompute*, TuneMethod*, TuneBias*, DeviceWish*, OptimizerName*, ScheduleName*>;
+using ConfigSlot =
+    std::variant<std::string*, bool*, int*, std::int64_t*, std::uint64_t*, double*, std::array<double, 2>*,
+                 ModelFamily*, RopeScaling*, Precision*, Determinism*, Recompute*, TuneMethod*, TuneBias*, Packing*,
+                 DeviceWish*, OptimizerName*, ScheduleName*>;
 
 struct ConfigRange {
   double min = -std::numeric_limits<double>::infinity();

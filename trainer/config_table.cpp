@@ -130,6 +130,10 @@ std::vector<ConfigKey> tune_keys() {
       {.name = "tune.also_train",
        .slot = LOCKSTEP_SLOT(tune.also_train),
        .help = "freeze, lora: layers that are trained whole besides, \"embed_tokens,lm_head\" say"},
+      {.name = "tune.quantize",
+       .slot = LOCKSTEP_SLOT(tune.quantize),
+       .help =
+           "freeze, lora: matrices of blocks that are not trained are kept in 8.5 (q8_0) or 4.5 bits (nf4) a value"},
   };
 }
 

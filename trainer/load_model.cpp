@@ -67,9 +67,11 @@ LoadedModel load_model(const ModelSource& source, Precision precision, Backend& 
   const std::filesystem::path config = source.folder / "config.json";
   const std::string config_text = read_file(config);
   const Architecture architecture = from_hf_config(config_text, config.string());
+  TuneConfig tune = source.tuned ? source.tuned->tune : TuneConfig{};
+  tune.quantize = Packing::kNone;  // saves memory in training; here each token would unpack all weights
   LoadedModel model{source.name(),
                     source.text_folder,
-                    Replica(architecture, precision, backend, source.tuned ? source.tuned->tune : TuneConfig{}),
+                    Replica(architecture, precision, backend, tune),
                     Tokenizer::load(source.text_folder / "tokenizer.json"),
                     {},
                     {}};

@@ -21,8 +21,29 @@ Replica::Replica(const Architecture& architecture, Precision precision, Backend&
   } else {
     master_ = allocate(layout().total() * sizeof(float));
   }
-  frozen_ = backend.allocate(frozen().total() * size_of(working_dtype_));
-  weights_ = tensors_over(model_.parameters(), working(), frozen_view());
+  make_frozen(tune.quantize);
+  weights_ = tensors_over(model_.parameters(), working(), frozen_tensors_);
+}
+
+void Replica::make_frozen(Packing packing) {
+  const ModelParameters& parameters = model_.parameters();
+  const std::vector<bool> are_matrices = are_block_matrices(parameters);
+  frozen_.resize(frozen().size());
+  frozen_tensors_.resize(frozen().size());
+  for (std::size_t number = 0; number < parameters.places.size(); ++number) {
+    const auto [trained, index] = parameters.places[number];
+    if (trained) {
+      continue;
+    }
+    const Shape shape = shape_of(frozen().specs()[index]);
+    const bool is_packed = packing != Packing::kNone && are_matrices[number];
+    const std::size_t count = frozen().count(index);
+    frozen_[index] = backend_.allocate(is_packed ? packed_bytes(packing, count) : count * size_of(working_dtype_));
+    void* const data = frozen_[index].data();
+    frozen_tensors_[index] = is_packed ? Tensor(PackedWeight{packing, static_cast<const std::byte*>(data)}, shape,
+                                                working_dtype_, backend_.device())
+                                       : Tensor(data, shape, working_dtype_, backend_.device());
+  }
 }
 
 BufferView Replica::working() const {
@@ -67,20 +88,33 @@ void Replica::fill_working(const BufferView& all) {
   backend_.synchronize();
 }
 
+void Replica::upload(std::span<const std::byte> bytes, void* to) const {
+  const auto* const from = reinterpret_cast<const std::uint8_t*>(bytes.data());
+  backend_.copy({const_cast<std::uint8_t*>(from), bytes.size(), DType::kU8, Device{}},
+                {to, bytes.size(), DType::kU8, backend_.device()});
+  backend_.synchronize();
+}
+
 void Replica::fill_frozen(std::size_t index, std::span<float> values) {
-  const BufferView place = frozen_view().slice(frozen().offset(index), frozen().count(index));
+  const Tensor& tensor = frozen_tensors_[index];
+  if (tensor.packed.packing != Packing::kNone) {
+    std::vector<std::byte> bytes(packed_bytes(tensor.packed.packing, values.size()));
+    pack(tensor.packed.packing, values, bytes);
+    upload(bytes, frozen_[index].data());
+    return;
+  }
   if (!is_narrow()) {
-    backend_.copy(view_of(values), place);
+    backend_.copy(view_of(values), tensor.buffer());
     return;
   }
   if (backend_.device().kind == DeviceKind::kCpu) {
-    backend_.convert(view_of(values), place);
+    backend_.convert(view_of(values), tensor.buffer());
     return;
   }
   const Buffer buffer = backend_.allocate(values.size_bytes());
   const BufferView uploaded{buffer.data(), values.size(), DType::kF32, backend_.device()};
   backend_.copy(view_of(values), uploaded);
-  backend_.convert(uploaded, place);
+  backend_.convert(uploaded, tensor.buffer());
   backend_.synchronize();
 }
 

@@ -55,7 +55,7 @@ class Replica {
   void fill(const std::function<void(std::span<float> weights)>& write);
   // Random weights, a function of the seed.
   void initialize(std::uint64_t seed);
-  // The values of parameter `index` of frozen(), kept in the working dtype.
+  // The values of parameter `index` of frozen(), kept in the working dtype; matrices of blocks as tune.quantize says.
   void fill_frozen(std::size_t index, std::span<float> values);
   // After a change of master_of(part): brings the bf16 copy up to date.
   void refresh(const ElementRange& part);
@@ -68,9 +68,9 @@ class Replica {
   [[nodiscard]] BufferView master_view() const {
     return {master_.data(), master_range_.size(), DType::kF32, backend_.device()};
   }
-  [[nodiscard]] BufferView frozen_view() const {
-    return {frozen_.data(), frozen().total(), working_dtype_, backend_.device()};
-  }
+  void make_frozen(Packing packing);
+  // Copies values that are computed on the host to the backend's device.
+  void upload(std::span<const std::byte> bytes, void* to) const;
   [[nodiscard]] bool is_narrow() const { return working_dtype_ != DType::kF32; }
 
   void fill_working(const BufferView& all);
@@ -80,8 +80,9 @@ class Replica {
   DType working_dtype_;
   ElementRange master_range_;
   Buffer master_;
-  Buffer narrow_;  // bf16
-  Buffer frozen_;
+  Buffer narrow_;               // bf16
+  std::vector<Buffer> frozen_;  // by parameter of frozen()
+  std::vector<Tensor> frozen_tensors_;
   std::vector<Tensor> weights_;
 };
 

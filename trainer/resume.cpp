@@ -125,6 +125,7 @@ Config continue_config(Config config, const Manifest& manifest, const std::strin
   require_same(checkpoint, "tune.dropout", saved.tune.dropout, config.tune.dropout);
   require_same(checkpoint, "tune.bias", name_of(saved.tune.bias), name_of(config.tune.bias));
   require_same(checkpoint, "tune.also_train", saved.tune.also_train, config.tune.also_train);
+  require_same(checkpoint, "tune.quantize", name_of(saved.tune.quantize), name_of(config.tune.quantize));
   require_same(checkpoint, "run.seed", saved.run.seed, config.run.seed);
   require_same(checkpoint, "data.sequence", saved.data.sequence, sequence);
   require_same(checkpoint, "train.determinism", name_of(saved.train.determinism), name_of(config.train.determinism));

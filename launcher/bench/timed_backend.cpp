@@ -168,6 +168,9 @@ void TimedBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
 void TimedBackend::scale(const Tensor& x, float factor, const Tensor& y) {
   timed(StepPart::kNorms, [&] { backend_->scale(x, factor, y); });
 }
+void TimedBackend::unpack(const PackedWeight& weight, const Tensor& out) {
+  timed(StepPart::kNorms, [&] { backend_->unpack(weight, out); });
+}
 void TimedBackend::embedding_forward(const Embedding& embedding, const Tensor& tokens_table,
                                      const Tensor& positions_table, const Tensor& x) {
   loss_since_embedding_ = false;

@@ -1,5 +1,6 @@
 #include "ops/cpu/elementwise.h"
 
+#include <array>
 #include <cstring>
 
 #undef HWY_TARGET_INCLUDE
@@ -8,7 +9,9 @@
 // After foreach_target.
 #include <hwy/highway.h>
 
+#include "base/half.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/cpu/nf4_pairs.h"
 #include "ops/cpu/random-inl.h"
 #include "ops/cpu/simd-inl.h"
 
@@ -171,6 +174,59 @@ void scale_kernel(const Tensor& x, float factor, const Tensor& y, ThreadPool& po
   map_tensors(pool, Scaling{factor}, y, x);
 }
 
+// out[i] = scale * code[i]
+template <typename T>
+void unpack_q8(const std::int8_t* codes, float scale, std::size_t count, T* out) {
+  const hn::Rebind<std::int8_t, FloatTag> bytes;
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const auto wide = hn::PromoteTo(IntTag(), hn::LoadU(bytes, codes + i));
+    store(hn::Mul(hn::ConvertTo(kFloat, wide), set(scale)), out + i, Whole());
+  }
+  for (; i < count; ++i) {
+    out[i] = static_cast<T>(static_cast<float>(codes[i]) * scale);
+  }
+}
+
+template <typename T>
+void unpack_nf4(const std::uint8_t* codes, float scale, std::size_t count, T* out) {
+  std::array<float, values_in_block(Packing::kNf4)> levels;
+  for (std::size_t i = 0; i < count; i += 2) {
+    const Nf4Pair& pair = kNf4Pairs[codes[i / 2]];
+    levels[i] = pair.low;
+    levels[i + 1] = pair.high;
+  }
+  map_chunk(Scaling{scale}, count, out, levels.data());
+}
+
+template <typename T>
+void unpack_of(const PackedWeight& weight, std::size_t count, T* out, ThreadPool& pool) {
+  const std::size_t block = values_in_block(weight.packing);
+  const std::byte* const codes = weight.data + codes_offset(weight.packing, count);
+  const Chunks chunks{blocks_of(weight.packing, count), kChunkElements / block};
+  pool.parallel_for(chunks.count(), [&](std::size_t chunk) {
+    for (std::size_t b = chunks.begin(chunk); b < chunks.begin(chunk) + chunks.size(chunk); ++b) {
+      const std::size_t size = std::min(block, count - b * block);
+      if (weight.packing == Packing::kQ8) {
+        std::uint16_t half = 0;
+        std::memcpy(&half, weight.data + b * sizeof(half), sizeof(half));
+        unpack_q8(reinterpret_cast<const std::int8_t*>(codes + b * block), from_f16(half), size, out + b * block);
+      } else {
+        float scale = 0;
+        std::memcpy(&scale, weight.data + b * sizeof(scale), sizeof(scale));
+        unpack_nf4(reinterpret_cast<const std::uint8_t*>(codes + b * block / 2), scale, size, out + b * block);
+      }
+    }
+  });
+}
+
+void unpack_kernel(const PackedWeight& weight, const Tensor& out, ThreadPool& pool) {
+  with_working_type(out.dtype(), [&](auto type) {
+    using T = decltype(type);
+    unpack_of(weight, static_cast<std::size_t>(out.count()), out.data<T>(), pool);
+  });
+}
+
 void add_f32_kernel(std::span<const float> a, std::span<const float> b, std::span<float> out, ThreadPool& pool) {
   map(pool, Addition(), out.size(), out.data(), a.data(), b.data());
 }
@@ -213,6 +269,7 @@ HWY_EXPORT(swiglu_forward_kernel);
 HWY_EXPORT(swiglu_backward_kernel);
 HWY_EXPORT(add_kernel);
 HWY_EXPORT(scale_kernel);
+HWY_EXPORT(unpack_kernel);
 HWY_EXPORT(add_f32_kernel);
 HWY_EXPORT(widen_kernel);
 HWY_EXPORT(narrow_kernel);
@@ -244,6 +301,10 @@ void add(const Tensor& a, const Tensor& b, const Tensor& out, ThreadPool& pool) 
 
 void scale(const Tensor& x, float factor, const Tensor& y, ThreadPool& pool) {
   HWY_DYNAMIC_DISPATCH(scale_kernel)(x, factor, y, pool);
+}
+
+void unpack(const PackedWeight& weight, const Tensor& out, ThreadPool& pool) {
+  HWY_DYNAMIC_DISPATCH(unpack_kernel)(weight, out, pool);
 }
 
 void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out, ThreadPool& pool) {

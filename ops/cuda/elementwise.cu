@@ -251,6 +251,36 @@ __global__ void add_bias_kernel(T* d, std::int64_t rows, std::int64_t columns, s
   }
 }
 
+__constant__ float nf4_levels[16];
+// Sixty-four bytes, so that no device needs to be remembered.
+void upload_nf4_levels(cudaStream_t stream) {
+  check(cudaMemcpyToSymbolAsync(nf4_levels, kNf4Levels.data(), sizeof(kNf4Levels), 0, cudaMemcpyHostToDevice, stream),
+        "uploading levels");
+}
+
+// A value a thread.
+template <typename T>
+__global__ void unpack_kernel(PackedWeight weight, std::int64_t count, std::int64_t codes_begin, T* out) {
+  __shared__ float levels[16];
+  if (threadIdx.x < 16) {
+    levels[threadIdx.x] = weight.packing == Packing::kNf4 ? nf4_levels[threadIdx.x] : 0.0F;
+  }
+  __syncthreads();
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) {
+    return;
+  }
+  const std::byte* const codes = weight.data + codes_begin;
+  if (weight.packing == Packing::kQ8) {
+    const float scale = __half2float(reinterpret_cast<const __half*>(weight.data)[i / 32]);
+    out[i] = from_float<T>(static_cast<float>(reinterpret_cast<const std::int8_t*>(codes)[i]) * scale);
+  } else {
+    const float scale = reinterpret_cast<const float*>(weight.data)[i / 64];
+    const auto byte = reinterpret_cast<const std::uint8_t*>(codes)[i / 2];
+    out[i] = from_float<T>(levels[i % 2 == 0 ? byte & 15 : byte >> 4] * scale);
+  }
+}
+
 constexpr int kThreads = 256;
 unsigned blocks_for(std::int64_t threads) { return static_cast<unsigned>(divided_up(threads, kThreads)); }
 
@@ -311,6 +341,17 @@ void scale(const Tensor& x, float factor, const Tensor& y, cudaStream_t stream) 
     using T = decltype(type);
     sweep(x.count(), are_aligned({x.data(), y.data()}), stream, "scaling",
           Scale<T>{pointer<T>(x.data()), factor, pointer<T>(y.data())});
+  });
+}
+
+void unpack(const PackedWeight& weight, const Tensor& out, cudaStream_t stream) {
+  upload_nf4_levels(stream);
+  const auto begin =
+      static_cast<std::int64_t>(codes_offset(weight.packing, static_cast<std::size_t>(out.count())));
+  with_working_type(out.dtype(), [&](auto type) {
+    using T = decltype(type);
+    unpack_kernel<T><<<blocks_for(out.count()), kThreads, 0, stream>>>(weight, out.count(), begin, pointer<T>(out.data()));
+    check_launch("unpacking weights");
   });
 }
 

@@ -125,6 +125,7 @@ TEST_F(LlamaFactoryTest, SaysWhatBecomesOfEachKey) {
   EXPECT_THAT(job.notes, Contains("gradient_accumulation_steps: 4 -> train.micro_batches=16"));
   EXPECT_THAT(job.notes, Contains("plot_loss: true -> changes nothing here"));
   EXPECT_THAT(job.settings, Contains("optimizer.lr=0.001"));
+  EXPECT_THAT(read("quantization_bit: 4\n").settings, Contains("tune.quantize=nf4"));
 }
 
 TEST_F(LlamaFactoryTest, SaysWhatIsPacked) {
@@ -152,8 +153,7 @@ TEST_F(LlamaFactoryTest, TakesTextsForPretraining) {
 }
 
 TEST_F(LlamaFactoryTest, RefusesWhatItCannotHonour) {
-  EXPECT_EQ(refusal("quantization_bit: 4\n"),
-            "sft.yaml: quantization_bit is 4, which cannot be honoured yet: weights are held in fp32 or bf16");
+  EXPECT_EQ(refusal("quantization_bit: 3\n"), "sft.yaml: quantization_bit is 3, expected 4 or 8");
   EXPECT_EQ(refusal("use_dora: true\n"),
             "sft.yaml: use_dora is true, which cannot be honoured: there is nothing like it yet");
   EXPECT_EQ(refusal("learning_rte: 1\n"),

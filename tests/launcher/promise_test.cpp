@@ -130,6 +130,13 @@ TEST_F(PromiseTest, HoldsForAdaptersAndFrozenLayers) {
   EXPECT_EQ(train("lora-resumed", 2, lora), one);
   EXPECT_EQ(job_->curve("lora-resumed"), job_->curve("lora-1"));
 
+  for (const std::string packing : {"q8_0", "nf4"}) {
+    const Settings quantized = lora + Settings{"tune.quantize=" + packing};
+    const TrainingJob::Result alone = train("lora-" + packing + "-1", 1, quantized);
+    EXPECT_NE(alone, one);
+    EXPECT_EQ(train("lora-" + packing + "-4", 4, quantized + Settings{"train.recompute=block"}), alone);
+  }
+
   const Settings freeze = from + Settings{"tune.method=freeze", "tune.blocks=1"};
   const TrainingJob::Result frozen = train("freeze-1", 1, freeze);
   EXPECT_EQ(train("freeze-4", 4, freeze), frozen);

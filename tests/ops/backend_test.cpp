@@ -85,6 +85,37 @@ TEST_P(BackendTest, ScalesEachElement) {
   }
 }
 
+TEST_P(BackendTest, UnpacksWhatWasPacked) {
+  for (const Packing packing : {Packing::kQ8, Packing::kNf4}) {
+    for (const std::int64_t count : {1, 31, 64, 65, 1000, 40007}) {
+      const Values random = random_(count);
+      const std::vector<float> values(random.begin(), random.end());
+      std::vector<std::byte> bytes(packed_bytes(packing, values.size()));
+      pack(packing, values, bytes);
+      const Buffer buffer = backend_.allocate(bytes.size());
+      backend_.copy({bytes.data(), bytes.size(), DType::kU8, Device{}},
+                    {buffer.data(), bytes.size(), DType::kU8, backend_.device()});
+      const Tensor out = tensor({count}, Values(values.size(), 9));
+      backend_.unpack({packing, buffer.data()}, out);
+      const Values expected = to_values(tensor({count}, reference::unpacked(packing, bytes, values.size())));
+      EXPECT_EQ(to_values(out), expected) << count << " elements";
+      // A level is at most half of the widest gap away.
+      const std::size_t block = values_in_block(packing);
+      for (std::size_t b = 0; b < values.size(); b += block) {
+        const std::size_t end = std::min(values.size(), b + block);
+        double largest = 0;
+        for (std::size_t i = b; i < end; ++i) {
+          largest = std::max(largest, std::abs(random[i]));
+        }
+        for (std::size_t i = b; i < end; ++i) {
+          const double bound = (packing == Packing::kQ8 ? 0.5 / 127 + 1e-3 : 0.152 + 4e-3) * largest;
+          EXPECT_NEAR(expected[i], random[i], bound + 0.004 * std::abs(random[i]));
+        }
+      }
+    }
+  }
+}
+
 TEST_P(BackendTest, RowsOfTheSumAndNormDropElementsByTheirPlaceInTheTensor) {
   const std::int64_t rows = 3;
   const std::int64_t columns = 1030;  // longer than a piece of the mask, and no multiple of 4

@@ -44,6 +44,43 @@ TEST_P(GradientTest, LinearHasTheGradientsOfItsDefinition) {
   }
 }
 
+// A weight in few bits gives what its unpacked values give, bit for bit, forward and back.
+TEST_P(GradientTest, PackedWeightsAreWhatTheyUnpackTo) {
+  constexpr std::int64_t kRows = 5;
+  constexpr std::int64_t kIn = 24;
+  constexpr std::int64_t kOut = 36;
+  for (const Packing packing : {Packing::kQ8, Packing::kNf4}) {
+    for (const WeightLayout layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {
+      const Values random = random_(kIn * kOut);
+      const std::vector<float> values(random.begin(), random.end());
+      std::vector<std::byte> bytes(packed_bytes(packing, values.size()));
+      pack(packing, values, bytes);
+      const Values x_values = random_(kRows * kIn);
+      const Values dy = random_(kRows * kOut);
+      const Shape shape = layout == WeightLayout::kInOut ? Shape{kIn, kOut} : Shape{kOut, kIn};
+      std::vector<Values> results;
+      for (const bool is_packed : {false, true}) {
+        Graph graph(GetParam());
+        const Tensor x = graph.input({kRows, kIn}, x_values);
+        Backend& backend = graph.backend();
+        const Buffer buffer = backend.allocate(bytes.size());
+        backend.copy({bytes.data(), bytes.size(), DType::kU8, Device{}},
+                     {buffer.data(), bytes.size(), DType::kU8, backend.device()});
+        Linear layer;
+        layer.layout = layout;
+        layer.weight = is_packed ? Tensor(PackedWeight{packing, buffer.data()}, shape, dtype(), backend.device())
+                                 : graph.constant(shape, reference::unpacked(packing, bytes, values.size()), dtype());
+        const Tensor y = linear(graph.tape(), x, layer);
+        results.push_back(to_values(y));
+        graph.backward({{y, dy}});
+        results.push_back(graph.input_gradient(0));
+      }
+      EXPECT_EQ(results[0], results[2]);
+      EXPECT_EQ(results[1], results[3]);
+    }
+  }
+}
+
 // Adapters of the first and the last columns of three groups, with dropout of their own.
 TEST_P(GradientTest, LowRankAdaptersHaveTheGradientsOfTheirDefinition) {
   constexpr std::int64_t kRows = 7;

@@ -5,12 +5,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <cstring>
 #include <functional>
 #include <span>
 #include <vector>
 
+#include "base/half.h"
 #include "base/random.h"
 #include "ops/functions.h"
+#include "ops/packed.h"
 
 namespace lockstep::test::reference {
 
@@ -91,6 +95,29 @@ inline double dropout_factor(const Dropout& dropout, std::uint64_t i) {
   }
   const bool keep = uniform_float(philox(dropout.key, i / 4)[i % 4]) >= dropout.probability;
   return keep ? 1 / (1 - static_cast<double>(dropout.probability)) : 0;
+}
+
+// What packed bytes stand for.
+inline Values unpacked(Packing packing, std::span<const std::byte> bytes, std::size_t count) {
+  Values values(count);
+  const auto* const codes = bytes.data() + codes_offset(packing, count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::byte* const at = bytes.data() + i / values_in_block(packing) * scale_bytes(packing);
+    float scale = 0;
+    float level = 0;
+    if (packing == Packing::kQ8) {
+      std::uint16_t half = 0;
+      std::memcpy(&half, at, sizeof(half));
+      scale = from_f16(half);
+      level = static_cast<float>(static_cast<std::int8_t>(codes[i]));
+    } else {
+      std::memcpy(&scale, at, sizeof(scale));
+      const auto byte = static_cast<std::uint8_t>(codes[i / 2]);
+      level = kNf4Levels[i % 2 == 0 ? byte & 15 : byte >> 4];
+    }
+    values[i] = static_cast<double>(scale * level);
+  }
+  return values;
 }
 
 inline Values drop(const Dropout& dropout, const Values& x) {

@@ -223,6 +223,19 @@ TEST(ConfigTest, ChecksKeysAgainstEachOther) {
             "gpt.yaml: run.name is a/b; expected the name of a folder, without / and not beginning with a dot");
 }
 
+TEST(ConfigTest, TunesOnlyWhatStandsOnAModel) {
+  EXPECT_EQ(refusal_of_set("tune.method=lora"),
+            "gpt.yaml: tune.method is lora, but model.from names no model whose weights stay as they are");
+  EXPECT_EQ(refusal_of_set("tune.also_train=ln_f"),
+            "gpt.yaml: tune.also_train is ln_f, but tune.method full trains everything");
+  EXPECT_EQ(refusal_of_set("tune.quantize=nf4"),
+            "gpt.yaml: tune.quantize is nf4, but tune.method full trains everything");
+  EXPECT_EQ(refusal(kSmall, {"model.from=base", "tune.method=lora", "tune.targets="}),
+            "gpt.yaml: tune.targets is empty; expected all, or names of layers separated by commas");
+  const Config config = parse(kSmall, {"model.from=base", "tune.method=lora", "tune.rank=16", "tune.rslora=true"});
+  EXPECT_EQ(config.tune.scale(), 8);  // 2 rank / sqrt(rank)
+}
+
 TEST(ConfigTest, CountsStepsByEpochs) {
   EXPECT_EQ(refusal_of_set("train.steps=auto"),
             "gpt.yaml: neither train.steps nor train.epochs is given; expected one of them");

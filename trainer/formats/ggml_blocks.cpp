@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "base/dtype.h"
-#include "trainer/formats/half.h"
+#include "base/half.h"
 
 namespace lockstep {
 namespace {

@@ -12,7 +12,7 @@
 
 #include "base/error.h"
 #include "trainer/flat_parameters.h"
-#include "trainer/formats/half.h"
+#include "base/half.h"
 #include "trainer/formats/strict_json.h"
 
 namespace lockstep {

@@ -384,17 +384,32 @@ void initialize(const Architecture& architecture, const ModelParameters& paramet
   }
 }
 
+Shape shape_of(const ParameterSpec& spec) {
+  return spec.shape.size() == 1 ? Shape{spec.shape[0]} : Shape{spec.shape[0], spec.shape[1]};
+}
+
+std::vector<bool> are_block_matrices(const ModelParameters& parameters) {
+  std::vector<bool> are(parameters.places.size());
+  for (const BlockParameters& block : parameters.blocks) {
+    for (const int number : {block.qkv, block.attention_out, block.up, block.down}) {
+      are[static_cast<std::size_t>(number)] = true;
+    }
+  }
+  return are;
+}
+
 std::vector<Tensor> tensors_over(const ModelParameters& parameters, const BufferView& trained,
-                                 const BufferView& frozen) {
+                                 std::span<const Tensor> frozen) {
   std::vector<Tensor> tensors;
   for (const ModelParameters::Place& place : parameters.places) {
-    const ParameterLayout& layout = place.trained ? parameters.layout : parameters.frozen;
-    const BufferView& flat = place.trained ? trained : frozen;
-    const std::vector<std::int64_t>& dims = layout.specs()[place.index].shape;
-    const Shape shape = dims.size() == 1 ? Shape{dims[0]} : Shape{dims[0], dims[1]};
-    Tensor tensor(flat.slice(layout.offset(place.index), layout.count(place.index)).data, shape, flat.dtype,
-                  flat.device);
-    tensor.parameter = place.trained ? static_cast<int>(place.index) : Tensor::kNone;
+    if (!place.trained) {
+      tensors.push_back(frozen[place.index]);
+      continue;
+    }
+    const ParameterLayout& layout = parameters.layout;
+    Tensor tensor(trained.slice(layout.offset(place.index), layout.count(place.index)).data,
+                  shape_of(layout.specs()[place.index]), trained.dtype, trained.device);
+    tensor.parameter = static_cast<int>(place.index);
     tensors.push_back(tensor);
   }
   return tensors;

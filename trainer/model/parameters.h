@@ -69,9 +69,15 @@ struct ModelParameters {
 void initialize(const Architecture& architecture, const ModelParameters& parameters, std::uint64_t seed,
                 ThreadPool& pool, std::span<float> master);
 
-// By number, tensors over the flat buffers of `layout` and `frozen` (f32 or bf16). Those of trained parameters carry
-// their place in the layout.
+// Of a vector or a matrix.
+[[nodiscard]] Shape shape_of(const ParameterSpec& spec);
+
+// By number, whether a parameter is a matrix of a linear layer of a block: with adapters or without, most of a model.
+[[nodiscard]] std::vector<bool> are_block_matrices(const ModelParameters& parameters);
+
+// By number, tensors over the flat buffer of `layout` (f32 or bf16), which carry their place in it, and those of
+// `frozen`, by their place there.
 [[nodiscard]] std::vector<Tensor> tensors_over(const ModelParameters& parameters, const BufferView& trained,
-                                               const BufferView& frozen);
+                                               std::span<const Tensor> frozen);
 
 }  // namespace lockstep

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/random.h"
-#include "trainer/formats/half.h"
+#include "base/half.h"
 #include "trainer/formats/safetensors.h"
 
 namespace lockstep {

@@ -1,4 +1,4 @@
-#include "trainer/formats/half.h"
+#include "base/half.h"
 
 #include <bit>
 #include <cmath>
