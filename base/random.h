@@ -17,6 +17,7 @@ enum class RandomUse : std::uint32_t {
   kGeneration = 4,
   kSplit = 5,
   kAdapterDropout = 6,
+  kEmbeddingNoise = 7,
 };
 
 struct RandomKey {

@@ -58,6 +58,12 @@ struct Dropout {
   RandomKey key;
 };
 
+// Element i gets bound * (2 u - 1) added, u being word i % 4 of philox(key, i / 4) in [0, 1).
+struct Noise {
+  float bound = 0;
+  RandomKey key;
+};
+
 enum class NormKind : std::uint8_t { kLayer, kRms };
 
 // sum[N, C] = x + dropout(branch)      (sum = x when branch is undefined; then `sum` is not written and may be
@@ -242,6 +248,9 @@ class Backend {
 
   // y = factor * x; y may be x.
   virtual void scale(const Tensor& x, float factor, const Tensor& y) = 0;
+
+  // In place.
+  virtual void add_noise(const Noise& noise, const Tensor& x) = 0;
 
   // The values of a packed matrix, rounded to the dtype of `out`, which has its shape.
   virtual void unpack(const PackedWeight& weight, const Tensor& out) = 0;

@@ -100,7 +100,8 @@ struct TrainConfig {
   Precision precision = Precision::kFp32;
   Determinism determinism = Determinism::kElastic;
   Recompute recompute = Recompute::kNone;
-  int threads = 0;  // of each rank; 0: the cores of the node divided by its ranks
+  double embedding_noise = 0;  // alpha of NEFTune
+  int threads = 0;             // of each rank; 0: the cores of the node divided by its ranks
 
   friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };

@@ -182,6 +182,10 @@ std::vector<ConfigKey> data_and_train_keys() {
        .slot = LOCKSTEP_SLOT(train.recompute),
        .help = "what the backward pass computes again instead of keeping it: the attention half of each block, or the "
                "whole block; the same bits in less memory"},
+      {.name = "train.embedding_noise",
+       .slot = LOCKSTEP_SLOT(train.embedding_noise),
+       .help = "NEFTune: noise of up to this / sqrt(tokens of a row * model.width) is added to embeddings in training",
+       .range = at_least(0)},
       {.name = "train.threads",
        .slot = LOCKSTEP_SLOT(train.threads),
        .help = "of each rank; 0: the node's cores divided by its ranks",

@@ -116,6 +116,7 @@ std::span<const double> TrainStep::compute_gradients(std::int64_t completed,
         {.probability = static_cast<float>(config_.model.dropout),
          .seed = config_.run.seed,
          .adapters = static_cast<float>(config_.tune.dropout),
+         .noise = static_cast<float>(config_.train.embedding_noise),
          .micro_batch = global_index},
         scale, config_.train.recompute);
     tape_.backward(loss.value);

@@ -168,6 +168,9 @@ void TimedBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
 void TimedBackend::scale(const Tensor& x, float factor, const Tensor& y) {
   timed(StepPart::kNorms, [&] { backend_->scale(x, factor, y); });
 }
+void TimedBackend::add_noise(const Noise& noise, const Tensor& x) {
+  timed(StepPart::kNorms, [&] { backend_->add_noise(noise, x); });
+}
 void TimedBackend::unpack(const PackedWeight& weight, const Tensor& out) {
   timed(StepPart::kNorms, [&] { backend_->unpack(weight, out); });
 }

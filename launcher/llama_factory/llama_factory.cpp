@@ -268,7 +268,10 @@ class Translation {
           "use_adam_mini", "use_muon", "use_swanlab", "pure_bf16", "upcast_layernorm"}) {
       keys_.refuse_unless(key, "false", "there is nothing like it yet");
     }
-    for (const char* key : {"loraplus_lr_ratio", "neftune_noise_alpha"}) {
+    if (keys_.find("neftune_noise_alpha")) {
+      set("neftune_noise_alpha", "train.embedding_noise", keys_.number("neftune_noise_alpha", 0));
+    }
+    for (const char* key : {"loraplus_lr_ratio"}) {
       require(!keys_.find(key) || keys_.number(key, 0) == 0, "{}: {} is {}, which cannot be honoured yet", origin(),
               key, keys_.text(key, ""));
     }

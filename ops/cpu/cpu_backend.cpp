@@ -100,6 +100,7 @@ class CpuBackend final : public Backend {
   }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override { cpu::add(a, b, out, pool_); }
   void scale(const Tensor& x, float factor, const Tensor& y) override { cpu::scale(x, factor, y, pool_); }
+  void add_noise(const Noise& noise, const Tensor& x) override { cpu::add_noise(noise, x, pool_); }
   void unpack(const PackedWeight& weight, const Tensor& out) override { cpu::unpack(weight, out, pool_); }
 
   void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,

@@ -303,6 +303,27 @@ void scale(const Tensor& x, float factor, const Tensor& y, ThreadPool& pool) {
   HWY_DYNAMIC_DISPATCH(scale_kernel)(x, factor, y, pool);
 }
 
+// Of embeddings alone, which are few beside what the layers compute: no vectors.
+void add_noise(const Noise& noise, const Tensor& x, ThreadPool& pool) {
+  const auto count = static_cast<std::size_t>(x.count());
+  const Chunks chunks = chunks_of_elements(count);
+  with_working_type(x.dtype(), [&](auto type) {
+    using T = decltype(type);
+    T* const values = x.data<T>();
+    pool.parallel_for(chunks.count(), [&](std::size_t chunk) {
+      std::array<std::uint32_t, 4> words = {};
+      const std::size_t begin = chunks.begin(chunk);
+      for (std::size_t i = begin; i < begin + chunks.size(chunk); ++i) {
+        if (i % 4 == 0 || i == begin) {
+          words = philox(noise.key, i / 4);
+        }
+        const float added = noise.bound * (2.0F * uniform_float(words[i % 4]) - 1.0F);
+        values[i] = static_cast<T>(static_cast<float>(values[i]) + added);
+      }
+    });
+  });
+}
+
 void unpack(const PackedWeight& weight, const Tensor& out, ThreadPool& pool) {
   HWY_DYNAMIC_DISPATCH(unpack_kernel)(weight, out, pool);
 }

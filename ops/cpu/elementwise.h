@@ -19,6 +19,7 @@ void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& dgat
 
 void add(const Tensor& a, const Tensor& b, const Tensor& out, ThreadPool& pool);
 void scale(const Tensor& x, float factor, const Tensor& y, ThreadPool& pool);
+void add_noise(const Noise& noise, const Tensor& x, ThreadPool& pool);
 void unpack(const PackedWeight& weight, const Tensor& out, ThreadPool& pool);
 void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out, ThreadPool& pool);
 

@@ -113,6 +113,7 @@ class CudaBackend final : public Backend {
   }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override { cuda::add(a, b, out, stream()); }
   void scale(const Tensor& x, float factor, const Tensor& y) override { cuda::scale(x, factor, y, stream()); }
+  void add_noise(const Noise& noise, const Tensor& x) override { cuda::add_noise(noise, x, stream()); }
   void unpack(const PackedWeight& weight, const Tensor& out) override { cuda::unpack(weight, out, stream()); }
 
   void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,

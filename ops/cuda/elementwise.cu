@@ -144,6 +144,23 @@ struct SwigluBackward {
 };
 
 template <typename T>
+struct AddNoise {
+  Noise noise;
+  T* x;
+  template <int N>
+  __device__ void at(std::int64_t i) const {
+    Values<N> values = load<N>(x + i);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const std::int64_t place = i + k;
+      const float u = uniform_float(philox(noise.key, static_cast<std::uint64_t>(place / 4))[place % 4]);
+      values.v[k] += noise.bound * (2.0F * u - 1.0F);
+    }
+    store(values, x + i);
+  }
+};
+
+template <typename T>
 struct Scale {
   const T* x;
   float factor;
@@ -341,6 +358,13 @@ void scale(const Tensor& x, float factor, const Tensor& y, cudaStream_t stream) 
     using T = decltype(type);
     sweep(x.count(), are_aligned({x.data(), y.data()}), stream, "scaling",
           Scale<T>{pointer<T>(x.data()), factor, pointer<T>(y.data())});
+  });
+}
+
+void add_noise(const Noise& noise, const Tensor& x, cudaStream_t stream) {
+  with_working_type(x.dtype(), [&](auto type) {
+    using T = decltype(type);
+    sweep(x.count(), are_aligned({x.data()}), stream, "noise", AddNoise<T>{noise, pointer<T>(x.data())});
   });
 }
 

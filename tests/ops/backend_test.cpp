@@ -85,6 +85,24 @@ TEST_P(BackendTest, ScalesEachElement) {
   }
 }
 
+TEST_P(BackendTest, AddsNoiseOfTheScalarRandomNumbers) {
+  for (const std::int64_t count : {0, 1, 17, 1025, 40000}) {
+    const Noise noise{0.25F, {3, static_cast<std::uint32_t>(count)}};
+    const Values values = to_values(tensor({count}, random_(count)));
+    const Tensor x = tensor({count}, values);
+    backend_.add_noise(noise, x);
+    Values expected = values;
+    double sum = 0;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const double added = 0.25 * (2.0 * uniform_float(philox(noise.key, i / 4)[i % 4]) - 1.0);
+      sum += added;
+      expected[i] += added;
+    }
+    EXPECT_TRUE(near(to_values(x), expected, tolerance())) << count << " elements";
+    EXPECT_LE(std::abs(sum), 4 * 0.25 / std::sqrt(3.0) * std::sqrt(static_cast<double>(count)));
+  }
+}
+
 TEST_P(BackendTest, UnpacksWhatWasPacked) {
   for (const Packing packing : {Packing::kQ8, Packing::kNf4}) {
     for (const std::int64_t count : {1, 31, 64, 65, 1000, 40007}) {

@@ -57,6 +57,11 @@ struct Transformer::Context {
     const std::uint64_t place = static_cast<std::uint64_t>(layer) * kAdaptersPerBlock + site;
     return {dropout.adapters, random_key(dropout.seed, RandomUse::kAdapterDropout, dropout.micro_batch, place)};
   }
+  [[nodiscard]] Noise noise(std::int64_t width) const {
+    const auto values = static_cast<float>(rows.sequence * width);
+    return {dropout.noise / std::sqrt(values),
+            random_key(dropout.seed, RandomUse::kEmbeddingNoise, dropout.micro_batch)};
+  }
   [[nodiscard]] std::int64_t first_position() const { return cache == nullptr ? 0 : cache->length(); }
 };
 
@@ -72,6 +77,9 @@ Transformer::Transformer(const Architecture& architecture, const TuneConfig& tun
 Tensor Transformer::hidden(const Context& context) const {
   Tensor x = embedding(context.tape, {context.rows.inputs, context.rows.sequence, context.first_position()},
                        {context.weight(parameters_.token_table), context.weight(parameters_.position_table)});
+  if (context.dropout.noise > 0) {
+    context.tape.backend().add_noise(context.noise(architecture_.width), x);  // its gradient is that of x
+  }
   x = dropout(context.tape, x, context.dropout_at(0));
 
   const BlockParameters& first = parameters_.blocks.front();

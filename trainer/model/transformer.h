@@ -43,6 +43,7 @@ class Transformer {
     float probability = 0;
     std::uint64_t seed = 0;
     float adapters = 0;             // the probability in front of adapters
+    float noise = 0;                // alpha of the noise on embeddings (Jain et al., NEFTune, 2023)
     std::uint64_t micro_batch = 0;  // step * micro_batches + index in the step: never the same twice in a run
   };
   struct Rows {

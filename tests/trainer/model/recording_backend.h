@@ -62,6 +62,7 @@ class RecordingBackend final : public Backend {
   }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override { backend_->add(a, b, out); }
   void scale(const Tensor& x, float factor, const Tensor& y) override { backend_->scale(x, factor, y); }
+  void add_noise(const Noise& noise, const Tensor& x) override { backend_->add_noise(noise, x); }
   void unpack(const PackedWeight& weight, const Tensor& out) override { backend_->unpack(weight, out); }
   void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,
                          const Tensor& x) override {
