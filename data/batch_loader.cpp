@@ -22,11 +22,12 @@
 namespace lockstep {
 namespace {
 
-// One row's place: which sample goes into which row of which of the rank's micro-batches.
-struct Row {
+// One sample's place: which of the rank's micro-batches it goes into, and where.
+struct Place {
   std::uint64_t sample;
   std::int64_t local_micro_batch;  // counted from the rank's first
-  std::int64_t row;
+  std::int64_t row;                // of the micro-batch's samples
+  std::size_t begin;               // in its inputs
 };
 
 // Everything of one step that a rank reads.
@@ -35,31 +36,50 @@ struct StepBatches {
   std::vector<TraceLine> trace;  // in the order of micro-batches and rows; empty without a trace
 };
 
-// Rows of conversations end at a multiple of it: kernels work on whole vectors, and few widths recur.
+// Conversations are filled up to a multiple of it: kernels work on whole vectors, and few sizes recur.
 constexpr std::int64_t kRowGranule = 16;
 
-std::int64_t row_tokens_for(std::int64_t longest, std::int64_t sequence) {
-  return std::min(sequence, (longest + kRowGranule - 1) / kRowGranule * kRowGranule);
-}
+// A batch that has room for samples, and where each of them goes.
+class BatchPlan {
+ public:
+  BatchPlan(const Samples& samples, std::int64_t micro_batch) : samples_(samples) { batch_.micro_batch = micro_batch; }
 
-// A batch of empty rows.
-TokenBatch empty_batch(std::int64_t micro_batch, std::int64_t rows, std::int64_t row_tokens) {
-  const auto tokens = static_cast<std::size_t>(rows * row_tokens);
-  TokenBatch batch;
-  batch.micro_batch = micro_batch;
-  batch.row_tokens = row_tokens;
-  batch.inputs.assign(tokens, 0);
-  batch.targets.assign(tokens, -1);
-  return batch;
-}
+  // Returns where its inputs begin.
+  std::size_t add(std::uint64_t sample) {
+    const std::size_t begin = tokens_;
+    tokens_ += static_cast<std::size_t>(samples_.inputs(sample));
+    batch_.target_tokens += samples_.targets(sample);
+    batch_.pairs += samples_.pairs(sample);
+    samples_.append_lengths(sample, batch_.lengths);
+    return begin;
+  }
+  // `rows` of `sequence` tokens of text; conversations take what they need.
+  [[nodiscard]] TokenBatch finish(std::int64_t rows, std::int64_t sequence) {
+    batch_.row_tokens = sequence;
+    if (!batch_.lengths.empty()) {
+      const auto used = static_cast<std::int64_t>(tokens_);
+      batch_.row_tokens = (used + kRowGranule - 1) / kRowGranule * kRowGranule;
+      if (batch_.row_tokens > used) {
+        batch_.lengths.push_back(batch_.row_tokens - used);
+      }
+      rows = 1;
+    }
+    batch_.inputs.assign(static_cast<std::size_t>(rows * batch_.row_tokens), 0);
+    batch_.targets.assign(batch_.inputs.size(), -1);
+    return std::move(batch_);
+  }
 
-// Puts a sample into a row of a batch; returns the hash of its tokens.
-Hash128 fill_row(Samples& samples, std::uint64_t sample, std::int64_t row, TokenBatch& batch) {
-  const auto first = static_cast<std::size_t>(row * batch.row_tokens);
-  const auto width = static_cast<std::size_t>(batch.row_tokens);
-  batch.target_tokens += samples.targets(sample);
-  return samples.read(sample, std::span(batch.inputs).subspan(first, width),
-                      std::span(batch.targets).subspan(first, width));
+ private:
+  const Samples& samples_;
+  TokenBatch batch_;
+  std::size_t tokens_ = 0;
+};
+
+// Puts a sample into its place in a batch; returns the hash of its tokens.
+Hash128 fill(Samples& samples, std::uint64_t sample, std::size_t begin, TokenBatch& batch) {
+  const auto count = static_cast<std::size_t>(samples.inputs(sample));
+  return samples.read(sample, std::span(batch.inputs).subspan(begin, count),
+                      std::span(batch.targets).subspan(begin, count));
 }
 
 // Reads all that a rank needs for a step. Owned by the reading thread.
@@ -68,33 +88,33 @@ class StepReader {
   explicit StepReader(const BatchLoaderOptions& options)
       : options_(options),
         dataset_(Dataset::open(options.dataset)),
-        samples_(dataset_, options.sequence),
+        samples_(dataset_, options.sequence, options.packed),
         sampler_({samples_.count(), options.micro_batches, options.micro_batch_size, options.seed}),
         range_(micro_batches_of_rank(options.micro_batches, options.rank, options.world)) {}
 
   StepBatches read(std::uint64_t step) {
     StepBatches result;
-    std::vector<Row> rows;
+    std::vector<Place> places;
     for (std::int64_t m = range_.begin; m < range_.end; ++m) {
-      std::int64_t longest = 0;
+      BatchPlan plan(samples_, m);
       for (std::int64_t b = 0; b < options_.micro_batch_size; ++b) {
-        rows.push_back({sampler_.sample(step, m, b), m - range_.begin, b});
-        longest = std::max(longest, samples_.inputs(rows.back().sample));
+        const std::uint64_t sample = sampler_.sample(step, m, b);
+        places.push_back({sample, m - range_.begin, b, plan.add(sample)});
       }
-      result.batches.push_back(empty_batch(m, options_.micro_batch_size, row_tokens_for(longest, options_.sequence)));
+      result.batches.push_back(plan.finish(options_.micro_batch_size, options_.sequence));
     }
     set_totals(step, result.batches);
     if (!options_.trace.empty()) {
-      result.trace.resize(rows.size());
+      result.trace.resize(places.size());
     }
     // In the order of the file: neighbouring reads fall into the same shard, and often into the same page.
-    std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.sample < b.sample; });
-    for (const Row& row : rows) {
+    std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) { return a.sample < b.sample; });
+    for (const Place& place : places) {
       const Hash128 hash =
-          fill_row(samples_, row.sample, row.row, result.batches[static_cast<std::size_t>(row.local_micro_batch)]);
+          fill(samples_, place.sample, place.begin, result.batches[static_cast<std::size_t>(place.local_micro_batch)]);
       if (!options_.trace.empty()) {
-        const auto place = static_cast<std::size_t>(row.local_micro_batch * options_.micro_batch_size + row.row);
-        result.trace[place] = {step, range_.begin + row.local_micro_batch, row.sample, hash};
+        const auto line = static_cast<std::size_t>(place.local_micro_batch * options_.micro_batch_size + place.row);
+        result.trace[line] = {step, range_.begin + place.local_micro_batch, place.sample, hash};
       }
     }
     return result;
@@ -107,17 +127,20 @@ class StepReader {
   void set_totals(std::uint64_t step, std::vector<TokenBatch>& batches) const {
     std::int64_t inputs = 0;
     std::int64_t targets = 0;
+    std::int64_t pairs = 0;
     for (std::int64_t m = 0; m < options_.micro_batches; ++m) {
       for (std::int64_t b = 0; b < options_.micro_batch_size; ++b) {
         const std::uint64_t sample = sampler_.sample(step, m, b);
         inputs += samples_.inputs(sample);
         targets += samples_.targets(sample);
+        pairs += samples_.pairs(sample);
       }
     }
     for (TokenBatch& batch : batches) {
       batch.step = step;
       batch.step_inputs = inputs;
       batch.step_targets = targets;
+      batch.step_pairs = pairs;
     }
   }
 
@@ -232,7 +255,8 @@ void BatchLoader::interrupt() {
 }
 
 struct EvaluationBatches::State {
-  explicit State(const Options& o) : options(o), dataset(Dataset::open(o.dataset)), samples(dataset, o.sequence) {
+  explicit State(const Options& o)
+      : options(o), dataset(Dataset::open(o.dataset)), samples(dataset, o.sequence, o.packed) {
     require(o.micro_batch_size >= 1, "data: micro_batch_size {} must be at least 1", o.micro_batch_size);
     const auto rows = static_cast<std::uint64_t>(o.micro_batch_size);
     count = (samples.count() + rows - 1) / rows;
@@ -260,14 +284,14 @@ const TokenBatch& EvaluationBatches::read(std::uint64_t index) {
   const auto rows = static_cast<std::uint64_t>(state.options.micro_batch_size);
   const std::uint64_t first = index * rows;
   const std::uint64_t end = std::min(first + rows, state.samples.count());
-  std::int64_t longest = 0;
+  BatchPlan plan(state.samples, static_cast<std::int64_t>(index));
+  std::vector<std::size_t> begins;
   for (std::uint64_t sample = first; sample < end; ++sample) {
-    longest = std::max(longest, state.samples.inputs(sample));
+    begins.push_back(plan.add(sample));
   }
-  state.batch = empty_batch(static_cast<std::int64_t>(index), state.options.micro_batch_size,
-                            row_tokens_for(longest, state.options.sequence));
+  state.batch = plan.finish(state.options.micro_batch_size, state.options.sequence);
   for (std::uint64_t sample = first; sample < end; ++sample) {
-    fill_row(state.samples, sample, static_cast<std::int64_t>(sample - first), state.batch);
+    fill(state.samples, sample, begins[sample - first], state.batch);
   }
   return state.batch;
 }

@@ -11,22 +11,28 @@
 namespace lockstep {
 
 // inputs[B, L] and targets[B, L], row-major: targets[b, t] is the token after inputs[b, t], or -1 where nothing is
-// trained. L is data.sequence for text; for conversations it is what the longest of the micro-batch needs, rounded up,
-// and shorter rows end in inputs of 0 and targets of -1.
+// trained. Of text, L is data.sequence. Conversations follow one another in one row, `lengths` has the inputs of each;
+// inputs of 0 with targets of -1 behind the last one fill the row up to a multiple of 16, as one more length.
 struct TokenBatch {
   std::uint64_t step = 0;
   std::int64_t micro_batch = 0;    // in the step, over all ranks
   std::int64_t row_tokens = 0;     // L
   std::int64_t target_tokens = 0;  // targets that are not -1
+  std::int64_t pairs = 0;          // of a dataset of pairs: `lengths` begins with two for each, the better one first
   std::int64_t step_inputs = 0;    // inputs of the step over all ranks, without what fills rows up
   std::int64_t step_targets = 0;   // likewise target_tokens
+  std::int64_t step_pairs = 0;     // likewise pairs
   std::vector<std::int32_t> inputs;
   std::vector<std::int32_t> targets;
+  std::vector<std::int64_t> lengths;  // empty: all rows are whole sequences
+
+  [[nodiscard]] std::int64_t rows() const { return static_cast<std::int64_t>(inputs.size()) / row_tokens; }  // B
 };
 
 struct BatchLoaderOptions {
   std::filesystem::path dataset;
   std::int64_t sequence = 0;
+  bool packed = false;             // several conversations to a sample: data/samples.h
   std::int64_t micro_batches = 1;  // in a step, over all ranks
   std::int64_t micro_batch_size = 1;
   std::uint64_t seed = 0;
@@ -67,13 +73,14 @@ class BatchLoader {
   std::unique_ptr<State> state_;
 };
 
-// Batches of a dataset in its own order, for evaluation: row b of batch i is sample i*B + b. Rows past the last sample
-// have targets of -1 (and inputs of 0), so every sample is evaluated exactly once. Steps' totals are 0.
+// Batches of a dataset in its own order, for evaluation: batch i has samples i*B to i*B + B - 1. Rows of text past the
+// last sample have targets of -1 (and inputs of 0), so every sample is evaluated exactly once. Steps' totals are 0.
 class EvaluationBatches {
  public:
   struct Options {
     std::filesystem::path dataset;
     std::int64_t sequence = 0;
+    bool packed = false;
     std::int64_t micro_batch_size = 1;
     std::uint64_t max_batches = 0;  // 0: all
   };

@@ -107,7 +107,17 @@ void expect_text(const ObjectReader& reader, std::string_view where, const char*
 
 }  // namespace
 
-std::string_view name_of(DatasetKind kind) { return kind == DatasetKind::kText ? "text" : "chat"; }
+std::string_view name_of(DatasetKind kind) {
+  switch (kind) {
+    case DatasetKind::kText:
+      return "text";
+    case DatasetKind::kChat:
+      return "chat";
+    case DatasetKind::kPairs:
+      return "pairs";
+  }
+  return "?";
+}
 
 DType DatasetInfo::token_dtype() const { return tokenizer.vocabulary_size <= 65536 ? DType::kU16 : DType::kU32; }
 
@@ -126,8 +136,8 @@ DatasetInfo parse_dataset_json(std::string_view text, std::string_view where) {
   }
   DatasetInfo info;
   const std::string kind = reader.text("kind");
-  if (kind == name_of(DatasetKind::kChat)) {
-    info.kind = DatasetKind::kChat;
+  if (kind == name_of(DatasetKind::kChat) || kind == name_of(DatasetKind::kPairs)) {
+    info.kind = kind == name_of(DatasetKind::kChat) ? DatasetKind::kChat : DatasetKind::kPairs;
     info.chat_template = reader.text("chat_template");
   } else {
     expect_text(reader, where, "kind", name_of(DatasetKind::kText));
@@ -173,7 +183,7 @@ std::string to_dataset_json(const DatasetInfo& info) {
       {"documents", info.documents},
       {"files", nlohmann::ordered_json::array()},
   };
-  if (info.kind == DatasetKind::kChat) {
+  if (has_conversations(info.kind)) {
     json["chat_template"] = info.chat_template;
   }
   for (const DatasetFile& file : info.files) {
@@ -262,7 +272,7 @@ void Dataset::State::check_shard(std::size_t index) const {
     fail(ErrorCode::kCorrupt, "{}: /document_offsets has {} elements of {}, expected {} of u64", path.string(),
          offsets.size(), name_of(offsets.dtype()), file.documents);
   }
-  if (info.kind == DatasetKind::kChat) {
+  if (has_conversations(info.kind)) {
     static_cast<void>(open_trained(index));
     const Hdf5Array targets = Hdf5File::open_to_read(path).open_array("document_targets");
     if (targets.dtype() != DType::kU32 || targets.size() != file.documents) {
@@ -278,7 +288,7 @@ Dataset::State::OpenShard& Dataset::State::shard(std::size_t index) {
     open.splice(open.begin(), open, found);
   } else {
     open.push_front({index, open_tokens(index), {}});
-    if (info.kind == DatasetKind::kChat) {
+    if (has_conversations(info.kind)) {
       open.front().trained.emplace(open_trained(index));
     }
     if (open.size() > kMaxOpenShards) {
@@ -362,7 +372,7 @@ void Dataset::read(std::uint64_t begin, std::span<std::int32_t> tokens) {
 }
 
 void Dataset::read_trained(std::uint64_t begin, std::span<std::uint8_t> trained) {
-  assert(state_->info.kind == DatasetKind::kChat);
+  assert(has_conversations(state_->info.kind));
   state_->for_each_part(begin, trained.size(),
                         [&](std::size_t index, std::uint64_t position, std::size_t done, std::size_t count) {
                           state_->shard(index).trained->read(position, trained.subspan(done, count));
@@ -370,7 +380,7 @@ void Dataset::read_trained(std::uint64_t begin, std::span<std::uint8_t> trained)
 }
 
 std::vector<std::uint32_t> Dataset::document_targets() {
-  assert(state_->info.kind == DatasetKind::kChat);
+  assert(has_conversations(state_->info.kind));
   std::vector<std::uint32_t> all(state_->info.documents);
   std::size_t done = 0;
   for (const DatasetFile& file : state_->info.files) {

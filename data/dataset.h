@@ -14,8 +14,8 @@
 namespace lockstep {
 
 // What the stream consists of: documents that follow each other without end, or conversations, some of whose tokens are
-// trained on.
-enum class DatasetKind : std::uint8_t { kText, kChat };
+// trained on; in pairs, two conversations follow one another that end in a better and in a worse answer.
+enum class DatasetKind : std::uint8_t { kText, kChat, kPairs };
 
 // What dataset.json says about the tokenizer that made the tokens; the tokenizer itself is tokenizer.json beside it.
 struct DatasetTokenizer {
@@ -45,7 +45,7 @@ struct DatasetInfo {
   DatasetTokenizer tokenizer;
   std::uint64_t tokens = 0;
   std::uint64_t documents = 0;
-  std::string chat_template;  // kChat: the name of what the conversations were written with
+  std::string chat_template;  // of conversations: the name of what they were written with
   std::vector<DatasetFile> files;
 
   // kU16 for vocabularies up to 65536, otherwise kU32.
@@ -54,7 +54,9 @@ struct DatasetInfo {
   friend bool operator==(const DatasetInfo&, const DatasetInfo&) = default;
 };
 
-[[nodiscard]] std::string_view name_of(DatasetKind kind);  // "text", "chat"
+[[nodiscard]] std::string_view name_of(DatasetKind kind);  // "text", "chat", "pairs"
+// Conversations, in pairs or not: some of their tokens are trained on.
+[[nodiscard]] constexpr bool has_conversations(DatasetKind kind) { return kind != DatasetKind::kText; }
 
 // Throws Error(kCorrupt) for anything that the format does not allow, totals that do not add up included. `where` names
 // the text in messages.
@@ -83,13 +85,14 @@ class Dataset {
   // outside the vocabulary.
   void read(std::uint64_t begin, std::span<std::int32_t> tokens);
 
-  // kChat: fills `trained` with 1 for each token from `begin` on that is trained on, and with 0 for the others. Throws
-  // as read() does.
+  // Of conversations: fills `trained` with 1 for each token from `begin` on that is trained on, and with 0 for the
+  // others. Throws as read() does.
   void read_trained(std::uint64_t begin, std::span<std::uint8_t> trained);
 
   // The positions in the stream where documents begin, in order.
   [[nodiscard]] std::vector<std::uint64_t> document_offsets();
-  // kChat: how many tokens of each document are trained on. Throws Error(kCorrupt) where a document has none.
+  // Of conversations: how many tokens of each document are trained on. Throws Error(kCorrupt) where a document has
+  // none.
   [[nodiscard]] std::vector<std::uint32_t> document_targets();
 
   // Reads every file and compares its checksum with dataset.json. Throws Error(kCorrupt) naming the first that differs.

@@ -19,7 +19,7 @@ void ShardWriter::begin_document() {
 }
 
 void ShardWriter::append_chat(std::span<const std::uint32_t> tokens, std::span<const std::uint8_t> trained) {
-  assert(kind_ == DatasetKind::kChat && tokens.size() == trained.size());
+  assert(has_conversations(kind_) && tokens.size() == trained.size());
   begin_document();
   append(tokens);
   const auto targets = static_cast<std::uint32_t>(std::count(trained.begin(), trained.end(), std::uint8_t{1}));
@@ -75,14 +75,14 @@ void ShardWriter::write_offsets() {
   if (!has_offsets_array_) {
     const std::uint64_t chunk = std::max<std::uint64_t>(offset_buffer_.size(), 1);
     file_.create_array("document_offsets", DType::kU64, chunk);
-    if (kind_ == DatasetKind::kChat) {
+    if (has_conversations(kind_)) {
       file_.create_array("document_targets", DType::kU32, chunk);
     }
     has_offsets_array_ = true;
   }
   file_.append("document_offsets", offset_buffer_);
   offset_buffer_.clear();
-  if (kind_ == DatasetKind::kChat) {
+  if (has_conversations(kind_)) {
     file_.append("document_targets", target_buffer_);
     target_buffer_.clear();
   }
@@ -95,7 +95,7 @@ void ShardWriter::close() {
   if (!offset_buffer_.empty() || !has_offsets_array_) {
     write_offsets();
   }
-  if (kind_ == DatasetKind::kChat && (!trained_buffer_.empty() || !has_trained_array_)) {
+  if (has_conversations(kind_) && (!trained_buffer_.empty() || !has_trained_array_)) {
     write_trained();
   }
   file_.close();

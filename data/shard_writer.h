@@ -26,7 +26,7 @@ class ShardWriter {
   void begin_document();
   // Ids fit the dtype.
   void append(std::span<const std::uint32_t> tokens);
-  // kChat: a whole conversation, and for each of its tokens 1 when it is trained on, else 0.
+  // Of conversations: a whole one, and for each of its tokens 1 when it is trained on, else 0.
   void append_chat(std::span<const std::uint32_t> tokens, std::span<const std::uint8_t> trained);
   // Returns when the file is on the disk.
   void close();

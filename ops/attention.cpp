@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "ops/functions.h"
+#include "ops/sequences.h"
 
 namespace lockstep {
 namespace {
@@ -28,11 +29,11 @@ AttentionShape shape_of(const Tensor& qkv, const SelfAttention& attention) {
           "self_attention: {} heads cannot share {} key heads evenly", attention.heads, attention.kv_heads);
   require(qkv.shape().rank() > 0 && qkv.dim(-1) % groups == 0, "self_attention: qkv {} does not hold {} + 2 x {} heads",
           qkv.shape(), attention.heads, attention.kv_heads);
-  require(attention.batch > 0 && qkv.rows() % attention.batch == 0, "self_attention: {} rows are no batch of {}",
-          qkv.rows(), attention.batch);
+  require(!attention.lengths.empty() || (attention.batch > 0 && qkv.rows() % attention.batch == 0),
+          "self_attention: {} rows are no batch of {}", qkv.rows(), attention.batch);
   AttentionShape shape;
-  shape.batch = attention.batch;
-  shape.query_length = qkv.rows() / attention.batch;
+  shape.batch = attention.lengths.empty() ? attention.batch : 1;
+  shape.query_length = qkv.rows() / shape.batch;
   shape.key_length = shape.query_length;
   shape.key_capacity = shape.query_length;
   shape.heads = attention.heads;
@@ -46,6 +47,44 @@ RowsView rows_of(const Tensor& x, const AttentionShape& shape) {
   return {x.data(), x.dim(-1), x.dim(-1) * shape.query_length};
 }
 
+// What one call of the kernels works on: some of the rows of qkv and of the result.
+struct SequencePart {
+  SequenceRows place;
+  AttentionShape shape;
+  Dropout dropout;
+  Tensor qkv;          // its rows
+  Tensor out;          // likewise
+  Tensor log_sum_exp;  // [batch, heads, length]; undefined when no gradient will be asked for
+};
+
+// Each sequence draws from a stream of its own.
+RandomKey key_of_sequence(RandomKey key, std::uint64_t index) {
+  const std::uint64_t mixed = mix64((std::uint64_t{key.k1} << 32 | key.k0) + index);
+  return index == 0 ? key : RandomKey{static_cast<std::uint32_t>(mixed), static_cast<std::uint32_t>(mixed >> 32)};
+}
+
+// `log_sum_exp` is [rows, heads] or undefined: the parts of it follow one another as their rows do.
+template <typename Call>
+void for_each_part(const AttentionShape& all, const SelfAttention& attention, const Tensor& qkv, const Tensor& out,
+                   const Tensor& log_sum_exp, const Call& call) {
+  for_each_sequence("self_attention", qkv.rows(), all.query_length, attention.lengths, [&](const SequenceRows& rows) {
+    SequencePart part;
+    part.place = rows;
+    part.shape = all;
+    part.shape.batch = rows.batch;
+    part.shape.query_length = part.shape.key_length = part.shape.key_capacity = rows.length;
+    part.shape.varies = !attention.lengths.empty();
+    part.dropout = {attention.dropout.probability, key_of_sequence(attention.dropout.key, rows.index)};
+    const std::int64_t count = rows.batch * rows.length;
+    part.qkv = qkv.slice(rows.begin, count);
+    part.out = out.slice(rows.begin, count);
+    if (log_sum_exp.is_defined()) {
+      part.log_sum_exp = log_sum_exp.slice(rows.begin, count).reshaped({rows.batch, all.heads, rows.length});
+    }
+    call(part);
+  });
+}
+
 }  // namespace
 
 // With S = scale q k^T under the causal mask, P = softmax(S), out = P v and delta = the row sums of dout * out:
@@ -53,40 +92,43 @@ RowsView rows_of(const Tensor& x, const AttentionShape& shape) {
 // P is recomputed from S and its saved log-sum-exp.
 Tensor self_attention(Tape& tape, const Tensor& qkv, const SelfAttention& attention) {
   const AttentionShape shape = shape_of(qkv, attention);
-
-  AttentionForward forward;
-  forward.shape = shape;
-  forward.dtype = qkv.dtype();
-  const Packed parts = parts_of(qkv, shape);
-  forward.q = parts.q;
-  forward.k = parts.k;
-  forward.v = parts.v;
-  forward.dropout = attention.dropout;
+  const Tensor rows = qkv.reshaped({qkv.rows(), qkv.dim(-1)});
   const Tensor out = tape.make_output({qkv.rows(), shape.heads * shape.head_dim}, qkv.dtype(), {&qkv});
-  forward.out = rows_of(out, shape);
-  if (tape.is_recording() && Gradients::wants(out)) {
-    forward.log_sum_exp = tape.make({shape.batch, shape.heads, shape.query_length}, DType::kF32);
-  }
-  tape.backend().attention_forward(forward);
+  const bool trains = tape.is_recording() && Gradients::wants(out);
+  const Tensor log_sum_exp = trains ? tape.make({qkv.rows(), shape.heads}, DType::kF32) : Tensor();
+  for_each_part(shape, attention, rows, out, log_sum_exp, [&](const SequencePart& part) {
+    const Packed parts = parts_of(part.qkv, part.shape);
+    tape.backend().attention_forward({.shape = part.shape,
+                                      .dtype = qkv.dtype(),
+                                      .q = parts.q,
+                                      .k = parts.k,
+                                      .v = parts.v,
+                                      .dropout = part.dropout,
+                                      .out = rows_of(part.out, part.shape),
+                                      .log_sum_exp = part.log_sum_exp});
+  });
 
-  tape.record(out, {}, [qkv, out, forward](Gradients& gradients) {
+  tape.record(out, {}, [qkv, rows, out, log_sum_exp, shape, attention](Gradients& gradients) {
     const Tensor dout = gradients.take(out);
     const Tensor dqkv = gradients.make(qkv.shape(), qkv.dtype());
-    const Packed dparts = parts_of(dqkv, forward.shape);
-    AttentionBackward backward;
-    backward.shape = forward.shape;
-    backward.dtype = forward.dtype;
-    backward.q = forward.q;
-    backward.k = forward.k;
-    backward.v = forward.v;
-    backward.out = forward.out;
-    backward.dout = rows_of(dout, forward.shape);
-    backward.dropout = forward.dropout;
-    backward.log_sum_exp = forward.log_sum_exp;
-    backward.dq = dparts.q;
-    backward.dk = dparts.k;
-    backward.dv = dparts.v;
-    gradients.backend().attention_backward(backward);
+    for_each_part(shape, attention, rows, out, log_sum_exp, [&](const SequencePart& part) {
+      const std::int64_t first = part.place.begin;
+      const std::int64_t count = part.place.batch * part.place.length;
+      const Packed parts = parts_of(part.qkv, part.shape);
+      const Packed dparts = parts_of(dqkv.reshaped(rows.shape()).slice(first, count), part.shape);
+      gradients.backend().attention_backward({.shape = part.shape,
+                                              .dtype = qkv.dtype(),
+                                              .q = parts.q,
+                                              .k = parts.k,
+                                              .v = parts.v,
+                                              .out = rows_of(part.out, part.shape),
+                                              .dout = rows_of(dout.slice(first, count), part.shape),
+                                              .dropout = part.dropout,
+                                              .log_sum_exp = part.log_sum_exp,
+                                              .dq = dparts.q,
+                                              .dk = dparts.k,
+                                              .dv = dparts.v});
+    });
     gradients.add(qkv, dqkv);
   });
   return out;
@@ -123,6 +165,18 @@ Tensor cached_attention(Tape& tape, const Tensor& qkv, const CachedAttention& at
   return out;
 }
 
+namespace {
+
+void rotate(Backend& backend, const RotaryEmbedding& rotary, const Tensor& qkv, bool inverse) {
+  const Tensor rows = qkv.reshaped({qkv.rows(), qkv.dim(-1)});
+  for_each_sequence("rotary_embedding", rows.rows(), rotary.sequence, rotary.lengths, [&](const SequenceRows& part) {
+    backend.rope({rotary.lengths.empty() ? rows : rows.slice(part.begin, part.length), rotary.heads, rotary.head_dim,
+                  part.length, rotary.first_position, rotary.inverse_frequency, inverse});
+  });
+}
+
+}  // namespace
+
 // Rotation by an angle that depends on the position only; its gradient is the rotation back.
 Tensor rotary_embedding(Tape& tape, const Tensor& qkv, const RotaryEmbedding& rotary) {
   require(rotary.head_dim > 0 && rotary.head_dim % 2 == 0, "rotary_embedding: head size {}, expected an even number",
@@ -135,22 +189,17 @@ Tensor rotary_embedding(Tape& tape, const Tensor& qkv, const RotaryEmbedding& ro
   require(rotary.inverse_frequency.device().kind == DeviceKind::kCpu,
           "rotary_embedding: the frequencies lie on a GPU, expected the host");
 
-  Rope rope{qkv,  rotary.heads, rotary.head_dim, rotary.sequence, rotary.first_position, rotary.inverse_frequency,
-            false};
-  tape.backend().rope(rope);
+  rotate(tape.backend(), rotary, qkv, false);
   Tensor rotated = qkv;
   rotated.variable = tape.new_variable({&qkv});
 
-  rope.rows = Tensor();  // the gradient needs the angles, not the values
-  tape.record(rotated, {}, [before = qkv, rotated, rope](Gradients& gradients) mutable {
+  tape.record(rotated, {}, [before = qkv, rotated, rotary](Gradients& gradients) {
     const Tensor dy = gradients.take(rotated);
     const Tensor dx = gradients.make_from(dy);
     if (dx.data() != dy.data()) {
       gradients.backend().convert(dy.buffer(), dx.buffer());
     }
-    rope.rows = dx;
-    rope.inverse = true;
-    gradients.backend().rope(rope);
+    rotate(gradients.backend(), rotary, dx, true);  // the gradient needs the angles, not the values
     gradients.add(before, dx);
   });
   return rotated;

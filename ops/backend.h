@@ -110,7 +110,8 @@ struct AttentionShape {
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
-  float scale = 1;  // of the scores, 1 / sqrt(head_dim)
+  float scale = 1;      // of the scores, 1 / sqrt(head_dim)
+  bool varies = false;  // the lengths are one call's: what is prepared for them would seldom be used again
 };
 
 struct RowsView {

@@ -42,6 +42,10 @@ struct LowRank {
 // In place: the result shares y's memory, and y must not be used afterwards.
 [[nodiscard]] Tensor add_low_rank(Tape& tape, const Tensor& x, const Tensor& y, const LowRank& layer);
 
+// The rows of sequences that follow one another and differ in length; they add up to all rows. Empty: all have the
+// same. Must stay valid until backward() has run.
+using SequenceLengths = std::span<const std::int64_t>;
+
 // x[N, C] = tokens_table[tokens[n]] + positions_table[n % sequence]; positions_table[P, C] may be undefined. Token ids
 // are checked against the table.
 struct EmbeddingTables {
@@ -52,6 +56,7 @@ struct TokenRows {
   std::span<const std::int32_t> tokens;  // [N]; must stay valid until backward() has run
   std::int64_t sequence = 0;             // rows that follow one another in one sequence
   std::int64_t first_position = 0;       // of each sequence
+  SequenceLengths lengths = {};          // instead of `sequence`
 };
 [[nodiscard]] Tensor embedding(Tape& tape, const TokenRows& rows, const EmbeddingTables& tables);
 
@@ -86,7 +91,8 @@ struct SelfAttention {
   std::int64_t batch = 0;
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;
-  Dropout dropout;  // on the attention probabilities
+  Dropout dropout;               // on the attention probabilities
+  SequenceLengths lengths = {};  // instead of `batch`: attention stays within each sequence
 };
 // Causal self-attention (Vaswani et al. 2017) with grouped queries (Ainslie et al. 2023). qkv[B * T, (heads + 2
 // kv_heads) * head_dim] holds the query heads, then the key heads, then the value heads of each token; returns [B * T,
@@ -108,7 +114,8 @@ struct RotaryEmbedding {
   std::int64_t head_dim = 0;
   std::int64_t sequence = 0;
   std::int64_t first_position = 0;
-  Tensor inverse_frequency;  // [head_dim / 2] f32
+  Tensor inverse_frequency;      // [head_dim / 2] f32
+  SequenceLengths lengths = {};  // instead of `sequence`
 };
 // Rotates in place: the result shares qkv's memory, and qkv must not be used afterwards.
 [[nodiscard]] Tensor rotary_embedding(Tape& tape, const Tensor& qkv, const RotaryEmbedding& rotary);

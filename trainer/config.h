@@ -84,10 +84,11 @@ struct TuneConfig {
 
 struct DataConfig {
   std::string train;
-  std::string valid;   // empty: no evaluation
-  int sequence = 0;    // tokens in a sample; 0: model.context
-  std::string trace;   // file prefix: each rank writes the samples it read to TRACE.rank-R
-  int read_ahead = 2;  // batches that the loader's thread prepares in advance
+  std::string valid;     // empty: no evaluation
+  int sequence = 0;      // tokens in a sample; 0: model.context
+  bool packing = false;  // several conversations to a sample
+  std::string trace;     // file prefix: each rank writes the samples it read to TRACE.rank-R
+  int read_ahead = 2;    // batches that the loader's thread prepares in advance
 
   friend bool operator==(const DataConfig&, const DataConfig&) = default;
 };

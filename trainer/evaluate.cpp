@@ -7,6 +7,7 @@
 
 #include "data/batch_loader.h"
 #include "ops/tape.h"
+#include "trainer/batch_rows.h"
 
 namespace lockstep {
 
@@ -25,7 +26,8 @@ double EvaluationResult::perplexity() const { return std::exp(loss); }
 
 std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, Communicator& communicator,
                                          const EvaluationOptions& options, const EvaluationHooks& hooks) {
-  EvaluationBatches batches({options.dataset, options.sequence, options.batch_size, options.max_batches});
+  EvaluationBatches batches(
+      {options.dataset, options.sequence, options.packed, options.batch_size, options.max_batches});
   const auto world = static_cast<std::uint64_t>(communicator.world_size());
   const auto rank = static_cast<std::uint64_t>(communicator.rank());
   const std::uint64_t per_rank = (batches.count() + world - 1) / world;
@@ -46,8 +48,7 @@ std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, C
       continue;  // others have one more
     }
     const TokenBatch& batch = batches.read(i);
-    const Loss loss = replica.model().loss(
-        tape, replica.weights(), {batch.inputs, batch.targets, options.batch_size, batch.row_tokens}, {}, 1.0F);
+    const Loss loss = replica.model().loss(tape, replica.weights(), rows_of(batch), {}, 1.0F);
     mine[i - begin] = {loss.sum(), loss.count};
     if (hooks.progress) {
       hooks.progress(i - begin + 1, end - begin);

@@ -14,7 +14,8 @@ namespace lockstep {
 struct EvaluationOptions {
   std::filesystem::path dataset;
   std::int64_t sequence = 0;
-  std::int64_t batch_size = 1;    // rows
+  bool packed = false;            // conversations, several to a sample: data/samples.h
+  std::int64_t batch_size = 1;    // samples
   std::uint64_t max_batches = 0;  // 0: every whole sample
 };
 

@@ -128,6 +128,8 @@ Config continue_config(Config config, const Manifest& manifest, const std::strin
   require_same(checkpoint, "tune.quantize", name_of(saved.tune.quantize), name_of(config.tune.quantize));
   require_same(checkpoint, "run.seed", saved.run.seed, config.run.seed);
   require_same(checkpoint, "data.sequence", saved.data.sequence, sequence);
+  require_same(checkpoint, "data.packing", saved.data.packing, config.data.packing);
+  require_same(checkpoint, "train.embedding_noise", saved.train.embedding_noise, config.train.embedding_noise);
   require_same(checkpoint, "train.determinism", name_of(saved.train.determinism), name_of(config.train.determinism));
   require_same(checkpoint, "train.micro_batches", saved.train.micro_batches, config.train.micro_batches);
   require_same(checkpoint, "train.micro_batch_size", saved.train.micro_batch_size, config.train.micro_batch_size);

@@ -32,7 +32,7 @@ SavedTokenizer saved_tokenizer(const Tokenizer& tokenizer, const DatasetInfo& in
     return SavedTokenizer::Special{id, tokenizer.has_token(id) ? std::string(tokenizer.token_bytes(id)) : ""};
   };
   saved.end_of_text = special(static_cast<std::uint32_t>(info.tokenizer.end_of_text));
-  if (info.kind == DatasetKind::kChat) {
+  if (has_conversations(info.kind)) {
     const auto end = static_cast<std::uint32_t>(info.tokenizer.end_of_text);
     const ChatEncoder chat(ChatTemplate::named(info.chat_template), tokenizer.with_end_of_text(end),
                            TrainedTurns::kAll);
@@ -87,18 +87,23 @@ Config with_source_model(Config config, const Data& data) {
   return config;
 }
 
-std::uint64_t samples_of(const DatasetInfo& info, std::int64_t sequence) {
-  if (info.kind == DatasetKind::kChat) {
-    return info.documents;
+// In an epoch.
+std::uint64_t samples_of(const DatasetInfo& info, const DataConfig& data, std::int64_t sequence) {
+  if (has_conversations(info.kind)) {
+    if (data.packing) {
+      Dataset dataset = Dataset::open(data.train);
+      return Samples(dataset, sequence, true).count();
+    }
+    return info.kind == DatasetKind::kPairs ? info.documents / 2 : info.documents;
   }
   return sequence > 0 && info.tokens > 0 ? (info.tokens - 1) / static_cast<std::uint64_t>(sequence) : 0;
 }
 
 void check_lengths(const Config& config, const Data& data) {
   const auto check = [&](const std::string& folder, const DatasetInfo& info) {
-    if (info.kind == DatasetKind::kChat) {
+    if (has_conversations(info.kind)) {
       Dataset dataset = Dataset::open(folder);
-      static_cast<void>(Samples(dataset, config.data.sequence));
+      static_cast<void>(Samples(dataset, config.data.sequence, config.data.packing));
       return;
     }
     require(info.tokens > static_cast<std::uint64_t>(config.data.sequence),
@@ -137,11 +142,12 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
   Data data;
   Config config;
   const auto resolved = [&] {
-    return resolve(config, {.world_size = communicator.world_size(),
-                            .ranks_on_node = communicator.node_size(),
-                            .cores_on_node = cores,
-                            .vocab = static_cast<int>(data.info.tokenizer.vocabulary_size),
-                            .samples = [&](std::int64_t sequence) { return samples_of(data.info, sequence); }});
+    return resolve(config,
+                   {.world_size = communicator.world_size(),
+                    .ranks_on_node = communicator.node_size(),
+                    .cores_on_node = cores,
+                    .vocab = static_cast<int>(data.info.tokenizer.vocabulary_size),
+                    .samples = [&](std::int64_t sequence) { return samples_of(data.info, config.data, sequence); }});
   };
   const auto check = [&] {
     check_lengths(resolved(), data);

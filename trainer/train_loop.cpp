@@ -316,6 +316,7 @@ void TrainLoop::evaluate_now() {
       evaluate(train_step_.replica(), train_step_.arena(), communicator_,
                {.dataset = config_.data.valid,
                 .sequence = config_.data.sequence,
+                .packed = config_.data.packing,
                 .batch_size = config_.train.micro_batch_size,
                 .max_batches = static_cast<std::uint64_t>(config_.evaluate.batches)},
                hooks);

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "trainer/batch_rows.h"
 #include "trainer/model/architecture.h"
 #include "trainer/stopwatch.h"
 
@@ -44,6 +45,7 @@ BatchLoaderOptions loader_options(const Config& config, const Communicator& comm
   BatchLoaderOptions options;
   options.dataset = config.data.train;
   options.sequence = config.data.sequence;
+  options.packed = config.data.packing;
   options.micro_batches = config.train.micro_batches;
   options.micro_batch_size = config.train.micro_batch_size;
   options.seed = config.run.seed;
@@ -111,14 +113,13 @@ std::span<const double> TrainStep::compute_gradients(std::int64_t completed,
     // of micro-batches add up.
     const float scale = 1.0F / static_cast<float>(step_targets_);
     const auto global_index = static_cast<std::uint64_t>(completed * config_.train.micro_batches + m);
-    const Loss loss = replica_.model().loss(
-        tape_, replica_.weights(), {batch.inputs, batch.targets, config_.train.micro_batch_size, batch.row_tokens},
-        {.probability = static_cast<float>(config_.model.dropout),
-         .seed = config_.run.seed,
-         .adapters = static_cast<float>(config_.tune.dropout),
-         .noise = static_cast<float>(config_.train.embedding_noise),
-         .micro_batch = global_index},
-        scale, config_.train.recompute);
+    const Loss loss = replica_.model().loss(tape_, replica_.weights(), rows_of(batch),
+                                            {.probability = static_cast<float>(config_.model.dropout),
+                                             .seed = config_.run.seed,
+                                             .adapters = static_cast<float>(config_.tune.dropout),
+                                             .noise = static_cast<float>(config_.train.embedding_noise),
+                                             .micro_batch = global_index},
+                                            scale, config_.train.recompute);
     tape_.backward(loss.value);
     reducer_.end_micro_batch();
     pending_.push_back(loss);

@@ -39,7 +39,7 @@ void check_data(const LoadedModel& model, const Options& options) {
   require(sequence <= model.replica.model().architecture().context,
           "--sequence is {}; expected at most the model's context, {}", sequence,
           model.replica.model().architecture().context);
-  require(dataset.info().kind == DatasetKind::kChat || dataset.info().tokens > static_cast<std::uint64_t>(sequence),
+  require(has_conversations(dataset.info().kind) || dataset.info().tokens > static_cast<std::uint64_t>(sequence),
           "{} holds {} tokens; a sample of {} needs {}, see --sequence", options.data, dataset.info().tokens, sequence,
           sequence + 1);
   require(dataset.info().tokenizer.fingerprint == model.tokenizer.fingerprint(),

@@ -30,7 +30,7 @@ void print_result(const PackResult& result, const PackOptions& options) {
   }
   for (const PackedSplit& split : result.splits) {
     print(fmt::format("{:<6} {} tokens in {} {}, {} {}: {}\n", split.name, split.tokens, split.documents,
-                      split.kind == DatasetKind::kChat ? "conversations" : "documents", split.files,
+                      has_conversations(split.kind) ? "conversations" : "documents", split.files,
                       split.files == 1 ? "file" : "files", split.folder.string()));
   }
 }

@@ -37,7 +37,7 @@ bool pack_first(const JobConfig& job, Communicator& communicator, CommandContext
     }
     for (const PackedSplit& split : result.splits) {
       context.log.info("train: {}: {} tokens in {} {}", split.folder.string(), split.tokens, split.documents,
-                       split.kind == DatasetKind::kChat ? "conversations" : "documents");
+                       has_conversations(split.kind) ? "conversations" : "documents");
     }
   }
   return true;

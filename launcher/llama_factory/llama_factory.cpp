@@ -59,8 +59,6 @@ constexpr const char* kInternal[] = {"preprocessing_num_workers",
                                      "fsdp_config",
                                      "local_rank",
                                      "group_by_length",
-                                     "packing",
-                                     "neat_packing",
                                      "do_eval",
                                      "greater_is_better",
                                      "metric_for_best_model",
@@ -399,6 +397,12 @@ class Translation {
     }
     has_valid_ = val_size > 0 || !held_out.empty();
     set("cutoff_len", "data.sequence", sequence());
+    const bool packing = keys_.flag("packing", stage_ == "pt");
+    const bool neat = keys_.flag("neat_packing");
+    if (stage_ == "sft" && (packing || neat)) {
+      set(neat ? "neat_packing" : "packing", "data.packing", true);
+      note("conversations in one sample never attend to one another here, with neat_packing or without");
+    }
   }
 
   void take_batch() {

@@ -77,13 +77,13 @@ class CudaBackend final : public Backend {
 
   void attention_forward(const AttentionForward& attention) override {
     check_width(attention.shape);
-    if (!sdpa_ || !sdpa_->forward(attention)) {
+    if (!sdpa_ || attention.shape.varies || !sdpa_->forward(attention)) {
       cuda::attention_forward(attention, stream());
     }
   }
   void attention_backward(const AttentionBackward& attention) override {
     check_width(attention.shape);
-    if (!sdpa_ || !sdpa_->backward(attention)) {
+    if (!sdpa_ || attention.shape.varies || !sdpa_->backward(attention)) {
       cuda::attention_backward(attention, scratch_, stream());
     }
   }

@@ -227,7 +227,7 @@ TEST_F(BatchLoaderTest, CountsTheTimeItWasWaitedFor) {
 
 TEST_F(BatchLoaderTest, EvaluatesEverySampleOnceInOrder) {
   // 100 samples in batches of 3: the last has one.
-  EvaluationBatches batches({folder_ / "d", 10, 3, 0});
+  EvaluationBatches batches({folder_ / "d", 10, false, 3, 0});
   ASSERT_EQ(batches.count(), 34U);
   std::int64_t targets = 0;
   for (std::uint64_t i = 0; i < batches.count(); ++i) {
@@ -243,7 +243,7 @@ TEST_F(BatchLoaderTest, EvaluatesEverySampleOnceInOrder) {
   EXPECT_EQ(last.targets[9], 1000);
   EXPECT_EQ(last.targets[10], -1);
   EXPECT_EQ(last.targets[29], -1);
-  EXPECT_EQ(EvaluationBatches({folder_ / "d", 10, 3, 5}).count(), 5U);
+  EXPECT_EQ(EvaluationBatches({folder_ / "d", 10, false, 3, 5}).count(), 5U);
 }
 
 }  // namespace

@@ -106,6 +106,12 @@ TEST_F(PromiseTest, HoldsForConversations) {
   EXPECT_EQ(train("chats-resumed", 4, settings + Settings{"train.steps=10"}).step, 10);
   EXPECT_EQ(train("chats-resumed", 2, settings), one);
   EXPECT_EQ(job_->curve("chats-resumed"), job_->curve("chats-1"));
+
+  const Settings together = settings + Settings{"data.packing=true", "model.dropout=0.1", "train.embedding_noise=5"};
+  const TrainingJob::Result together_one = train("chats-packed-1", 1, together);
+  EXPECT_NE(together_one, one);
+  EXPECT_EQ(train("chats-packed-4", 4, together + Settings{"train.recompute=attention"}), together_one);
+  EXPECT_EQ(job_->curve("chats-packed-4"), job_->curve("chats-packed-1"));
 }
 
 // Parts of a model trained on what another run made.

@@ -115,6 +115,36 @@ TEST_P(BlocksTest, SelfAttentionOverSeveralBlocksHasTheGradientsOfItsDefinition)
   }
 }
 
+// 200 tokens are more than a block.
+TEST_P(BlocksTest, SelfAttentionOfSequencesOfManyLengthsStaysWithinEach) {
+  const std::vector<std::int64_t> lengths = {3, 200, 1, 57};
+  reference::AttentionSizes sizes{1, 0, 4, 2, 5};
+  const std::int64_t width = (sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim;
+  const std::int64_t rows = std::reduce(lengths.begin(), lengths.end());
+  const Values qkv = random_(rows * width);
+  Graph graph(GetParam());
+  const Tensor y =
+      self_attention(graph.tape(), graph.input({rows, width}, qkv),
+                     {.heads = sizes.heads, .kv_heads = sizes.kv_heads, .dropout = {}, .lengths = lengths});
+  const Values dy = random_(y.count());
+  Values expected;
+  Values expected_gradient;
+  for (std::int64_t begin = 0; const std::int64_t length : lengths) {
+    sizes.tokens = length;
+    const Values part(qkv.begin() + begin * width, qkv.begin() + (begin + length) * width);
+    const std::int64_t out_width = sizes.heads * sizes.head_dim;
+    const Values dy_part(dy.begin() + begin * out_width, dy.begin() + (begin + length) * out_width);
+    const Values of_part = reference::attention(part, sizes, {});
+    const Values gradient = reference::attention_gradient(part, dy_part, sizes, {});
+    expected.insert(expected.end(), of_part.begin(), of_part.end());
+    expected_gradient.insert(expected_gradient.end(), gradient.begin(), gradient.end());
+    begin += length;
+  }
+  EXPECT_TRUE(near(to_values(y), expected, tolerance(2)));
+  graph.backward({{y, dy}});
+  EXPECT_TRUE(near(graph.input_gradient(0), expected_gradient, tolerance(4)));
+}
+
 // The formulas that long sequences are compared with are those of the definition.
 TEST(AttentionReference, HasTheGradientOfTheDefinition) {
   const reference::AttentionSizes sizes{2, 5, 4, 2, 3};

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "ops/matrices.h"
+#include "ops/sequences.h"
 
 namespace lockstep {
 namespace {
@@ -57,10 +58,11 @@ struct Transformer::Context {
     const std::uint64_t place = static_cast<std::uint64_t>(layer) * kAdaptersPerBlock + site;
     return {dropout.adapters, random_key(dropout.seed, RandomUse::kAdapterDropout, dropout.micro_batch, place)};
   }
-  [[nodiscard]] Noise noise(std::int64_t width) const {
-    const auto values = static_cast<float>(rows.sequence * width);
+  // Of one sequence, or of all rows where they are sequences of one length.
+  [[nodiscard]] Noise noise(std::int64_t length, std::int64_t width, std::uint64_t index) const {
+    const auto values = static_cast<float>(length * width);
     return {dropout.noise / std::sqrt(values),
-            random_key(dropout.seed, RandomUse::kEmbeddingNoise, dropout.micro_batch)};
+            random_key(dropout.seed, RandomUse::kEmbeddingNoise, dropout.micro_batch, index)};
   }
   [[nodiscard]] std::int64_t first_position() const { return cache == nullptr ? 0 : cache->length(); }
 };
@@ -75,10 +77,15 @@ Transformer::Transformer(const Architecture& architecture, const TuneConfig& tun
 }
 
 Tensor Transformer::hidden(const Context& context) const {
-  Tensor x = embedding(context.tape, {context.rows.inputs, context.rows.sequence, context.first_position()},
+  Tensor x = embedding(context.tape,
+                       {context.rows.inputs, context.rows.sequence, context.first_position(), context.rows.lengths},
                        {context.weight(parameters_.token_table), context.weight(parameters_.position_table)});
   if (context.dropout.noise > 0) {
-    context.tape.backend().add_noise(context.noise(architecture_.width), x);  // its gradient is that of x
+    const auto add = [&](const SequenceRows& rows) {
+      context.tape.backend().add_noise(context.noise(rows.length, architecture_.width, rows.index),
+                                       x.slice(rows.begin, rows.batch * rows.length));  // its gradient is that of x
+    };
+    for_each_sequence("model", x.rows(), context.rows.sequence, context.rows.lengths, add);
   }
   x = dropout(context.tape, x, context.dropout_at(0));
 
@@ -133,13 +140,13 @@ Tensor Transformer::attention(const Context& context, std::int64_t layer, const 
                              Shape{static_cast<std::int64_t>(inverse_frequency_.size())}, DType::kF32);
     qkv = rotary_embedding(tape, qkv,
                            {architecture_.heads + architecture_.kv_heads, architecture_.head_dim, context.rows.sequence,
-                            context.first_position(), frequencies});
+                            context.first_position(), frequencies, context.rows.lengths});
   }
   Tensor out;
   if (context.cache == nullptr) {
     out = self_attention(tape, qkv,
                          {context.rows.batch, architecture_.heads, architecture_.kv_heads,
-                          context.dropout_in_block(layer, kAttentionProbabilities)});
+                          context.dropout_in_block(layer, kAttentionProbabilities), context.rows.lengths});
   } else {
     const KvCache::Layer& cached = context.cache->layers_[static_cast<std::size_t>(layer)];
     out = cached_attention(tape, qkv,
@@ -183,8 +190,9 @@ Tensor Transformer::feed_forward(const Context& context, std::int64_t layer, con
 
 Loss Transformer::loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,
                        float scale, Recompute recompute) const {
-  require(rows.sequence <= architecture_.context, "model: a sequence of {} is longer than the context of {}",
-          rows.sequence, architecture_.context);
+  const std::int64_t longest = rows.lengths.empty() ? rows.sequence : std::ranges::max(rows.lengths);
+  require(longest <= architecture_.context, "model: a sequence of {} is longer than the context of {}", longest,
+          architecture_.context);
   const Context context{tape, weights, rows, dropout, nullptr, recompute};
   const Tensor y = hidden(context);
   return linear_cross_entropy(tape, y, {context.weight(parameters_.head), Tensor(), WeightLayout::kOutIn},

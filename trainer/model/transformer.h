@@ -50,7 +50,8 @@ class Transformer {
     std::span<const std::int32_t> inputs;   // [batch * sequence]
     std::span<const std::int32_t> targets;  // the same, -1: not trained on
     std::int64_t batch = 0;
-    std::int64_t sequence = 0;  // at most the context
+    std::int64_t sequence = 0;
+    SequenceLengths lengths = {};  // of the sequences in the rows; empty: each row is one. At most the context
   };
   // Loss of one micro-batch, scaled by `scale`. `weights` has a tensor for each parameter, by number, f32 or bf16: see
   // tensors_over().

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <numeric>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -60,7 +62,7 @@ TEST_F(ChatSamplesTest, KeepWhichTokensAreTrainedOn) {
   EXPECT_EQ(dataset.info().documents, 3U);
   EXPECT_THAT(dataset.document_targets(), testing::ElementsAre(2, 3, 4));  // an answer and what ends it
 
-  Samples samples(dataset, 64);
+  Samples samples(dataset, 64, false);
   ASSERT_EQ(samples.count(), 3U);
   EXPECT_EQ(samples.inputs(1), kAround + 4 - 1);
   EXPECT_EQ(samples.targets(1), 3);
@@ -88,16 +90,17 @@ TEST_F(ChatSamplesTest, FillRowsAndKnowTheStepsTargets) {
     for (int i = 0; i < 40; ++i) {
       const TokenBatch& batch = loader.next();
       EXPECT_EQ(batch.row_tokens % 16, 0);
-      EXPECT_EQ(batch.inputs.size(), static_cast<std::size_t>(2 * batch.row_tokens));
+      EXPECT_EQ(batch.rows(), 1);
+      EXPECT_EQ(std::accumulate(batch.lengths.begin(), batch.lengths.end(), std::int64_t{0}), batch.row_tokens);
       EXPECT_EQ(std::count_if(batch.targets.begin(), batch.targets.end(), [](std::int32_t t) { return t >= 0; }),
                 batch.target_tokens);
       targets_of_steps[batch.step] += batch.target_tokens;
       alone[{batch.step, batch.micro_batch}] = batch.targets;
-      // The longest row all but fills the width: 16 more tokens would not be needed.
-      const std::int64_t longest = std::max(
-          std::count_if(batch.inputs.begin(), batch.inputs.begin() + batch.row_tokens, [](auto id) { return id > 0; }),
-          std::count_if(batch.inputs.begin() + batch.row_tokens, batch.inputs.end(), [](auto id) { return id > 0; }));
-      EXPECT_GT(longest, batch.row_tokens - 16);
+      // Both conversations, and what fills the row up.
+      const std::int64_t inputs = batch.lengths.at(0) + batch.lengths.at(1);
+      EXPECT_EQ(std::ranges::count_if(batch.inputs, [](auto id) { return id > 0; }), inputs);
+      EXPECT_GT(inputs, batch.row_tokens - 16);
+      EXPECT_EQ(batch.lengths.size(), inputs == batch.row_tokens ? 2U : 3U);
     }
   }
   for (int rank = 0; rank < 2; ++rank) {
@@ -112,9 +115,64 @@ TEST_F(ChatSamplesTest, FillRowsAndKnowTheStepsTargets) {
   }
 }
 
+// Inputs of 22, 24, 26, ... 40: the best fit in decreasing order into 64.
+TEST_F(ChatSamplesTest, PackedHoldSeveralConversations) {
+  pack_conversations(10);
+  Dataset dataset = Dataset::open(train());
+  Samples alone(dataset, 64, false);
+  Samples samples(dataset, 64, true);
+  ASSERT_EQ(alone.count(), 10U);
+  ASSERT_EQ(samples.count(), 5U);
+  EXPECT_EQ(alone.inputs(9), 40);
+  std::vector<std::vector<std::int64_t>> lengths;
+  for (std::uint64_t sample = 0; sample < samples.count(); ++sample) {
+    samples.append_lengths(sample, lengths.emplace_back());
+    EXPECT_EQ(samples.inputs(sample), std::accumulate(lengths.back().begin(), lengths.back().end(), std::int64_t{0}));
+  }
+  EXPECT_EQ(lengths, (std::vector<std::vector<std::int64_t>>{{40, 24}, {38, 26}, {36, 28}, {34, 30}, {32, 22}}));
+
+  std::vector<std::int32_t> inputs(64, 7);
+  std::vector<std::int32_t> targets(64, 7);
+  EXPECT_EQ(samples.targets(4), alone.targets(5) + alone.targets(0));
+  static_cast<void>(samples.read(4, inputs, targets));
+  std::vector<std::int32_t> expected_inputs(64, 7);
+  std::vector<std::int32_t> expected_targets(64, 7);
+  static_cast<void>(alone.read(5, std::span(expected_inputs).first(32), std::span(expected_targets).first(32)));
+  static_cast<void>(
+      alone.read(0, std::span(expected_inputs).subspan(32, 22), std::span(expected_targets).subspan(32, 22)));
+  EXPECT_EQ(inputs, expected_inputs);
+  EXPECT_EQ(targets, expected_targets);
+}
+
+TEST_F(ChatSamplesTest, PackedAreAllReadOnceAnEpoch) {
+  pack_conversations(40);
+  BatchLoaderOptions packed = loader_options(0, 1);
+  packed.sequence = 128;
+  packed.packed = true;
+  packed.micro_batch_size = 1;
+  packed.micro_batches = 1;
+  Dataset dataset = Dataset::open(train());
+  const Samples samples(dataset, 128, true);
+  EXPECT_EQ(samples.count(), 20U);
+  std::multiset<std::int64_t> found;
+  BatchLoader loader(packed);
+  for (std::uint64_t i = 0; i < samples.count(); ++i) {
+    const TokenBatch& batch = loader.next();
+    EXPECT_LE(batch.row_tokens, 128);
+    EXPECT_EQ(batch.step_inputs, std::ranges::count_if(batch.inputs, [](auto id) { return id > 0; }));
+    const bool is_filled = batch.step_inputs < batch.row_tokens;
+    found.insert(batch.lengths.begin(), batch.lengths.end() - (is_filled ? 1 : 0));
+  }
+  std::multiset<std::int64_t> expected;
+  for (std::int64_t i = 0; i < 40; ++i) {
+    expected.insert(kAround + 1 + 2 * i);
+  }
+  EXPECT_EQ(found, expected);
+}
+
 TEST_F(ChatSamplesTest, EvaluateEachConversationOnce) {
   pack_conversations(7);
-  EvaluationBatches batches({train(), 64, 2, 0});
+  EvaluationBatches batches({train(), 64, false, 2, 0});
   ASSERT_EQ(batches.count(), 4U);
   std::int64_t targets = 0;
   for (std::uint64_t i = 0; i < 4; ++i) {
@@ -194,7 +252,7 @@ TEST_F(ChatSamplesTest, AreMixedByWeight) {
 TEST_F(ChatSamplesTest, MustFitTheSequence) {
   pack_conversations(5);
   Dataset dataset = Dataset::open(train());
-  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { (void)Samples(dataset, 20); }),
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { (void)Samples(dataset, 20, false); }),
             "data: " + train().string() +
                 " has a conversation of 31 tokens; data.sequence is 20: raise it, or pack with --max-tokens 21");
 }

@@ -243,6 +243,57 @@ TEST_P(TransformerTest, CountsOnlyTheTargetsThatAreTrainedOn) {
   EXPECT_EQ(none.sum(), 0.0);
 }
 
+// Three sequences in one row of tokens have the losses and the gradients that they have alone.
+TEST_P(TransformerTest, ComputesSequencesOfManyLengthsAsIfEachWereAlone) {
+  const std::vector<std::int64_t> lengths = {7, 24, 11};
+  const auto together = make_trainee(architecture());
+  const auto alone = make_trainee(architecture());
+  const std::vector<std::int32_t> inputs = random_tokens(42, 61, 1);
+  const std::vector<std::int32_t> targets = random_tokens(42, 61, 2);
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kBlock}) {
+    const double loss = together->compute_gradient_of({inputs, targets, 1, 42, lengths}, {}, recompute);
+    const std::vector<float> gradient = together->gradient();
+    double sum = 0;
+    std::vector<double> sums(gradient.size(), 0.0);
+    for (std::size_t begin = 0; const std::int64_t length : lengths) {
+      const auto count = static_cast<std::size_t>(length);
+      sum += alone->compute_gradient_of(
+          {std::span(inputs).subspan(begin, count), std::span(targets).subspan(begin, count), 1, length}, {},
+          recompute);
+      const std::vector<float> part = alone->gradient();
+      for (std::size_t i = 0; i < part.size(); ++i) {
+        sums[i] += static_cast<double>(part[i]) * static_cast<double>(length) / 42;  // its mean is over its own tokens
+      }
+      begin += count;
+    }
+    EXPECT_NEAR(loss, sum, 1e-4);
+    for (std::size_t i = 0; i < gradient.size(); ++i) {
+      ASSERT_NEAR(static_cast<double>(gradient[i]), sums[i], 1e-5) << i;
+    }
+  }
+}
+
+// Noise and dropout differ from sequence to sequence, and are the same each time.
+TEST_P(TransformerTest, DrawsForEachSequenceOfARow) {
+  const auto trainee = make_trainee(architecture());
+  std::vector<std::int32_t> inputs = random_tokens(10, 61, 1);
+  inputs.insert(inputs.end(), inputs.begin(), inputs.end());
+  const std::vector<std::int64_t> lengths = {10, 10};
+  for (const Transformer::DropoutStream& stream :
+       {Transformer::DropoutStream{.seed = 3}, Transformer::DropoutStream{.probability = 0.3F, .seed = 3},
+        Transformer::DropoutStream{.seed = 3, .noise = 50}}) {
+    std::vector<double> losses;
+    for (const std::size_t target : {std::size_t{9}, std::size_t{19}, std::size_t{19}}) {
+      std::vector<std::int32_t> targets(20, -1);
+      targets[target] = 5;
+      losses.push_back(trainee->compute_gradient_of({inputs, targets, 1, 20, lengths}, stream, Recompute::kNone));
+    }
+    const bool draws = stream.probability > 0 || stream.noise > 0;
+    EXPECT_EQ(losses[0] != losses[1], draws);
+    EXPECT_EQ(losses[1], losses[2]);
+  }
+}
+
 TEST_P(TransformerTest, RefusesWhatDoesNotFitTheModel) {
   const auto backend = make_cpu_backend(1);
   Replica replica(architecture(), Precision::kFp32, *backend);
