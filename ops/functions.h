@@ -7,7 +7,9 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <vector>
 
 #include "ops/tape.h"
 
@@ -146,10 +148,25 @@ struct Loss {
 
   // Of row_losses, in their order. Waits for the device.
   [[nodiscard]] double sum() const;
+  // The same of the rows of each sequence.
+  [[nodiscard]] std::vector<double> sums(SequenceLengths lengths) const;
 };
 // The head and the cross-entropy as one op: logits[N, V] = x[N, C] weight exist only a chunk of rows at a time. On a
 // recording tape the chunk's gradients are computed while its logits are there, so the loss must be what backward()
 // starts from.
 [[nodiscard]] Loss linear_cross_entropy(Tape& tape, const Tensor& x, const Linear& head, const LossTargets& targets);
+
+// The same for losses that are functions of what whole sequences are given for a likelihood.
+struct SequenceTargets {
+  std::span<const std::int32_t> targets;  // [N], -1: does not count
+  SequenceLengths lengths;
+  // Given each sequence's sum of -log p(target), writes d(loss)/d(sum) of each. Called once, by a recording tape. Must
+  // stay valid until the op has run.
+  std::function<void(std::span<const double> sums, std::span<float> gradients)> gradients;
+};
+// Loss::sum() is that of all -log p(target). On a recording tape logits are computed twice, and the op waits for the
+// device in between.
+[[nodiscard]] Loss sequence_cross_entropy(Tape& tape, const Tensor& x, const Linear& head,
+                                          const SequenceTargets& targets);
 
 }  // namespace lockstep

@@ -27,6 +27,7 @@ enum class Recompute : std::uint8_t { kNone, kAttention, kBlock };
 enum class OptimizerName : std::uint8_t { kAdamW };
 enum class TuneMethod : std::uint8_t { kFull, kFreeze, kLora };
 enum class TuneBias : std::uint8_t { kNone, kAll, kLoraOnly };
+enum class PreferenceLoss : std::uint8_t { kSigmoid, kHinge, kIpo };
 enum class DeviceWish : std::uint8_t { kAuto, kCpu, kCuda };
 enum class ScheduleName : std::uint8_t { kConstant, kLinear, kCosine, kWsd };
 
@@ -72,6 +73,7 @@ struct TuneConfig {
   double alpha = 0;                 // lora; 0: 2 * rank
   double dropout = 0;               // lora: of what adapters read
   bool rslora = false;              // lora: alpha / sqrt(rank) instead of alpha / rank
+  double lora_plus = 1;             // lora: times the learning rate, for the second matrices
   TuneBias bias = TuneBias::kNone;  // lora
   std::string also_train;           // names of layers besides
   // freeze, lora: how matrices of blocks that are not trained are kept while training.
@@ -80,6 +82,17 @@ struct TuneConfig {
   // lora: what the adapters' products are multiplied by.
   [[nodiscard]] double scale() const;
   friend bool operator==(const TuneConfig&, const TuneConfig&) = default;
+};
+
+// Of a dataset of pairs (Rafailov et al., "Direct Preference Optimization", 2023; hinge: Zhao et al. 2023; ipo: Azar et
+// al. 2023): trainer/preference.h has the formulas.
+struct PreferenceConfig {
+  PreferenceLoss loss = PreferenceLoss::kSigmoid;
+  double beta = 0.1;
+  double label_smoothing = 0;  // sigmoid: share of pairs that are taken to be the wrong way round
+  double sft = 0;              // weight of the better answer's own loss beside it
+
+  friend bool operator==(const PreferenceConfig&, const PreferenceConfig&) = default;
 };
 
 struct DataConfig {
@@ -176,6 +189,7 @@ struct Config {
   DeviceConfig device;
   ModelConfig model;
   TuneConfig tune;
+  PreferenceConfig preference;
   DataConfig data;
   TrainConfig train;
   OptimizerConfig optimizer;
@@ -199,6 +213,7 @@ struct Config {
 [[nodiscard]] std::string_view name_of(TuneMethod value);
 [[nodiscard]] std::string_view name_of(TuneBias value);
 [[nodiscard]] std::string_view name_of(Packing value);
+[[nodiscard]] std::string_view name_of(PreferenceLoss value);
 [[nodiscard]] std::string_view name_of(DeviceWish value);
 [[nodiscard]] std::string_view name_of(OptimizerName value);
 [[nodiscard]] std::string_view name_of(ScheduleName value);

@@ -53,12 +53,21 @@ void check_tuning(const Config& config, const std::string& origin) {
   require(tune.method == TuneMethod::kFull || !config.model.from.empty(),
           "{}: tune.method is {}, but model.from names no model whose weights stay as they are", origin,
           name_of(tune.method));
+  require(tune.method != TuneMethod::kFreeze || tune.blocks > 0 || !tune.also_train.empty(),
+          "{}: nothing is trained; tune.blocks is 0 and tune.also_train is empty", origin);
   require(tune.method != TuneMethod::kLora || !tune.targets.empty(),
           "{}: tune.targets is empty; expected all, or names of layers separated by commas", origin);
   require(tune.method != TuneMethod::kFull || tune.quantize == Packing::kNone,
           "{}: tune.quantize is {}, but tune.method full trains everything", origin, name_of(tune.quantize));
   require(tune.method != TuneMethod::kFull || tune.also_train.empty(),
           "{}: tune.also_train is {}, but tune.method full trains everything", origin, tune.also_train);
+}
+
+void check_preference(const Config& config, const std::string& origin) {
+  const PreferenceConfig& preference = config.preference;
+  require(preference.label_smoothing == 0 || preference.loss == PreferenceLoss::kSigmoid,
+          "{}: preference.label_smoothing is {}, which is for preference.loss sigmoid", origin,
+          preference.label_smoothing);
 }
 
 void check_schedule(const Config& config, const std::string& origin) {
@@ -137,6 +146,7 @@ void check_consistency(const Config& written, const std::string& origin) {
           "{}: train.micro_batches is {}; determinism: elastic needs a power of two", origin,
           config.train.micro_batches);
   check_tuning(config, origin);
+  check_preference(config, origin);
   check_schedule(config, origin);
   check_evaluation(config, origin);
 }

@@ -45,6 +45,10 @@ struct Names<Packing> {
   static constexpr std::array<std::string_view, 3> value = {"none", "q8_0", "nf4"};
 };
 template <>
+struct Names<PreferenceLoss> {
+  static constexpr std::array<std::string_view, 3> value = {"sigmoid", "hinge", "ipo"};
+};
+template <>
 struct Names<DeviceWish> {
   static constexpr std::array<std::string_view, 3> value = {"auto", "cpu", "cuda"};
 };
@@ -168,6 +172,7 @@ std::string_view name_of(Recompute value) { return enum_name(value); }
 std::string_view name_of(TuneMethod value) { return enum_name(value); }
 std::string_view name_of(TuneBias value) { return enum_name(value); }
 std::string_view name_of(Packing value) { return enum_name(value); }
+std::string_view name_of(PreferenceLoss value) { return enum_name(value); }
 std::string_view name_of(DeviceWish value) { return enum_name(value); }
 std::string_view name_of(OptimizerName value) { return enum_name(value); }
 std::string_view name_of(ScheduleName value) { return enum_name(value); }

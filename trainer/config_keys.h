@@ -16,7 +16,7 @@ namespace lockstep {
 using ConfigSlot =
     std::variant<std::string*, bool*, int*, std::int64_t*, std::uint64_t*, double*, std::array<double, 2>*,
                  ModelFamily*, RopeScaling*, Precision*, Determinism*, Recompute*, TuneMethod*, TuneBias*, Packing*,
-                 DeviceWish*, OptimizerName*, ScheduleName*>;
+                 PreferenceLoss*, DeviceWish*, OptimizerName*, ScheduleName*>;
 
 struct ConfigRange {
   double min = -std::numeric_limits<double>::infinity();

@@ -124,6 +124,10 @@ std::vector<ConfigKey> tune_keys() {
       {.name = "tune.rslora",
        .slot = LOCKSTEP_SLOT(tune.rslora),
        .help = "lora: adapters count alpha / sqrt(rank) times"},
+      {.name = "tune.lora_plus",
+       .slot = LOCKSTEP_SLOT(tune.lora_plus),
+       .help = "lora: the second matrices learn so many times as fast (LoRA+: 16)",
+       .range = above(0)},
       {.name = "tune.bias",
        .slot = LOCKSTEP_SLOT(tune.bias),
        .help = "lora: biases that are trained as well; lora_only: those of layers with adapters"},
@@ -134,6 +138,26 @@ std::vector<ConfigKey> tune_keys() {
        .slot = LOCKSTEP_SLOT(tune.quantize),
        .help =
            "freeze, lora: matrices of blocks that are not trained are kept in 8.5 (q8_0) or 4.5 bits (nf4) a value"},
+  };
+}
+
+std::vector<ConfigKey> preference_keys() {
+  return {
+      {.name = "preference.loss",
+       .slot = LOCKSTEP_SLOT(preference.loss),
+       .help = "of a dataset of pairs: how the better answer is to be preferred (DPO)"},
+      {.name = "preference.beta",
+       .slot = LOCKSTEP_SLOT(preference.beta),
+       .help = "how closely the model keeps to the one of model.from",
+       .range = above(0)},
+      {.name = "preference.label_smoothing",
+       .slot = LOCKSTEP_SLOT(preference.label_smoothing),
+       .help = "sigmoid: share of pairs taken to be the wrong way round",
+       .range = {.min = 0, .max = 0.5, .excludes_max = true}},
+      {.name = "preference.sft",
+       .slot = LOCKSTEP_SLOT(preference.sft),
+       .help = "weight of the better answer's own loss beside it",
+       .range = at_least(0)},
   };
 }
 
@@ -315,7 +339,8 @@ std::vector<ConfigKey> all_keys() {
        .help = "of initial weights, sample order and dropout",
        .range = at_least(0)},
   };
-  for (auto part : {device_keys, model_keys, tune_keys, data_and_train_keys, optimizer_keys, job_keys}) {
+  for (auto part :
+       {device_keys, model_keys, tune_keys, preference_keys, data_and_train_keys, optimizer_keys, job_keys}) {
     const std::vector<ConfigKey> more = part();
     keys.insert(keys.end(), more.begin(), more.end());
   }

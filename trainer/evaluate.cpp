@@ -20,6 +20,21 @@ bool any_rank(Communicator& communicator, bool mine) {
   return std::find(all.begin(), all.end(), std::byte{1}) != all.end();
 }
 
+struct BatchSum {
+  PreferenceSums sums;  // its loss alone, but with a reference
+  std::int64_t tokens = 0;
+  std::int64_t pairs = 0;
+};
+
+BatchSum sum_of(const Loss& loss, const TokenBatch& batch, const EvaluationOptions& options, Arena& arena) {
+  if (options.reference == nullptr) {
+    return {{.loss = loss.sum()}, loss.count, batch.pairs};
+  }
+  const std::vector<double> policy = loss.sums(batch.lengths);
+  const std::vector<double> reference = options.reference->sums(batch, arena);
+  return {preference_loss(options.preference, batch, policy, reference, 1, {}), loss.count, batch.pairs};
+}
+
 }  // namespace
 
 double EvaluationResult::perplexity() const { return std::exp(loss); }
@@ -34,10 +49,6 @@ std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, C
   const std::uint64_t begin = std::min(batches.count(), rank * per_rank);
   const std::uint64_t end = std::min(batches.count(), begin + per_rank);
 
-  struct BatchSum {
-    double loss = 0;
-    std::int64_t tokens = 0;
-  };
   std::vector<BatchSum> mine(per_rank);
   Tape tape(replica.backend(), arena, nullptr);
   for (std::uint64_t i = begin; i < begin + per_rank; ++i) {
@@ -49,7 +60,7 @@ std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, C
     }
     const TokenBatch& batch = batches.read(i);
     const Loss loss = replica.model().loss(tape, replica.weights(), rows_of(batch), {}, 1.0F);
-    mine[i - begin] = {loss.sum(), loss.count};
+    mine[i - begin] = sum_of(loss, batch, options, arena);
     if (hooks.progress) {
       hooks.progress(i - begin + 1, end - begin);
     }
@@ -59,10 +70,16 @@ std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, C
   communicator.all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
   BatchSum total;
   for (const BatchSum& sum : all) {
-    total.loss += sum.loss;
+    total.sums += sum.sums;
     total.tokens += sum.tokens;
+    total.pairs += sum.pairs;
   }
-  return EvaluationResult{total.loss / static_cast<double>(total.tokens), total.tokens};
+  const auto weight = static_cast<double>(options.reference != nullptr ? total.pairs : total.tokens);
+  EvaluationResult result{total.sums.loss / weight, total.tokens};
+  if (options.reference != nullptr) {
+    result.preference = means_of(total.sums, weight);
+  }
+  return result;
 }
 
 }  // namespace lockstep

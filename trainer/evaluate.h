@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "comm/communicator.h"
+#include "trainer/preference.h"
 #include "trainer/replica.h"
 
 namespace lockstep {
@@ -17,11 +18,15 @@ struct EvaluationOptions {
   bool packed = false;            // conversations, several to a sample: data/samples.h
   std::int64_t batch_size = 1;    // samples
   std::uint64_t max_batches = 0;  // 0: every whole sample
+  // Of pairs.
+  PreferenceConfig preference = {};
+  const ReferenceModel* reference = nullptr;  // null: the losses of all their targets
 };
 
 struct EvaluationResult {
-  double loss = 0;  // mean over the tokens
+  double loss = 0;  // mean over the tokens, or over pairs
   std::int64_t tokens = 0;
+  std::optional<PreferenceMetrics> preference = {};
   [[nodiscard]] double perplexity() const;
 };
 

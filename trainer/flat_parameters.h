@@ -32,6 +32,7 @@ struct ParameterSpec {
   // In the order of their offsets, covering the parameter without gap or overlap. Empty: the parameter is exported
   // whole under its own name.
   std::vector<ParameterExport> exports;
+  double rate = 1;  // times the learning rate
 };
 
 class ParameterLayout {

@@ -40,6 +40,15 @@ std::uintmax_t bytes_to_keep(const std::filesystem::path& path, const MetricsWri
 // As many digits as it takes; JSON has no infinity and no NaN.
 std::string number(double value) { return std::isfinite(value) ? fmt::format("{}", value) : "null"; }
 
+// What comes behind the other keys of a line.
+std::string keys_of(const std::optional<PreferenceMetrics>& preference) {
+  return preference ? fmt::format(R"(, "accuracy": {}, "chosen_reward": {}, "rejected_reward": {}, "margin": {})",
+                                  number(preference->accuracy), number(preference->chosen_reward),
+                                  number(preference->rejected_reward),
+                                  number(preference->chosen_reward - preference->rejected_reward))
+                    : "";
+}
+
 }  // namespace
 
 MetricsWriter::MetricsWriter(std::filesystem::path path, const Kept& kept) : file_(File::open_or_create(path)) {
@@ -52,15 +61,17 @@ MetricsWriter::MetricsWriter(std::filesystem::path path, const Kept& kept) : fil
 std::string MetricsWriter::write(const StepMetrics& m) {
   return write_line(fmt::format(
       R"({{"step": {}, "loss": {}, "lr": {}, "grad_norm": {}, "tokens": {}, "tokens_per_s": {}, "step_ms": {}, "data_ms": {}, )"
-      R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}}})",
+      R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}{}}})",
       m.step, number(m.loss), number(m.lr), number(m.grad_norm), m.tokens, number(m.tokens_per_s), number(m.step_ms),
-      number(m.data_ms), number(m.comm_ms), number(m.comm_exposed_ms), number(m.checkpoint_ms), number(m.mfu),
-      m.world));
+      number(m.data_ms), number(m.comm_ms), number(m.comm_exposed_ms), number(m.checkpoint_ms), number(m.mfu), m.world,
+      keys_of(m.preference)));
 }
 
 std::string MetricsWriter::write(const EvaluationMetrics& m) {
-  return write_line(fmt::format(R"({{"step": {}, "valid_loss": {}, "perplexity": {}, "valid_tokens": {}}})", m.step,
-                                number(m.valid_loss), number(m.perplexity), m.tokens));
+  const std::string perplexity =
+      m.preference ? std::string() : fmt::format(R"(, "perplexity": {})", number(m.perplexity));
+  return write_line(fmt::format(R"({{"step": {}, "valid_loss": {}{}, "valid_tokens": {}{}}})", m.step,
+                                number(m.valid_loss), perplexity, m.tokens, keys_of(m.preference)));
 }
 
 std::string MetricsWriter::write_line(const std::string& line) {

@@ -8,15 +8,23 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "base/file.h"
 
 namespace lockstep {
 
+// Of pairs: means over them.
+struct PreferenceMetrics {
+  double accuracy = 0;  // share whose better answer has the larger reward
+  double chosen_reward = 0;
+  double rejected_reward = 0;
+};
+
 struct StepMetrics {
   std::int64_t step = 0;  // completed, this one included
-  double loss = 0;        // mean over the target tokens of the global batch
+  double loss = 0;        // mean over the target tokens, or pairs, of the global batch
   double lr = 0;
   double grad_norm = 0;      // before clipping
   std::uint64_t tokens = 0;  // consumed since the run's first step
@@ -28,13 +36,15 @@ struct StepMetrics {
   double checkpoint_ms = 0;    // copying state, or waiting for a save, since the line before
   double mfu = 0;              // of the GEMM rate measured at start
   int world = 1;
+  std::optional<PreferenceMetrics> preference = {};
 };
 
 struct EvaluationMetrics {
   std::int64_t step = 0;
   double valid_loss = 0;
   double perplexity = 0;
-  std::int64_t tokens = 0;  // evaluated
+  std::int64_t tokens = 0;                           // evaluated
+  std::optional<PreferenceMetrics> preference = {};  // with it perplexity means nothing, and is left out
 };
 
 class MetricsWriter {

@@ -15,11 +15,11 @@ Optimizer::Optimizer(const ParameterLayout& layout, Backend& backend, const Opti
   for (std::size_t p = 0; p < layout.size(); ++p) {
     const std::uint64_t begin = layout.offset(p);
     const std::uint64_t end = p + 1 < layout.size() ? layout.offset(p + 1) : layout.total();
-    const bool decay = layout.specs()[p].decay;
-    if (!ranges_.empty() && ranges_.back().decay == decay) {
+    const ParameterSpec& spec = layout.specs()[p];
+    if (!ranges_.empty() && ranges_.back().decay == spec.decay && ranges_.back().rate == spec.rate) {
       ranges_.back().elements.end = end;
     } else {
-      ranges_.push_back({{begin, end}, decay});
+      ranges_.push_back({{begin, end}, spec.decay, spec.rate});
     }
   }
 }
@@ -30,7 +30,6 @@ void Optimizer::update(const Update& update) {
   const bool clip = config_.clip_norm > 0 && norm > config_.clip_norm;
   AdamW adamw;
   adamw.gradient_scale = clip ? static_cast<float>(config_.clip_norm / norm) : 1.0F;
-  adamw.learning_rate = static_cast<float>(update.learning_rate);
   adamw.beta1 = static_cast<float>(config_.betas[0]);
   adamw.beta2 = static_cast<float>(config_.betas[1]);
   adamw.epsilon = static_cast<float>(config_.eps);
@@ -45,6 +44,7 @@ void Optimizer::update(const Update& update) {
     adamw.exp_avg = exp_avg().subspan(elements.begin - owned_.begin, elements.size());
     adamw.exp_avg_sq = exp_avg_sq().subspan(elements.begin - owned_.begin, elements.size());
     adamw.gradient = update.gradient.subspan(elements.begin - update.part.begin, elements.size());
+    adamw.learning_rate = static_cast<float>(update.learning_rate * range.rate);
     adamw.weight_decay = range.decay ? static_cast<float>(config_.weight_decay) : 0.0F;
     backend_.adamw(adamw);
   }

@@ -39,9 +39,10 @@ class Optimizer {
   ElementRange owned_;
   Buffer exp_avg_;
   Buffer exp_avg_sq_;
-  struct Range {  // consecutive parameters with the same decay
+  struct Range {  // consecutive parameters with the same decay and rate
     ElementRange elements;
     bool decay;
+    double rate;
   };
   std::vector<Range> ranges_;
 };

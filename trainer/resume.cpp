@@ -122,10 +122,16 @@ Config continue_config(Config config, const Manifest& manifest, const std::strin
   require_same(checkpoint, "tune.targets", saved.tune.targets, config.tune.targets);
   require_same(checkpoint, "tune.rank", saved.tune.rank, config.tune.rank);
   require_same(checkpoint, "tune.alpha and rslora", saved.tune.scale(), config.tune.scale());
+  require_same(checkpoint, "tune.lora_plus", saved.tune.lora_plus, config.tune.lora_plus);
   require_same(checkpoint, "tune.dropout", saved.tune.dropout, config.tune.dropout);
   require_same(checkpoint, "tune.bias", name_of(saved.tune.bias), name_of(config.tune.bias));
   require_same(checkpoint, "tune.also_train", saved.tune.also_train, config.tune.also_train);
   require_same(checkpoint, "tune.quantize", name_of(saved.tune.quantize), name_of(config.tune.quantize));
+  require_same(checkpoint, "preference.loss", name_of(saved.preference.loss), name_of(config.preference.loss));
+  require_same(checkpoint, "preference.beta", saved.preference.beta, config.preference.beta);
+  require_same(checkpoint, "preference.label_smoothing", saved.preference.label_smoothing,
+               config.preference.label_smoothing);
+  require_same(checkpoint, "preference.sft", saved.preference.sft, config.preference.sft);
   require_same(checkpoint, "run.seed", saved.run.seed, config.run.seed);
   require_same(checkpoint, "data.sequence", saved.data.sequence, sequence);
   require_same(checkpoint, "data.packing", saved.data.packing, config.data.packing);

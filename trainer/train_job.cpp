@@ -62,6 +62,9 @@ Data inspect_data(const Config& config) {
     require(valid.info().tokenizer.fingerprint == data.info.tokenizer.fingerprint,
             "{} was packed with the tokenizer {} and {} with {}; pack both with the same", config.data.valid,
             valid.info().tokenizer.name, config.data.train, data.info.tokenizer.name);
+    require((valid.info().kind == DatasetKind::kPairs) == (data.info.kind == DatasetKind::kPairs),
+            "{} holds {} and {} {}; expected pairs in both or in none", config.data.valid, name_of(valid.info().kind),
+            config.data.train, name_of(data.info.kind));
     data.valid_info = valid.info();
     data.valid_fingerprint = data_fingerprint(valid.info());
   }
@@ -71,6 +74,8 @@ Data inspect_data(const Config& config) {
 // Completes model.* from the weights that the run starts from, and checks that they go with the data.
 Config with_source_model(Config config, const Data& data) {
   if (config.model.from.empty()) {
+    require(data.info.kind != DatasetKind::kPairs,
+            "{} holds pairs of answers, and model.from names no model that is to learn from them", config.data.train);
     return config;
   }
   const std::filesystem::path folder = config.model.from;

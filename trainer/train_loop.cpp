@@ -44,8 +44,9 @@ TrainLoop::TrainLoop(Setup setup, Communicator& communicator, control::Activity&
       activity_(activity),
       log_(log),
       backend_(std::move(setup.backend)),
-      train_step_(config_, communicator, *backend_),
-      records_(communicator, static_cast<std::size_t>(train_step_.largest_micro_batches())),
+      train_step_(config_, communicator, *backend_, data_.kind),
+      records_(communicator,
+               static_cast<std::size_t>(train_step_.largest_micro_batches()) * train_step_.values_per_micro_batch()),
       writer_(train_step_.layout(),
               checkpoint_options(config_, train_step_, communicator, *backend_, setup.tokenizer)) {
   progress_.data_fingerprint = data_fingerprint(data_);
@@ -120,12 +121,27 @@ void TrainLoop::load(const CheckpointReader* checkpoint) {
   } else {
     replica.initialize(config_.run.seed);
   }
+  if (train_step_.reference() != nullptr) {
+    load_reference(checkpoint != nullptr);
+  }
   BatchLoaderOptions options = loader_options(config_, communicator_, static_cast<std::uint64_t>(completed_));
   options.trace = config_.data.trace;
   loader_ = std::make_unique<BatchLoader>(std::move(options));
   if (communicator_.rank() == 0) {
     check_run_folder(run_folder(config_), checkpoint_bytes(replica));
   }
+}
+
+// Preferences are learnt from where the run began, also when it is continued.
+void TrainLoop::load_reference(bool resumes) {
+  if (!train_step_.reference()->is_copy()) {
+    return;
+  }
+  const std::string found = train_step_.reference()->load(config_.model.from).hex();
+  require(!resumes || found == progress_.base_fingerprint,
+          "{} (model.from) is not the model that this run began with: its fingerprint is {}, expected {}",
+          config_.model.from, found, progress_.base_fingerprint);
+  progress_.base_fingerprint = found;
 }
 
 void TrainLoop::open(RunLock& lock) {
@@ -209,7 +225,8 @@ TrainEnd TrainLoop::run() {
                    .comm_ms = train_step_.comm_ms(),
                    .comm_exposed_ms = train_step_.exposed_ms(),
                    .checkpoint_ms = std::exchange(checkpoint_ms_, 0),
-                   .world = communicator_.world_size()},
+                   .world = communicator_.world_size(),
+                   .preference = result.preference},
                   train_step_.step_inputs());
     if (evaluation_due()) {
       evaluate_now();
@@ -243,10 +260,18 @@ TrainLoop::StepResult TrainLoop::step() {
       [this](std::size_t bucket) { enter(Phase::kReduce, static_cast<std::int64_t>(bucket)); });
 
   const GatheredRecords& gathered = exchange(losses);
-  for (const double loss : gathered.micro_batch_losses) {
-    result.loss += loss;
+  PreferenceSums sums;
+  const std::size_t stride = train_step_.values_per_micro_batch();
+  for (std::size_t i = 0; i < gathered.micro_batch_losses.size(); i += stride) {
+    const double* values = &gathered.micro_batch_losses[i];
+    sums +=
+        stride == 1 ? PreferenceSums{.loss = values[0]} : PreferenceSums{values[0], values[1], values[2], values[3]};
   }
-  result.loss /= static_cast<double>(train_step_.step_targets());
+  const auto weight = static_cast<double>(train_step_.step_weight());
+  result.loss = sums.loss / weight;
+  if (train_step_.reference() != nullptr) {
+    result.preference = means_of(sums, weight);
+  }
   result.learning_rate = learning_rate(config_, completed_);
   result.grad_norm = std::nan("");
   if (!std::isfinite(result.loss)) {
@@ -318,7 +343,9 @@ void TrainLoop::evaluate_now() {
                 .sequence = config_.data.sequence,
                 .packed = config_.data.packing,
                 .batch_size = config_.train.micro_batch_size,
-                .max_batches = static_cast<std::uint64_t>(config_.evaluate.batches)},
+                .max_batches = static_cast<std::uint64_t>(config_.evaluate.batches),
+                .preference = config_.preference,
+                .reference = train_step_.reference()},
                hooks);
   if (!evaluation) {
     stop_ = true;
@@ -327,8 +354,11 @@ void TrainLoop::evaluate_now() {
   progress_.evaluation_pending = false;
   const EvaluationResult& result = *evaluation;
   validation_loss_ = result.loss;
-  report_->evaluated(
-      {.step = completed_, .valid_loss = result.loss, .perplexity = result.perplexity(), .tokens = result.tokens});
+  report_->evaluated({.step = completed_,
+                      .valid_loss = result.loss,
+                      .perplexity = result.perplexity(),
+                      .tokens = result.tokens,
+                      .preference = result.preference});
   const auto& best = progress_.best_validation_loss;
   const bool better = std::isfinite(result.loss) && (!best || result.loss < *best - config_.evaluate.min_delta);
   progress_.without_improvement = better ? 0 : progress_.without_improvement + 1;

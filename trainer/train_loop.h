@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -54,11 +55,13 @@ class TrainLoop {
     double loss = 0;
     double grad_norm = 0;
     double learning_rate = 0;
+    std::optional<PreferenceMetrics> preference;
     double data_ms = 0;
   };
 
   [[nodiscard]] StepResult step();
   void adopt(const CheckpointReader& checkpoint);
+  void load_reference(bool resumes);
   [[noreturn]] void end_diverged(const StepResult& result);
   const GatheredRecords& exchange(std::span<const double> losses);
   void enter(control::Phase phase, std::int64_t part = 0);

@@ -46,8 +46,10 @@ void TrainReport::step(StepMetrics metrics, std::int64_t step_tokens) {
       smooth_tokens_per_s_ == 0 ? metrics.tokens_per_s : 0.9 * smooth_tokens_per_s_ + 0.1 * metrics.tokens_per_s;
   const auto done = static_cast<std::uint64_t>(metrics.step);
   if (progress_->due(done)) {
+    const std::string right =
+        metrics.preference ? fmt::format(", {:.0f} % right", 100 * metrics.preference->accuracy) : "";
     const std::array<std::string, 4> fields = {
-        fmt::format("loss {:.4f}", metrics.loss), format_count(smooth_tokens_per_s_) + " tokens/s",
+        fmt::format("loss {:.4f}{}", metrics.loss, right), format_count(smooth_tokens_per_s_) + " tokens/s",
         fmt::format("lr {:.2e}", metrics.lr), fmt::format("mfu {:.0f} %", 100 * metrics.mfu)};
     progress_->update(done, fields);
   }
@@ -58,6 +60,12 @@ void TrainReport::evaluated(const EvaluationMetrics& metrics) {
     return;
   }
   write(metrics);
+  if (metrics.preference) {
+    log_.info("train: step {}: validation loss {:.4f}, {:.1f} % right, margin {:.3f}", metrics.step, metrics.valid_loss,
+              100 * metrics.preference->accuracy,
+              metrics.preference->chosen_reward - metrics.preference->rejected_reward);
+    return;
+  }
   log_.info("train: step {}: validation loss {:.4f}, perplexity {:.2f}", metrics.step, metrics.valid_loss,
             metrics.perplexity);
 }

@@ -56,7 +56,7 @@ BatchLoaderOptions loader_options(const Config& config, const Communicator& comm
   return options;
 }
 
-TrainStep::TrainStep(const Config& config, Communicator& communicator, Backend& backend)
+TrainStep::TrainStep(const Config& config, Communicator& communicator, Backend& backend, DatasetKind kind)
     : config_(config),
       communicator_(communicator),
       backend_(backend),
@@ -65,6 +65,7 @@ TrainStep::TrainStep(const Config& config, Communicator& communicator, Backend& 
       arena_([&backend](std::size_t size_bytes) { return backend.allocate(size_bytes); }),
       replica_(architecture_of(config.model), config.train.precision, backend, config.tune,
                sharding_of(config, communicator, backend)),
+      reference_(kind == DatasetKind::kPairs ? std::make_unique<ReferenceModel>(config, replica_, backend) : nullptr),
       shards_(shards_of(replica_, config, communicator)),
       optimizer_(replica_.layout(), backend, config.optimizer,
                  is_sharded() ? shards_[static_cast<std::size_t>(communicator.rank())]
@@ -109,26 +110,43 @@ std::span<const double> TrainStep::compute_gradients(std::int64_t completed,
     const TokenBatch& batch = next();
     step_inputs_ = batch.step_inputs;
     step_targets_ = batch.step_targets;
-    // The loss is a sum over the target tokens divided by their number in the whole global batch, so that the gradients
-    // of micro-batches add up.
-    const float scale = 1.0F / static_cast<float>(step_targets_);
+    step_pairs_ = batch.step_pairs;
     const auto global_index = static_cast<std::uint64_t>(completed * config_.train.micro_batches + m);
-    const Loss loss = replica_.model().loss(tape_, replica_.weights(), rows_of(batch),
-                                            {.probability = static_cast<float>(config_.model.dropout),
-                                             .seed = config_.run.seed,
-                                             .adapters = static_cast<float>(config_.tune.dropout),
-                                             .noise = static_cast<float>(config_.train.embedding_noise),
-                                             .micro_batch = global_index},
-                                            scale, config_.train.recompute);
-    tape_.backward(loss.value);
+    compute_micro_batch(batch, {.probability = static_cast<float>(config_.model.dropout),
+                                .seed = config_.run.seed,
+                                .adapters = static_cast<float>(config_.tune.dropout),
+                                .noise = static_cast<float>(config_.train.embedding_noise),
+                                .micro_batch = global_index});
     reducer_.end_micro_batch();
-    pending_.push_back(loss);
   }
   for (const Loss& loss : pending_) {
     losses_.push_back(loss.sum());
   }
   pending_.clear();
   return losses_;
+}
+
+// The loss is a sum over target tokens, or pairs, divided by their number in the whole global batch, so that the
+// gradients of micro-batches add up.
+void TrainStep::compute_micro_batch(const TokenBatch& batch, const Transformer::DropoutStream& dropout) {
+  const float scale = 1.0F / static_cast<float>(step_weight());
+  if (!reference_) {
+    const Loss loss =
+        replica_.model().loss(tape_, replica_.weights(), rows_of(batch), dropout, scale, config_.train.recompute);
+    tape_.backward(loss.value);
+    pending_.push_back(loss);
+    return;
+  }
+  const std::vector<double> reference = reference_->sums(batch, arena_);
+  PreferenceSums sums;
+  const auto gradients = [&](std::span<const double> policy, std::span<float> of_each) {
+    sums = preference_loss(config_.preference, batch, policy, reference, scale, of_each);
+  };
+  const Loss loss = replica_.model().sequence_loss(tape_, replica_.weights(), rows_of(batch), dropout, gradients,
+                                                   config_.train.recompute);
+  tape_.backward(loss.value);
+  const auto values = sums.values();
+  losses_.insert(losses_.end(), values.begin(), values.end());
 }
 
 double TrainStep::gradient_norm() {

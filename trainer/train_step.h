@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "comm/communicator.h"
 #include "data/batch_loader.h"
+#include "data/dataset.h"
 #include "data/sampler.h"
 #include "ops/arena.h"
 #include "ops/backend.h"
@@ -16,20 +18,24 @@
 #include "trainer/config.h"
 #include "trainer/grad_reducer.h"
 #include "trainer/optimizer.h"
+#include "trainer/preference.h"
 #include "trainer/replica.h"
 
 namespace lockstep {
 
 class TrainStep {
  public:
-  // Collective: allocates everything that a step needs. `config` is resolved. All arguments outlive it.
-  TrainStep(const Config& config, Communicator& communicator, Backend& backend);
+  // Collective: allocates everything that a step needs. `config` is resolved; `kind` is that of its data. All arguments
+  // outlive it.
+  TrainStep(const Config& config, Communicator& communicator, Backend& backend, DatasetKind kind = DatasetKind::kText);
 
   [[nodiscard]] Replica& replica() { return replica_; }
   [[nodiscard]] const Replica& replica() const { return replica_; }
   [[nodiscard]] const ParameterLayout& layout() const { return replica_.layout(); }
   [[nodiscard]] const Optimizer& optimizer() const { return optimizer_; }
   [[nodiscard]] Arena& arena() { return arena_; }
+  // Of pairs; otherwise null.
+  [[nodiscard]] ReferenceModel* reference() { return reference_.get(); }
   [[nodiscard]] const GradReducer& reducer() const { return reducer_; }
   // Whether each rank updates a shard of the weights (comm.zero: 1).
   [[nodiscard]] bool is_sharded() const { return !shards_.empty(); }
@@ -43,11 +49,14 @@ class TrainStep {
   [[nodiscard]] std::int64_t tokens_per_step() const;
   // Of the last step, over all ranks.
   [[nodiscard]] std::int64_t step_inputs() const { return step_inputs_; }
-  [[nodiscard]] std::int64_t step_targets() const { return step_targets_; }
+  // What its loss is a mean over: targets, or pairs.
+  [[nodiscard]] std::int64_t step_weight() const { return reference_ ? step_pairs_ : step_targets_; }
+  // How many numbers compute_gradients() returns for a micro-batch: a loss, or what PreferenceSums has.
+  [[nodiscard]] std::size_t values_per_micro_batch() const { return reference_ ? PreferenceSums::kValues : 1; }
 
   // The gradients of this rank's micro-batches of the step after `completed` others; sums of buckets over the ranks
-  // begin on the way. `next` gives the micro-batches in order. Returns their losses, sums over the target tokens, valid
-  // until the next call.
+  // begin on the way. `next` gives the micro-batches in order. Returns their losses, sums over what step_weight()
+  // counts, with values_per_micro_batch() numbers for each; valid until the next call.
   [[nodiscard]] std::span<const double> compute_gradients(std::int64_t completed,
                                                           const std::function<const TokenBatch&()>& next);
   // Waits until the gradients of all ranks are summed; tells `waits_for` (may be empty) each bucket that it waits for.
@@ -59,6 +68,7 @@ class TrainStep {
 
  private:
   [[nodiscard]] double gradient_norm();
+  void compute_micro_batch(const TokenBatch& batch, const Transformer::DropoutStream& dropout);
 
   const Config& config_;
   Communicator& communicator_;
@@ -67,14 +77,16 @@ class TrainStep {
   const int world_;
   Arena arena_;
   Replica replica_;
+  std::unique_ptr<ReferenceModel> reference_;
   std::vector<ElementRange> shards_;  // by rank; empty: every rank updates everything
   Optimizer optimizer_;
   GradReducer reducer_;
   Tape tape_;
   std::vector<Loss> pending_;   // of this rank's micro-batches, perhaps still being computed
-  std::vector<double> losses_;  // of this rank's micro-batches in this step
+  std::vector<double> losses_;  // of this rank's micro-batches in this step: see compute_gradients()
   std::int64_t step_inputs_ = 0;
   std::int64_t step_targets_ = 0;
+  std::int64_t step_pairs_ = 0;
   Buffer block_sums_;                              // f64, of the gradient's blocks
   std::vector<ElementRange> block_ranges_;         // by rank, of block_sums_
   std::vector<std::vector<ElementRange>> slices_;  // by slice and rank

@@ -167,34 +167,48 @@ Conversation parse_messages(const json& object, const json& messages, const Chat
   return conversation;
 }
 
-Conversation parse_any(const json& object, const ChatFormat& usual) {
-  for (const char* list : {"conversations", "messages"}) {
+// The format of an object whose keys tell what it is.
+ChatFormat format_of(const json& object, const ChatFormat& usual) {
+  ChatFormat format = usual;
+  format.form = ChatFormat::Form::kAny;
+  const bool is_trl = usual.is_pairs && object.contains("prompt");
+  for (const char* list : {"conversations", "messages", "prompt"}) {
     const auto found = object.find(list);
-    if (found == object.end()) {
+    if (found == object.end() || (list == std::string_view("prompt") && !(is_trl && found->is_array()))) {
       continue;
     }
-    expect(found->is_array(), "\"{}\" is not a list", list);
-    ChatFormat format = usual;
+    format.messages = list;
     // Some keep OpenAI's messages under the other name.
-    if (list == std::string_view("messages") ||
-        (!found->empty() && found->front().is_object() && found->front().contains("role"))) {
+    if (list != std::string_view("conversations") ||
+        (found->is_array() && !found->empty() && found->front().is_object() && found->front().contains("role"))) {
       format.role = "role";
       format.content = "content";
+      format.assistant = "assistant";
+      format.user = "user";
     }
-    return parse_messages(object, *found, format);
+    return format;
+  }
+  format.messages.clear();
+  if (is_trl) {
+    format.prompt = "prompt";
+    return format;
+  }
+  if (usual.is_pairs && object.contains(usual.chosen) && object[usual.chosen].is_array()) {
+    format.messages = "messages";  // which "chosen" and "rejected" begin with
+    format.role = "role";
+    format.content = "content";
+    return format;
   }
   expect(object.contains("instruction"), "neither \"messages\" nor \"conversations\" nor \"instruction\" is there");
-  return parse_alpaca(object, usual);
+  return format;
 }
 
-Conversation parse(std::string_view text, const ChatFormat& format) {
-  const json object = json::parse(text);
-  expect(object.is_object(), "not a JSON object");
-  refuse_tools(object, format.tools);
-  if (format.form == ChatFormat::Form::kAny) {
-    return parse_any(object, format);
-  }
-  if (format.form == ChatFormat::Form::kAlpaca) {
+bool has_messages(const ChatFormat& format) {
+  return format.form == ChatFormat::Form::kAny ? !format.messages.empty() : format.form == ChatFormat::Form::kMessages;
+}
+
+Conversation parse_as(const json& object, const ChatFormat& format) {
+  if (!has_messages(format)) {
     return parse_alpaca(object, format);
   }
   const auto found = object.find(format.messages);
@@ -203,13 +217,61 @@ Conversation parse(std::string_view text, const ChatFormat& format) {
   return parse_messages(object, *found, format);
 }
 
+// The conversation that ends with what stands under `key`.
+Conversation parse_ending(json object, const std::string& key, const ChatFormat& format) {
+  const auto found = object.find(key);
+  expect(found != object.end(), "\"{}\" is missing", key);
+  const json answer = *found;
+  if (!has_messages(format)) {
+    expect(answer.is_string(), "\"{}\" is not a text", key);
+    object[format.response] = answer;
+    return parse_as(object, format);
+  }
+  json& messages = object[format.messages];
+  messages = messages.is_null() ? json::array() : messages;
+  expect(messages.is_array(), "\"{}\" is not a list", format.messages);
+  if (answer.is_array()) {
+    messages.insert(messages.end(), answer.begin(), answer.end());
+  } else if (answer.is_object()) {
+    messages.push_back(answer);
+  } else {
+    expect(answer.is_string(), "\"{}\" is neither a text nor a message nor a list of them", key);
+    messages.push_back({{format.role, format.assistant}, {format.content, answer}});
+  }
+  return parse_as(object, format);
+}
+
+Conversation parse_pair(const json& object, const ChatFormat& format) {
+  Conversation pair = parse_ending(object, format.chosen, format);
+  Conversation other = parse_ending(object, format.rejected, format);
+  check(pair);
+  check(other);
+  pair.rejected = std::move(other.turns.back().text);
+  other.turns.back().text = pair.turns.back().text;
+  expect(pair == Conversation{other.system, other.turns, pair.rejected},
+         "\"{}\" and \"{}\" answer different conversations", format.chosen, format.rejected);
+  expect(pair.rejected != pair.turns.back().text, "\"{}\" and \"{}\" are the same", format.chosen, format.rejected);
+  return pair;
+}
+
+Conversation parse(std::string_view text, const ChatFormat& usual) {
+  const json object = json::parse(text);
+  expect(object.is_object(), "not a JSON object");
+  refuse_tools(object, usual.tools);
+  const ChatFormat format = usual.form == ChatFormat::Form::kAny ? format_of(object, usual) : usual;
+  if (format.is_pairs) {
+    return parse_pair(object, format);
+  }
+  Conversation conversation = parse_as(object, format);
+  check(conversation);
+  return conversation;
+}
+
 }  // namespace
 
 std::optional<Conversation> parse_conversation(std::string_view text, const ChatFormat& format, std::string& problem) {
   try {
-    Conversation conversation = parse(text, format);
-    check(conversation);
-    return conversation;
+    return parse(text, format);
   } catch (const Problem& found) {
     problem = found.text;
   } catch (const json::parse_error& error) {

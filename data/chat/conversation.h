@@ -23,6 +23,7 @@ struct Turn {
 struct Conversation {
   std::string system;  // empty: none
   std::vector<Turn> turns;
+  std::string rejected = {};  // of a pair: what the assistant had better not said last; else empty
 
   friend bool operator==(const Conversation&, const Conversation&) = default;
 };
@@ -49,6 +50,10 @@ struct ChatFormat {
   // Both
   std::string system = "system";
   std::string tools = "tools";
+  // Pairs of answers: what is said last stands under two keys, as a text, a message or a list of them.
+  bool is_pairs = false;
+  std::string chosen = "chosen";
+  std::string rejected = "rejected";
 
   friend bool operator==(const ChatFormat&, const ChatFormat&) = default;
 };
@@ -59,6 +64,9 @@ struct ChatFormat {
 //   sharegpt  {"conversations": [{"from": human|gpt|system|observation|function_call, "value"}], "system"}
 //   OpenAI    {"messages": [{"role": user|assistant|system|developer|tool, "content"}]}; content is a text, or a list
 //             of {"type": "text", "text"}
+// Of pairs, with "chosen" and "rejected" beside them, alpaca's has no "output" and the lists end with the user; and
+//   TRL       {"prompt", "chosen", "rejected"}: texts, or lists of messages; where "prompt" is missing, the lists begin
+//             with the same messages
 // Nothing when it is none, with what is wrong in `problem`: `turn 3 is the user's, expected the assistant's`.
 [[nodiscard]] std::optional<Conversation> parse_conversation(std::string_view json, const ChatFormat& format,
                                                              std::string& problem);

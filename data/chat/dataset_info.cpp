@@ -66,6 +66,8 @@ void take_columns(const Entry& entry, ChatFormat& format) {
                                   {"tools", &format.tools}}) {
     *slot = columns.text(key, "");
   }
+  format.chosen = columns.text("chosen", format.chosen);
+  format.rejected = columns.text("rejected", format.rejected);
 }
 
 void take_tags(const Entry& entry, ChatFormat& format) {
@@ -80,6 +82,13 @@ void take_tags(const Entry& entry, ChatFormat& format) {
                                   {"system_tag", &format.system_role}}) {
     *slot = tags.text(key, *slot);
   }
+}
+
+bool is_ranking(const Entry& entry) {
+  const auto found = entry.object.find("ranking");
+  require(found == entry.object.end() || found->is_boolean(), "{}: ranking is {}, expected true or false", entry.name,
+          found == entry.object.end() ? "" : found->dump());
+  return found != entry.object.end() && found->get<bool>();
 }
 
 ChatFormat format_of(const Entry& entry) {
@@ -100,6 +109,7 @@ ChatFormat format_of(const Entry& entry) {
       format.observation = "tool";
     }
   }
+  format.is_pairs = is_ranking(entry);
   take_columns(entry, format);
   take_tags(entry, format);
   require(name != "alpaca" || !(format.prompt.empty() && format.query.empty()),
@@ -116,13 +126,6 @@ std::uint64_t number_of_samples(const Entry& entry) {
   require(found->is_number_unsigned() && found->get<std::uint64_t>() > 0,
           "{}: num_samples is {}, expected a number of at least 1", entry.name, found->dump());
   return found->get<std::uint64_t>();
-}
-
-bool is_ranking(const Entry& entry) {
-  const auto found = entry.object.find("ranking");
-  require(found == entry.object.end() || found->is_boolean(), "{}: ranking is {}, expected true or false", entry.name,
-          found == entry.object.end() ? "" : found->dump());
-  return found != entry.object.end() && found->get<bool>();
 }
 
 }  // namespace
@@ -149,7 +152,7 @@ NamedDataset parse_named_dataset(std::string_view text, const std::string& origi
   // A split or subset is of a hub's dataset, and a file has none.
   entry.allow({"file_name", "formatting", "ranking", "columns", "tags", "num_samples", "split", "subset", "folder",
                "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"});
-  return {folder / file, format_of(entry), number_of_samples(entry), is_ranking(entry)};
+  return {folder / file, format_of(entry), number_of_samples(entry)};
 }
 
 NamedDataset find_named_dataset(const fs::path& folder, const std::string& name) {

@@ -14,8 +14,7 @@ namespace lockstep {
 struct NamedDataset {
   std::filesystem::path path;  // a file, or a folder of them
   ChatFormat format;
-  std::uint64_t most = 0;   // conversations that are taken, from the beginning; 0: all
-  bool is_ranking = false;  // pairs of a preferred and another answer
+  std::uint64_t most = 0;  // conversations that are taken, from the beginning; 0: all
 };
 
 // The entry `name` of FOLDER/dataset_info.json. Throws Error(kUsage) naming the entry: that it is not there (and which

@@ -44,6 +44,7 @@ void read_unit(const Plan& plan, const Unit& unit, const ReaderOptions& options,
         read_token_file(plan, piece, options, sink);
         break;
       case PackFormat::kChat:
+      case PackFormat::kPairs:
         read_conversations(plan, piece, options, sink);
         break;
     }

@@ -64,18 +64,25 @@ void check_options(const PackOptions& options) {
   require(options.end_of_text.empty() || (options.tokenizer != "bytes" && !bpe_size_of(options.tokenizer)),
           "--end-of-text is for a tokenizer that is read from a file, not for {}", options.tokenizer);
   static_cast<void>(checked_shares(options.split));
-  const bool is_chat = options.format == PackFormat::kChat;
-  require(!is_chat || !options.chat_template.empty(), "--format chat needs a --template: {}",
+  const bool is_chat = has_conversations(options.format);
+  require(!is_chat || !options.chat_template.empty(), "--format {} needs a --template: {}", name_of(options.format),
           fmt::join(ChatTemplate::names(), ", "));
-  require(is_chat || options.chat_sources.empty(), "--dataset, --weights and --max-samples are for --format chat");
+  require(is_chat || options.chat_sources.empty(),
+          "--dataset, --weights and --max-samples are for --format chat or pairs");
   for (const ChatSource& source : options.chat_sources) {
     require(source.weight > 0 && source.weight <= 1000, "--weights holds {}, expected numbers above 0, at most 1000",
             source.weight);
   }
   require(is_chat || (options.chat_template.empty() && options.max_tokens == 0),
-          "--template and --max-tokens are for --format chat");
+          "--template and --max-tokens are for --format chat or pairs");
   require(!is_chat || !bpe_size_of(options.tokenizer),
-          "--format chat needs the tokenizer of the model that is to be trained, not {}", options.tokenizer);
+          "--format {} needs the tokenizer of the model that is to be trained, not {}", name_of(options.format),
+          options.tokenizer);
+  for (const ChatSource& source : options.chat_sources) {
+    require(source.format.is_pairs == (options.format == PackFormat::kPairs), "--format is {}, and a dataset holds {}",
+            name_of(options.format),
+            source.format.is_pairs ? "pairs of answers (ranking)" : "conversations without a second answer");
+  }
   require(!options.drop_long || options.max_tokens > 0, "--drop-long needs --max-tokens");
 }
 
@@ -109,11 +116,12 @@ Tokenizer load_file(const PackOptions& options) {
 // All that makes a difference to what is packed.
 std::string description_of(const ChatSource& source) {
   const ChatFormat& format = source.format;
-  return fmt::format("{} most, weight {}, form {}, {}", source.most, source.weight, static_cast<int>(format.form),
-                     fmt::join({format.prompt, format.query, format.response, format.history, format.messages,
-                                format.role, format.content, format.user, format.assistant, format.observation,
-                                format.function, format.system_role, format.system, format.tools},
-                               " "));
+  return fmt::format(
+      "{} most, weight {}, form {}, {}", source.most, source.weight, static_cast<int>(format.form),
+      fmt::join({format.prompt, format.query, format.response, format.history, format.messages, format.role,
+                 format.content, format.user, format.assistant, format.observation, format.function, format.system_role,
+                 format.system, format.tools, format.chosen, format.rejected},
+                " "));
 }
 
 // The run on one rank, stage by stage. Every rank makes the same calls in the same order.
@@ -211,8 +219,9 @@ void PackRun::find_files() {
 
 void PackRun::set_tokenizer(Tokenizer tokenizer) {
   end_of_text_ = tokenizer.end_of_text().value();
-  if (options_.format == PackFormat::kChat) {
-    chat_.emplace(ChatTemplate::named(options_.chat_template), tokenizer, options_.trained_turns);
+  if (has_conversations(options_.format)) {
+    chat_.emplace(ChatTemplate::named(options_.chat_template), tokenizer,
+                  options_.format == PackFormat::kPairs ? TrainedTurns::kLast : options_.trained_turns);
   }
   tokenizer_ = std::move(tokenizer);
 }
@@ -242,7 +251,7 @@ PackSettings PackRun::settings() const {
   if (options_.format == PackFormat::kJsonl) {
     settings.emplace_back("field", options_.field);
   }
-  if (options_.format == PackFormat::kChat) {
+  if (has_conversations(options_.format)) {
     settings.emplace_back("template", options_.chat_template);
     settings.emplace_back("train-on", options_.trained_turns == TrainedTurns::kAll ? "all" : "last");
     settings.emplace_back("max-tokens",
@@ -328,6 +337,7 @@ std::uint64_t PackRun::least_shard_bytes(std::uint64_t input_bytes) const {
       return input_bytes / 2;  // ids of 4 bytes that fit 2
     case PackFormat::kJsonl:
     case PackFormat::kChat:
+    case PackFormat::kPairs:
       return 0;  // the rest of the lines may be anything
   }
   return 0;
@@ -479,7 +489,7 @@ void PackRun::publish(WorkFolder& work) {
   on_first_rank(peers_, [&] {
     work.publish(records,
                  {tokenizer_->name(), tokenizer_->fingerprint(), tokenizer_->vocab_size(), std::int64_t{end_of_text_}},
-                 tokenizer_->to_json(), chat_ ? DatasetKind::kChat : DatasetKind::kText, options_.chat_template);
+                 tokenizer_->to_json(), dataset_kind(options_.format), options_.chat_template);
     if (cut + dropped > 0) {
       hooks_.message(fmt::format("too long: {} cut to {} tokens, {} left out", cut, options_.max_tokens, dropped));
     }
@@ -509,12 +519,13 @@ PackResult PackRun::published(const WorkFolder& work) const {
 }  // namespace
 
 PackFormat parse_pack_format(std::string_view name) {
-  for (const PackFormat format : {PackFormat::kText, PackFormat::kJsonl, PackFormat::kTokens, PackFormat::kChat}) {
+  for (const PackFormat format :
+       {PackFormat::kText, PackFormat::kJsonl, PackFormat::kTokens, PackFormat::kChat, PackFormat::kPairs}) {
     if (name == name_of(format)) {
       return format;
     }
   }
-  fail(ErrorCode::kUsage, "--format is {}, expected text, jsonl, tokens or chat", name);
+  fail(ErrorCode::kUsage, "--format is {}, expected text, jsonl, tokens, chat or pairs", name);
 }
 
 std::string_view name_of(PackFormat format) {
@@ -527,8 +538,36 @@ std::string_view name_of(PackFormat format) {
       return "tokens";
     case PackFormat::kChat:
       return "chat";
+    case PackFormat::kPairs:
+      return "pairs";
   }
   return "";
+}
+
+DatasetKind dataset_kind(PackFormat format) {
+  switch (format) {
+    case PackFormat::kText:
+    case PackFormat::kJsonl:
+    case PackFormat::kTokens:
+      return DatasetKind::kText;
+    case PackFormat::kChat:
+      return DatasetKind::kChat;
+    case PackFormat::kPairs:
+      return DatasetKind::kPairs;
+  }
+  return DatasetKind::kText;
+}
+
+std::string PackedSplit::contents() const {
+  switch (kind) {
+    case DatasetKind::kText:
+      return fmt::format("{} documents", documents);
+    case DatasetKind::kChat:
+      return fmt::format("{} conversations", documents);
+    case DatasetKind::kPairs:
+      return fmt::format("{} pairs", documents / 2);
+  }
+  return {};
 }
 
 PackResult pack(const PackOptions& options, const PackPeers& peers, const PackHooks& hooks) {

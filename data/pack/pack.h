@@ -19,12 +19,17 @@
 namespace lockstep {
 
 // What a document is: a file, a line holding a JSON object, a run of ids between end-of-text ids, a JSON object holding
-// a conversation.
-enum class PackFormat { kText, kJsonl, kTokens, kChat };
+// a conversation, or one that ends in a better and a worse answer.
+enum class PackFormat { kText, kJsonl, kTokens, kChat, kPairs };
+// kChat or kPairs.
+[[nodiscard]] constexpr bool has_conversations(PackFormat format) {
+  return format == PackFormat::kChat || format == PackFormat::kPairs;
+}
 
-// "text", "jsonl", "tokens", "chat". Throws Error(kUsage) for another name.
+// "text", "jsonl", "tokens", "chat", "pairs". Throws Error(kUsage) for another name.
 [[nodiscard]] PackFormat parse_pack_format(std::string_view name);
 [[nodiscard]] std::string_view name_of(PackFormat format);
+[[nodiscard]] DatasetKind dataset_kind(PackFormat format);
 
 // Of an input that holds conversations.
 struct ChatSource {
@@ -48,7 +53,7 @@ struct PackOptions {
   std::string field = "text";  // of a JSON line
   // Of conversations. One of more than max_tokens tokens is cut there, or left out; 0: there is no limit.
   std::string chat_template;
-  TrainedTurns trained_turns = TrainedTurns::kAll;
+  TrainedTurns trained_turns = TrainedTurns::kAll;  // of pairs always the last
   std::uint64_t max_tokens = 0;
   bool drop_long = false;
   // File names (not paths) to take from folders: any that matches; empty: all. "!GLOB" matches what GLOB does not.
@@ -92,6 +97,8 @@ struct PackedSplit {
   std::uint64_t tokens = 0;
   std::uint64_t documents = 0;
   std::uint64_t files = 0;
+
+  [[nodiscard]] std::string contents() const;  // "48 conversations"
 };
 
 struct PackResult {

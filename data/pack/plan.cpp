@@ -132,7 +132,7 @@ void choose_splits(Plan& plan, const PackOptions& options, std::uint32_t end_of_
     const auto visit_of_file = [&](DocumentExtent extent) { return visit(f, extent); };
     if (plan.format == PackFormat::kJsonl) {
       scan_json_lines(plan.files[f], options.field, options.memory_mib * kMiB, visit_of_file);
-    } else if (plan.format == PackFormat::kChat) {
+    } else if (has_conversations(plan.format)) {
       scan_json_objects(plan.files[f], options.memory_mib * kMiB, visit_of_file);
     } else {
       scan_tokens(plan.files[f], end_of_text, visit_of_file);
@@ -143,7 +143,7 @@ void choose_splits(Plan& plan, const PackOptions& options, std::uint32_t end_of_
     return;
   }
   plan.by_position = documents.size() < active_splits(plan.shares);
-  require(plan.format != PackFormat::kChat || !plan.by_position,
+  require(!has_conversations(plan.format) || !plan.by_position,
           "{} conversations cannot be split into {} parts; see --split", documents.size(), active_splits(plan.shares));
   if (!plan.by_position) {
     const std::vector<Split> splits = assign_splits(documents, plan.shares);
@@ -210,9 +210,11 @@ Plan make_plan(const PackOptions& options, std::vector<InputFile> files, std::ui
   plan.shares = checked_shares(options.split);
   plan.seed = options.seed;
   plan.chat_sources = options.chat_sources;
-  plan.chat_sources.resize(options.inputs.size());
+  ChatSource usual;
+  usual.format.is_pairs = plan.format == PackFormat::kPairs;
+  plan.chat_sources.resize(options.inputs.size(), usual);
   for (InputFile& file : plan.files) {
-    if (plan.format == PackFormat::kChat) {
+    if (has_conversations(plan.format)) {
       cut_after(plan.chat_sources[file.input].most, options.memory_mib * kMiB, file);
     }
     plan.bytes += file.size;

@@ -118,15 +118,22 @@ class ShardSink : public DocumentSink {
     }
   }
   void add(Split split, const Conversation& conversation) override {
-    const ChatPacking& packing = *job_.chat;
-    packing.encoder.encode(conversation, encoder_, chat_);
-    if (packing.max_tokens > 0 && chat_.ids.size() > packing.max_tokens) {
-      chat_.ids.resize(packing.drop_long ? 0 : packing.max_tokens);
-      chat_.trained.resize(chat_.ids.size());
-      (chat_.targets() > 0 ? cut_ : dropped_) += 1;
+    bool is_cut = encode(conversation, chat_);
+    bool has_targets = chat_.targets() > 0;
+    if (job_.plan.format == PackFormat::kPairs) {
+      Conversation other = conversation;
+      other.turns.back().text = conversation.rejected;
+      is_cut = encode(other, rejected_) || is_cut;
+      // What is left of two answers may be the same.
+      has_targets = has_targets && rejected_.targets() > 0 && chat_.ids != rejected_.ids;
     }
-    if (chat_.targets() > 0) {
+    dropped_ += has_targets ? 0 : 1;
+    cut_ += has_targets && is_cut ? 1 : 0;
+    if (has_targets) {
       writer_of(split).append_chat(chat_.ids, chat_.trained);
+      if (job_.plan.format == PackFormat::kPairs) {
+        writer_of(split).append_chat(rejected_.ids, rejected_.trained);
+      }
     }
   }
   bool wants_more() override {
@@ -150,11 +157,22 @@ class ShardSink : public DocumentSink {
   }
 
  private:
+  // Returns whether its end is missing; nothing is left of one that is left out.
+  bool encode(const Conversation& conversation, EncodedChat& chat) {
+    const ChatPacking& packing = *job_.chat;
+    packing.encoder.encode(conversation, encoder_, chat);
+    if (packing.max_tokens == 0 || chat.ids.size() <= packing.max_tokens) {
+      return false;
+    }
+    chat.ids.resize(packing.drop_long ? 0 : packing.max_tokens);
+    chat.trained.resize(chat.ids.size());
+    return true;
+  }
+
   ShardWriter& writer_of(Split split) {
     std::optional<UnitShard>& shard = shards_[static_cast<std::size_t>(split)];
     if (!shard) {
-      shard.emplace(job_.folder / unit_shard_name(job_.unit, split), dtype_,
-                    job_.chat == nullptr ? DatasetKind::kText : DatasetKind::kChat);
+      shard.emplace(job_.folder / unit_shard_name(job_.unit, split), dtype_, dataset_kind(job_.plan.format));
     }
     return shard->writer();
   }
@@ -163,6 +181,7 @@ class ShardSink : public DocumentSink {
   Encoder& encoder_;
   BlockEncoder blocks_;
   EncodedChat chat_;
+  EncodedChat rejected_;
   std::uint64_t cut_ = 0;
   std::uint64_t dropped_ = 0;
   std::uint32_t end_of_text_;

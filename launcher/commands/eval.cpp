@@ -39,6 +39,8 @@ void check_data(const LoadedModel& model, const Options& options) {
   require(sequence <= model.replica.model().architecture().context,
           "--sequence is {}; expected at most the model's context, {}", sequence,
           model.replica.model().architecture().context);
+  require(dataset.info().kind != DatasetKind::kPairs, "{} holds pairs of answers; expected text or conversations",
+          options.data);
   require(has_conversations(dataset.info().kind) || dataset.info().tokens > static_cast<std::uint64_t>(sequence),
           "{} holds {} tokens; a sample of {} needs {}, see --sequence", options.data, dataset.info().tokens, sequence,
           sequence + 1);

@@ -29,8 +29,7 @@ void print_result(const PackResult& result, const PackOptions& options) {
     print(fmt::format("{} holds this input already, packed in the same way: nothing to do\n", options.out.string()));
   }
   for (const PackedSplit& split : result.splits) {
-    print(fmt::format("{:<6} {} tokens in {} {}, {} {}: {}\n", split.name, split.tokens, split.documents,
-                      has_conversations(split.kind) ? "conversations" : "documents", split.files,
+    print(fmt::format("{:<6} {} tokens in {}, {} {}: {}\n", split.name, split.tokens, split.contents(), split.files,
                       split.files == 1 ? "file" : "files", split.folder.string()));
   }
 }
@@ -44,14 +43,18 @@ void show_conversations(const std::filesystem::path& folder, std::uint64_t count
   const std::string_view close = in_colour ? "\x1b[0m" : "]]";
   std::vector<std::uint64_t> begins = dataset.document_offsets();
   begins.push_back(dataset.info().tokens);
+  const bool is_pairs = dataset.info().kind == DatasetKind::kPairs;
+  count *= is_pairs ? 2 : 1;
   for (std::uint64_t i = 0; i < std::min<std::uint64_t>(count, begins.size() - 1); ++i) {
     std::vector<std::int32_t> tokens(begins[i + 1] - begins[i]);
     std::vector<std::uint8_t> trained(tokens.size());
     dataset.read(begins[i], tokens);
     dataset.read_trained(begins[i], trained);
     const auto targets = std::count(trained.begin(), trained.end(), std::uint8_t{1});
-    std::string text = fmt::format("--- conversation {} of {}: {} tokens, {} of them trained on\n", i + 1,
-                                   folder.string(), tokens.size(), targets);
+    const std::string name = is_pairs ? fmt::format("pair {}, {}", i / 2 + 1, i % 2 == 0 ? "chosen" : "rejected")
+                                      : fmt::format("conversation {}", i + 1);
+    std::string text =
+        fmt::format("--- {} of {}: {} tokens, {} of them trained on\n", name, folder.string(), tokens.size(), targets);
     for (std::size_t t = 0; t < tokens.size(); ++t) {
       const bool before = t > 0 && trained[t - 1] != 0;
       text += trained[t] != 0 && !before ? open : trained[t] == 0 && before ? close : "";
@@ -63,7 +66,7 @@ void show_conversations(const std::filesystem::path& folder, std::uint64_t count
 }
 
 int run_pack(const PackOptions& options, std::uint64_t show, CommandContext& context) {
-  require(show == 0 || options.format == PackFormat::kChat, "--show is for --format chat");
+  require(show == 0 || has_conversations(options.format), "--show is for --format chat or pairs");
   context.stop.listen();
   const auto communicator = make_communicator({.timeout_ms = kPackTimeoutMs});
   const PackResult result = pack_on_all_ranks(options, *communicator, context.log, context.stop);
@@ -94,11 +97,11 @@ void take_chat_inputs(const ChatInputs& inputs, PackOptions& options) {
   if (inputs.datasets.empty() && inputs.weights.empty() && inputs.max_samples == 0) {
     return;
   }
-  options.chat_sources.resize(options.inputs.size());
+  ChatSource usual;
+  usual.format.is_pairs = options.format == PackFormat::kPairs;
+  options.chat_sources.resize(options.inputs.size(), usual);
   for (const std::string& name : inputs.datasets) {
     const NamedDataset dataset = find_named_dataset(inputs.dataset_dir, name);
-    require(!dataset.is_ranking, "--dataset {}: holds pairs of answers to be ranked, which are not trained on yet",
-            name);
     options.inputs.push_back(dataset.path);
     options.chat_sources.push_back({dataset.format, dataset.most, 1});
   }
@@ -116,8 +119,9 @@ void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std:
   command.add_option("INPUT", options.inputs, "Files, and folders that are searched recursively");
   command
       .add_option("--format", format,
-                  "text: a document a file; jsonl: a line; tokens: llm.c's .bin files; chat: conversations in JSON")
-      ->type_name("text|jsonl|tokens|chat")
+                  "text: a document a file; jsonl: a line; tokens: llm.c's .bin files; chat: conversations in JSON; "
+                  "pairs: such that end in a chosen and a rejected answer")
+      ->type_name("text|jsonl|tokens|chat|pairs")
       ->required();
   command
       .add_option("--tokenizer", options.tokenizer,
@@ -139,7 +143,7 @@ void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std:
       ->transform(whole_number())
       ->capture_default_str();
   command.add_option("--field", options.field, "jsonl: the field that holds the text")->capture_default_str();
-  const std::string group = "Conversations (with --format chat)";
+  const std::string group = "Conversations (with --format chat or pairs)";
   command
       .add_option("--template", options.chat_template,
                   fmt::format("What stands around what is said: {}", fmt::join(ChatTemplate::names(), ", ")))

@@ -36,8 +36,7 @@ bool pack_first(const JobConfig& job, Communicator& communicator, CommandContext
       return false;
     }
     for (const PackedSplit& split : result.splits) {
-      context.log.info("train: {}: {} tokens in {} {}", split.folder.string(), split.tokens, split.documents,
-                       has_conversations(split.kind) ? "conversations" : "documents");
+      context.log.info("train: {}: {} tokens in {}", split.folder.string(), split.tokens, split.contents());
     }
   }
   return true;

@@ -171,12 +171,13 @@ class Translation {
 
   LlamaFactoryJob run() {
     stage_ = keys_.text("stage", "sft");
-    require(stage_ == "sft" || stage_ == "pt", "{}: stage is {}, which cannot be honoured yet; expected pt or sft",
-            origin(), stage_);
+    require(stage_ == "sft" || stage_ == "pt" || stage_ == "dpo",
+            "{}: stage is {}, which cannot be honoured; expected pt, sft or dpo", origin(), stage_);
     require(keys_.flag("do_train"), "{}: do_train is not true; only training is done from such a file", origin());
     keys_.refuse_unless("do_predict", "false", "lockstep eval and lockstep generate do that");
     take_model();
     take_tuning();
+    take_preference();
     take_output();
     take_data();
     take_batch();
@@ -269,10 +270,30 @@ class Translation {
     if (keys_.find("neftune_noise_alpha")) {
       set("neftune_noise_alpha", "train.embedding_noise", keys_.number("neftune_noise_alpha", 0));
     }
-    for (const char* key : {"loraplus_lr_ratio"}) {
-      require(!keys_.find(key) || keys_.number(key, 0) == 0, "{}: {} is {}, which cannot be honoured yet", origin(),
+    if (keys_.find("loraplus_lr_ratio")) {
+      set("loraplus_lr_ratio", "tune.lora_plus", keys_.number("loraplus_lr_ratio", 1));
+    }
+    static_cast<void>(keys_.find("loraplus_lr_embedding"));  // of adapters of embeddings, which there are none of
+  }
+
+  void take_preference() {
+    for (const char* key : {"ref_model", "ref_model_adapters", "reward_model", "simpo_gamma", "kto_chosen_weight"}) {
+      require(!keys_.find(key), "{}: {} is {}, which cannot be honoured; the reference is the model itself", origin(),
               key, keys_.text(key, ""));
     }
+    const std::string loss = keys_.text("pref_loss", "sigmoid");
+    const double beta = keys_.number("pref_beta", 0.1);
+    const double sft = keys_.number("pref_ftx", 0);
+    const double smoothing = keys_.number("dpo_label_smoothing", 0);
+    if (stage_ != "dpo") {
+      return;
+    }
+    require(loss == "sigmoid" || loss == "hinge" || loss == "ipo",
+            "{}: pref_loss is {}, which cannot be honoured; expected sigmoid, hinge or ipo", origin(), loss);
+    set("pref_loss", "preference.loss", loss);
+    set("pref_beta", "preference.beta", beta);
+    set("pref_ftx", "preference.sft", sft);
+    set("dpo_label_smoothing", "preference.label_smoothing", smoothing);
   }
 
   void take_output() {
@@ -304,7 +325,7 @@ class Translation {
   // One dataset of conversations, from the entries of `names`.
   PackOptions chats(const std::vector<std::string>& names, const fs::path& out) {
     PackOptions pack;
-    pack.format = PackFormat::kChat;
+    pack.format = stage_ == "dpo" ? PackFormat::kPairs : PackFormat::kChat;
     pack.chat_template = keys_.text("template", "");
     require(!pack.chat_template.empty(), "{}: template is missing", origin());
     pack.trained_turns = keys_.flag("mask_history") ? TrainedTurns::kLast : TrainedTurns::kAll;
@@ -312,8 +333,8 @@ class Translation {
     const auto most = static_cast<std::uint64_t>(keys_.whole("max_samples", 0));
     for (const std::string& name : names) {
       const NamedDataset dataset = find_named_dataset(keys_.text("dataset_dir", "data"), name);
-      require(!dataset.is_ranking, "{}: dataset {} holds pairs of answers to be ranked, which are not trained on yet",
-              origin(), name);
+      require(dataset.format.is_pairs == (stage_ == "dpo"), "{}: dataset {} holds {}, and stage is {}", origin(), name,
+              dataset.format.is_pairs ? "pairs of answers (ranking)" : "no pairs of answers (ranking)", stage_);
       pack.inputs.push_back(dataset.path);
       pack.chat_sources.push_back(
           {dataset.format, most == 0 || dataset.most == 0 ? std::max(most, dataset.most) : std::min(most, dataset.most),
@@ -378,7 +399,7 @@ class Translation {
     if (val_size > 0) {
       double share = val_size;
       if (val_size >= 1) {
-        require(stage_ == "sft", "{}: val_size is {}, expected a share below 1 in stage pt", origin(), val_size);
+        require(stage_ != "pt", "{}: val_size is {}, expected a share below 1 in stage pt", origin(), val_size);
         const auto all = static_cast<double>(count_conversations(train));
         require(val_size < all, "{}: val_size is {}, expected fewer than the {} conversations", origin(), val_size,
                 all);
@@ -399,7 +420,7 @@ class Translation {
     set("cutoff_len", "data.sequence", sequence());
     const bool packing = keys_.flag("packing", stage_ == "pt");
     const bool neat = keys_.flag("neat_packing");
-    if (stage_ == "sft" && (packing || neat)) {
+    if (stage_ != "pt" && (packing || neat)) {
       set(neat ? "neat_packing" : "packing", "data.packing", true);
       note("conversations in one sample never attend to one another here, with neat_packing or without");
     }

@@ -152,6 +152,26 @@ TEST_F(LlamaFactoryTest, TakesTextsForPretraining) {
   EXPECT_EQ(job.packs.front().field, "text");
 }
 
+TEST_F(LlamaFactoryTest, TakesPairsForPreferences) {
+  std::string text = yaml("pref_beta: 0.2\npref_loss: ipo\nloraplus_lr_ratio: 16\nneat_packing: true\n");
+  replace(text, "stage: sft", "stage: dpo");
+  replace(text, "dataset: sums,talks", "dataset: pairs");
+  const LlamaFactoryJob job = read_llama_factory(text, "dpo.yaml", 1);
+  EXPECT_EQ(job.packs.front().format, PackFormat::kPairs);
+  EXPECT_TRUE(job.packs.front().chat_sources.at(0).format.is_pairs);
+  for (const char* setting :
+       {"preference.loss=ipo", "preference.beta=0.2", "preference.sft=0", "tune.lora_plus=16", "data.packing=true"}) {
+    EXPECT_THAT(job.settings, Contains(setting));
+  }
+  const auto refusal_of = [](const std::string& changed) {
+    return message_of_error(ErrorCode::kUsage, [&] { (void)read_llama_factory(changed, "dpo.yaml", 1); });
+  };
+  EXPECT_EQ(refusal_of(text + "ref_model: another\n"),
+            "dpo.yaml: ref_model is another, which cannot be honoured; the reference is the model itself");
+  replace(text, "pref_loss: ipo", "pref_loss: orpo");
+  EXPECT_EQ(refusal_of(text), "dpo.yaml: pref_loss is orpo, which cannot be honoured; expected sigmoid, hinge or ipo");
+}
+
 TEST_F(LlamaFactoryTest, RefusesWhatItCannotHonour) {
   EXPECT_EQ(refusal("quantization_bit: 3\n"), "sft.yaml: quantization_bit is 3, expected 4 or 8");
   EXPECT_EQ(refusal("use_dora: true\n"),
@@ -162,13 +182,14 @@ TEST_F(LlamaFactoryTest, RefusesWhatItCannotHonour) {
   EXPECT_EQ(refusal("bf16: 1\n"), "sft.yaml: bf16 is 1, expected true or false");
   EXPECT_EQ(refusal("optim: sgd\n"), "sft.yaml: optim is sgd, expected adamw_torch");
   EXPECT_EQ(refusal("stage: sft\n"), "sft.yaml: stage stands here for the second time");
-  EXPECT_THAT(refusal("eval_dataset: pairs\n"), HasSubstr("dataset pairs holds pairs of answers to be ranked"));
+  EXPECT_THAT(refusal("eval_dataset: pairs\n"),
+              HasSubstr("dataset pairs holds pairs of answers (ranking), and stage is sft"));
   EXPECT_THAT(refusal("eval_dataset: none-such\n"),
               HasSubstr("no dataset is called none-such; expected lines, pairs, sums, talks"));
   std::string text = yaml();
   replace(text, "stage: sft", "stage: ppo");
   EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { (void)read_llama_factory(text, "sft.yaml", 1); }),
-            "sft.yaml: stage is ppo, which cannot be honoured yet; expected pt or sft");
+            "sft.yaml: stage is ppo, which cannot be honoured; expected pt, sft or dpo");
   text = yaml();
   replace(text, (folder_ / "model").string(), "meta-llama/Meta-Llama-3-8B");
   EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { (void)read_llama_factory(text, "sft.yaml", 1); }),

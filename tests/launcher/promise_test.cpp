@@ -149,6 +149,45 @@ TEST_F(PromiseTest, HoldsForAdaptersAndFrozenLayers) {
   EXPECT_EQ(train("freeze-zero", 2, freeze + Settings{"comm.zero=1"}), frozen);
 }
 
+// Pairs of answers, with adapters and without: then the reference is a copy of the model.
+TEST_F(PromiseTest, HoldsForPreferences) {
+  train("liked", 2, kLlama + Settings{"model.context=64"});
+  std::ofstream file(job_->folder() / "pairs.jsonl");
+  for (int i = 0; i < 60; ++i) {
+    file << R"({"prompt": "count to )" << i % 7 << R"(", "chosen": ")" << std::string("1234567", i % 7 + 1)
+         << R"(", "rejected": ")" << std::string("7654321", i % 5 + 1) << "\"}\n";
+  }
+  file.close();
+  const std::filesystem::path pairs = job_->folder() / "pairs";
+  const ProcessResult packed =
+      run_process({LOCKSTEP_PROGRAM, "pack", "--format", "pairs", "--template", "default", "--tokenizer",
+                   job_->checkpoints("liked") / "step-00000024", "--split", "0.8,0.2,0", "--max-tokens", "48", "--out",
+                   pairs, job_->folder() / "pairs.jsonl"});
+  ASSERT_EQ(packed.exit_code, 0) << packed.err;
+  const Settings dpo = kLlama + Settings{"model.from=" + (job_->checkpoints("liked") / "step-00000024").string(),
+                                         "data.train=" + (pairs / "train").string(),
+                                         "data.valid=" + (pairs / "valid").string(),
+                                         "model.context=64",
+                                         "preference.sft=0.1",
+                                         "schedule.name=constant",
+                                         "evaluate.every_steps=2"};
+  const Settings lora =
+      dpo + Settings{"tune.method=lora", "tune.dropout=0.1", "tune.lora_plus=16", "data.packing=true"};
+  for (const auto& [name, settings] : {std::pair{std::string("dpo"), dpo}, std::pair{std::string("dpo-lora"), lora}}) {
+    SCOPED_TRACE(name);
+    const TrainingJob::Result one = train(name + "-1", 1, settings);
+    for (const int ranks : {2, 4, 8}) {
+      const std::string run = name + "-" + std::to_string(ranks);
+      EXPECT_EQ(train(run, ranks, settings), one);
+      EXPECT_EQ(job_->curve(run), job_->curve(name + "-1"));
+    }
+    EXPECT_EQ(train(name + "-zero", 4, settings + Settings{"comm.zero=1", "train.recompute=block"}), one);
+    EXPECT_EQ(train(name + "-resumed", 4, settings + Settings{"train.steps=10"}).step, 10);
+    EXPECT_EQ(train(name + "-resumed", 2, settings), one);
+    EXPECT_EQ(job_->curve(name + "-resumed"), job_->curve(name + "-1"));
+  }
+}
+
 TEST_F(PromiseTest, HoldsOverEveryPathBetweenRanks) {
   const TrainingJob::Result one = train("path-1", 1, {});
   EXPECT_EQ(train("path-self", 1, {"comm.backend=self"}), one);

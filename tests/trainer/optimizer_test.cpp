@@ -18,7 +18,7 @@ ParameterLayout mixed_layout() {
   return ParameterLayout({{"gain", {19}, false, {}},
                           {"bias", {3}, false, {}},
                           {"first", {7, 11}, true, {}},
-                          {"second", {16, 2}, true, {}},
+                          {"second", {16, 2}, true, {}, 0.5},
                           {"last", {5}, false, {}}});
 }
 
@@ -68,7 +68,7 @@ class OptimizerTest : public testing::Test {
         v_[i] = config_.betas[1] * v_[i] + (1 - config_.betas[1]) * g * g;
         const double m_hat = m_[i] / (1 - std::pow(config_.betas[0], t));
         const double v_hat = v_[i] / (1 - std::pow(config_.betas[1], t));
-        w_[i] -= learning_rate * (m_hat / (std::sqrt(v_hat) + config_.eps) + decay * w_[i]);
+        w_[i] -= layout_.specs()[p].rate * learning_rate * (m_hat / (std::sqrt(v_hat) + config_.eps) + decay * w_[i]);
       }
     }
   }
@@ -127,7 +127,8 @@ TEST_F(OptimizerTest, DecaysMatricesAndNothingElse) {
   const std::vector<float> before = master_;
   EXPECT_EQ(step(0.5, std::vector<float>(layout_.total(), 0.0F)), 0.0);
   for (std::size_t p = 0; p < layout_.size(); ++p) {
-    const float factor = layout_.specs()[p].shape.size() == 2 ? 0.75F : 1.0F;
+    const float rate = layout_.specs()[p].rate == 1 ? 1.0F : 0.5F;
+    const float factor = layout_.specs()[p].shape.size() == 2 ? 1.0F - 0.25F * rate : 1.0F;
     for (std::size_t i = layout_.offset(p); i < layout_.offset(p) + layout_.count(p); ++i) {
       EXPECT_EQ(master_[i], factor * before[i]) << layout_.specs()[p].name;
     }

@@ -51,7 +51,7 @@ class Builder {
       return adapter;
     }
     ParameterSpec a{name + ".lora_A", {0, inputs}, true, {}};
-    ParameterSpec b{name + ".lora_B", {0, tune_.rank}, true, {}};
+    ParameterSpec b{name + ".lora_B", {0, tune_.rank}, true, {}, tune_.lora_plus};
     std::size_t parts = 0;
     for (const LinearModule& module : modules) {
       if (!is_target(module.path) || is_whole(module.path)) {
@@ -86,8 +86,6 @@ class Builder {
     if (tune_.method != TuneMethod::kFull) {
       check("tune.also_train", tune_.also_train, layers_);
     }
-    require(!trained_.empty(), "tune: nothing is trained; tune.blocks is {} and tune.also_train is empty",
-            tune_.blocks);
     parameters.layout = ParameterLayout(std::move(trained_));
     parameters.frozen = ParameterLayout(std::move(frozen_));
     parameters.places = std::move(places_);

@@ -44,6 +44,7 @@ struct Transformer::Context {
   DropoutStream dropout;
   KvCache* cache = nullptr;
   Recompute recompute = Recompute::kNone;
+  bool has_adapters = true;
 
   [[nodiscard]] Tensor weight(int index) const {
     return index < 0 ? Tensor() : weights[static_cast<std::size_t>(index)];
@@ -165,7 +166,7 @@ Tensor Transformer::adapted(const Context& context, std::int64_t layer, const Li
                             const Tensor& x) const {
   const Tensor y = linear(context.tape, x, linear_of(context, parts));
   const Adapter& adapter = parts.adapter;
-  if (adapter.a < 0) {
+  if (adapter.a < 0 || !context.has_adapters) {
     return y;
   }
   return add_low_rank(context.tape, x, y,
@@ -188,15 +189,39 @@ Tensor Transformer::feed_forward(const Context& context, std::int64_t layer, con
   return adapted(context, layer, down, gpt2 ? gelu(context.tape, inner) : swiglu(context.tape, inner));
 }
 
-Loss Transformer::loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,
-                       float scale, Recompute recompute) const {
+void Transformer::check(const Rows& rows) const {
   const std::int64_t longest = rows.lengths.empty() ? rows.sequence : std::ranges::max(rows.lengths);
   require(longest <= architecture_.context, "model: a sequence of {} is longer than the context of {}", longest,
           architecture_.context);
+}
+
+Loss Transformer::loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,
+                       float scale, Recompute recompute) const {
+  check(rows);
   const Context context{tape, weights, rows, dropout, nullptr, recompute};
   const Tensor y = hidden(context);
   return linear_cross_entropy(tape, y, {context.weight(parameters_.head), Tensor(), WeightLayout::kOutIn},
                               {rows.targets, scale});
+}
+
+Loss Transformer::sequence_loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows,
+                                const DropoutStream& dropout,
+                                std::function<void(std::span<const double> sums, std::span<float>)> gradients,
+                                Recompute recompute) const {
+  check(rows);
+  const Context context{tape, weights, rows, dropout, nullptr, recompute};
+  const Tensor y = hidden(context);
+  return sequence_cross_entropy(tape, y, {context.weight(parameters_.head), Tensor(), WeightLayout::kOutIn},
+                                {rows.targets, rows.lengths, std::move(gradients)});
+}
+
+Loss Transformer::base_loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows) const {
+  check(rows);
+  Context context{tape, weights, rows, {}};
+  context.has_adapters = false;
+  const Tensor y = hidden(context);
+  return linear_cross_entropy(tape, y, {context.weight(parameters_.head), Tensor(), WeightLayout::kOutIn},
+                              {rows.targets, 1});
 }
 
 Tensor Transformer::next_logits(Tape& tape, std::span<const Tensor> weights, std::span<const std::int32_t> tokens,

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -58,6 +59,13 @@ class Transformer {
   // `recompute` trades memory for time and changes no bit. What is given by reference stays valid until backward().
   [[nodiscard]] Loss loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,
                           float scale, Recompute recompute = Recompute::kNone) const;
+  // A loss that is a function of the likelihoods of the sequences that rows.lengths tells apart: see SequenceTargets.
+  [[nodiscard]] Loss sequence_loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows,
+                                   const DropoutStream& dropout,
+                                   std::function<void(std::span<const double> sums, std::span<float>)> gradients,
+                                   Recompute recompute = Recompute::kNone) const;
+  // loss() of the model without its adapters. `tape` must not record.
+  [[nodiscard]] Loss base_loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows) const;
 
   // Logits [vocab] f32 of the token after `tokens`, which follow what the cache holds; the cache then holds them too.
   // `tape` must not record. cache.length() + tokens.size() is at most the capacity.
@@ -66,6 +74,7 @@ class Transformer {
 
  private:
   struct Context;  // one forward pass
+  void check(const Rows& rows) const;
   [[nodiscard]] Tensor hidden(const Context& context) const;
   [[nodiscard]] std::array<Tensor, 2> block(const Context& context, std::int64_t layer, const Tensor& x,
                                             const Tensor& y) const;

@@ -170,6 +170,43 @@ TEST_F(ChatSamplesTest, PackedAreAllReadOnceAnEpoch) {
   EXPECT_EQ(found, expected);
 }
 
+TEST_F(ChatSamplesTest, OfPairsKeepBothAnswersTogether) {
+  options_.format = PackFormat::kPairs;
+  options_.max_tokens = 40;
+  write_input("pairs.json", R"([{"instruction": "q", "chosen": "aa", "rejected": "b"},
+                                {"instruction": "q", "chosen": "aaaa", "rejected": "bbbbbbbbbbbbbbbbbbbbbbbbbbb"},
+                                {"instruction": "qqqqqqqqqqqqqqqqqqqqqqqqqqqqq", "chosen": "a", "rejected": "b"}])");
+  std::vector<std::string> messages;
+  PackHooks hooks;
+  hooks.message = [&](const std::string& line) { messages.push_back(line); };
+  const PackResult result = pack(options_, {}, hooks);
+  EXPECT_EQ(result.splits.front().contents(), "2 pairs");
+  EXPECT_THAT(messages, testing::ElementsAre("too long: 1 cut to 40 tokens, 1 left out"));
+
+  Dataset dataset = Dataset::open(train());
+  EXPECT_EQ(dataset.info().kind, DatasetKind::kPairs);
+  EXPECT_EQ(dataset.info().documents, 4U);
+  Samples samples(dataset, 64, false);
+  ASSERT_EQ(samples.count(), 2U);
+  EXPECT_EQ(samples.pairs(0), 1);
+  std::vector<std::int64_t> lengths;
+  samples.append_lengths(0, lengths);
+  samples.append_lengths(1, lengths);
+  EXPECT_THAT(lengths, testing::ElementsAre(kAround + 1 + 2 - 1, kAround + 1 + 1 - 1, kAround + 1 + 4 - 1, 39));
+  std::vector<std::int32_t> inputs(64);
+  std::vector<std::int32_t> targets(64, 7);
+  static_cast<void>(samples.read(0, inputs, targets));
+  EXPECT_EQ(std::ranges::count(targets, 'a'), 2);
+  EXPECT_EQ(std::ranges::count(targets, 'b'), 1);
+
+  const Samples packed(dataset, 150, true);
+  EXPECT_EQ(packed.count(), 1U);
+  EXPECT_EQ(packed.pairs(0), 2);
+  EvaluationBatches batches({train(), 64, false, 2, 0});
+  ASSERT_EQ(batches.count(), 1U);
+  EXPECT_EQ(batches.read(0).pairs, 2);
+}
+
 TEST_F(ChatSamplesTest, EvaluateEachConversationOnce) {
   pack_conversations(7);
   EvaluationBatches batches({train(), 64, false, 2, 0});

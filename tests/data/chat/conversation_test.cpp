@@ -93,6 +93,58 @@ TEST(ConversationTest, SaysWhatIsWrong) {
   EXPECT_EQ(problem_of("{\"n\": 1e999}"), "a number that does not fit");
 }
 
+// Two answers to one question.
+Conversation pair(const std::string& system = "") {
+  return {system, {{Role::kUser, "2+2?"}, {Role::kAssistant, "4"}}, "5"};
+}
+
+TEST(ParsePair, ReadsWhatPeopleKeepPairsIn) {
+  ChatFormat format;
+  format.is_pairs = true;
+  for (const char* text : {
+           R"({"instruction": "2+2?", "input": "", "chosen": "4", "rejected": "5"})",
+           R"({"conversations": [{"from": "human", "value": "2+2?"}], "chosen": {"from": "gpt", "value": "4"},
+               "rejected": {"from": "gpt", "value": "5"}})",
+           R"({"messages": [{"role": "user", "content": "2+2?"}], "chosen": {"role": "assistant", "content": "4"},
+               "rejected": {"role": "assistant", "content": "5"}})",
+           R"({"conversations": [{"from": "human", "value": "2+2?"}], "chosen": "4", "rejected": "5"})",
+           R"({"prompt": "2+2?", "chosen": "4", "rejected": "5"})",
+           R"({"prompt": [{"role": "user", "content": "2+2?"}], "chosen": [{"role": "assistant", "content": "4"}],
+               "rejected": [{"role": "assistant", "content": "5"}]})",
+           R"({"chosen": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}],
+               "rejected": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "5"}]})",
+       }) {
+    std::string problem;
+    EXPECT_EQ(parse_conversation(text, format, problem), pair()) << text << ": " << problem;
+  }
+  std::string problem;
+  EXPECT_EQ(parse_conversation(R"({"instruction": "2+2?", "system": "Be brief.", "chosen": "4", "rejected": "5"})",
+                               format, problem),
+            pair("Be brief."));
+}
+
+TEST(ParsePair, SaysWhatIsWrong) {
+  ChatFormat format;
+  format.is_pairs = true;
+  const auto problem_of = [&](const char* text) {
+    std::string problem;
+    EXPECT_FALSE(parse_conversation(text, format, problem)) << text;
+    return problem;
+  };
+  EXPECT_EQ(problem_of(R"({"instruction": "2+2?", "output": "4"})"), "\"chosen\" is missing");
+  EXPECT_EQ(problem_of(R"({"instruction": "2+2?", "chosen": "4"})"), "\"rejected\" is missing");
+  EXPECT_EQ(problem_of(R"({"instruction": "2+2?", "chosen": "4", "rejected": ["5"]})"), "\"rejected\" is not a text");
+  EXPECT_EQ(problem_of(R"({"instruction": "2+2?", "chosen": "4", "rejected": ""})"),
+            "turn 2, the assistant's, is empty");
+  EXPECT_EQ(problem_of(R"({"instruction": "2+2?", "chosen": "4", "rejected": "4"})"),
+            "\"chosen\" and \"rejected\" are the same");
+  EXPECT_EQ(problem_of(R"({"messages": [{"role": "user", "content": "2+2?"}], "chosen": 4, "rejected": "5"})"),
+            "\"chosen\" is neither a text nor a message nor a list of them");
+  EXPECT_EQ(problem_of(R"({"chosen": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}],
+                           "rejected": [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5"}]})"),
+            "\"chosen\" and \"rejected\" answer different conversations");
+}
+
 NamedDataset entry(const std::string& text) {
   return parse_named_dataset("{\"mine\": " + text + ", \"other\": {}}", "info.json", "data", "mine");
 }
@@ -105,7 +157,7 @@ TEST(DatasetInfoTest, NamesKeysAndRoles) {
   EXPECT_EQ(plain.path, "data/a.json");
   EXPECT_EQ(plain.format.form, ChatFormat::Form::kAlpaca);
   EXPECT_EQ(plain.most, 0U);
-  EXPECT_FALSE(plain.is_ranking);
+  EXPECT_FALSE(plain.format.is_pairs);
   std::string problem;
   EXPECT_EQ(
       parse_conversation(R"({"instruction": "2+2?", "output": "4", "system": "not a column"})", plain.format, problem),
@@ -134,7 +186,7 @@ TEST(DatasetInfoTest, NamesKeysAndRoles) {
             kShort);
   EXPECT_TRUE(
       entry(R"({"file_name": "e", "ranking": true, "columns": {"prompt": "p", "chosen": "c", "rejected": "r"}})")
-          .is_ranking);
+          .format.is_pairs);
 }
 
 TEST(DatasetInfoTest, SaysWhatIsWrong) {

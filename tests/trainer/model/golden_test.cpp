@@ -11,10 +11,12 @@
 #include "base/file.h"
 #include "comm/self_communicator.h"
 #include "tests/ops/sum_of_squares.h"
+#include "trainer/batch_rows.h"
 #include "trainer/checkpoint/reader.h"
 #include "trainer/formats/safetensors.h"
 #include "trainer/grad_reducer.h"
 #include "trainer/optimizer.h"
+#include "trainer/preference.h"
 #include "trainer/replica.h"
 #include "trainer/tuned_model.h"
 
@@ -97,6 +99,11 @@ class Golden {
 
   // Compares every parameter's part of `flat` with what the file holds as KIND.NAME.
   void expect_flat(const std::string& kind, std::span<const float> flat, double tolerance) const {
+    expect_flat(kind, flat, tolerance, [this](const std::string& name) { return expected(name); });
+  }
+  template <typename Expected>
+  void expect_flat(const std::string& kind, std::span<const float> flat, double tolerance,
+                   const Expected& expected_values) const {
     const ParameterLayout& layout = replica.layout();
     for (std::size_t p = 0; p < layout.size(); ++p) {
       const ParameterSpec& spec = layout.specs()[p];
@@ -110,7 +117,7 @@ class Golden {
         for (std::size_t i = 0; i < *count_of(part.shape); i += kStride) {
           thinned.push_back(flat[begin + i]);
         }
-        EXPECT_LT(relative_difference(thinned, expected(kind + "." + part.hf_name)), tolerance)
+        EXPECT_LT(relative_difference(thinned, expected_values(kind + "." + part.hf_name)), tolerance)
             << kind << " of " << part.hf_name;
       }
     }
@@ -211,6 +218,71 @@ TEST_P(GoldenModel, StaysNearPyTorchsFp32InBf16) {
 }
 
 // Adapters added to the weights beneath, once, give what they give beside them.
+// Pairs of answers: make_preference.py made the file.
+class GoldenPreference : public testing::TestWithParam<const char*> {};
+
+TEST_P(GoldenPreference, GivesPyTorchsLossRewardsAndGradients) {
+  const std::string kind = GetParam();
+  Golden golden("llama-lora", Precision::kFp32);
+  const SafetensorsFile expected(std::filesystem::path(LOCKSTEP_GOLDEN_MODELS) / "preference.safetensors");
+  const auto integers = [&](const std::string& name) {
+    std::vector<std::int32_t> values(expected.get(name).count());
+    expected.read(expected.get(name), 0, std::as_writable_bytes(std::span(values)));
+    return values;
+  };
+  const auto floats = [&](const std::string& name) {
+    std::vector<float> values(expected.get(name).count());
+    expected.read_f32(expected.get(name), 0, values);
+    return values;
+  };
+  TokenBatch batch;
+  batch.inputs = integers("inputs");
+  batch.targets = integers("targets");
+  for (const std::int32_t length : integers("lengths")) {
+    batch.lengths.push_back(length);
+  }
+  batch.pairs = 2;
+  // What fills a row up.
+  batch.row_tokens = static_cast<std::int64_t>(batch.inputs.size()) + 4;
+  batch.inputs.resize(static_cast<std::size_t>(batch.row_tokens), 0);
+  batch.targets.resize(static_cast<std::size_t>(batch.row_tokens), -1);
+  batch.lengths.push_back(4);
+
+  Config config;
+  config.tune = find_tuned_model(golden_folder("llama-lora"))->tune;
+  config.preference.beta = 0.3;
+  config.preference.loss = kind == "hinge" ? PreferenceLoss::kHinge
+                           : kind == "ipo" ? PreferenceLoss::kIpo
+                                           : PreferenceLoss::kSigmoid;
+  if (kind == "smooth") {
+    config.preference.label_smoothing = 0.2;
+    config.preference.sft = 0.5;
+  }
+  ReferenceModel reference(config, golden.replica, *golden.backend);
+  ASSERT_TRUE(reference.is_copy());  // lm_head and norm are trained whole
+  static_cast<void>(reference.load(golden_folder("llama")));
+  const std::vector<double> of_reference = reference.sums(batch, golden.arena);
+  PreferenceSums sums;
+  Tape tape(*golden.backend, golden.arena, &golden.reducer);
+  const Loss loss = golden.replica.model().sequence_loss(
+      tape, golden.replica.weights(), rows_of(batch), {}, [&](std::span<const double> policy, std::span<float> each) {
+        sums = preference_loss(config.preference, batch, policy, of_reference, 0.5F, each);
+      });
+  tape.backward(loss.value);
+  golden.reducer.end_micro_batch();
+  golden.reducer.finish();
+
+  EXPECT_NEAR(sums.loss / 2, static_cast<double>(floats(kind + ".loss")[0]), 1e-5);
+  const std::vector<float> rewards = floats(kind + ".rewards");
+  EXPECT_NEAR(sums.chosen_reward, static_cast<double>(rewards[0] + rewards[2]), 1e-5);
+  EXPECT_NEAR(sums.rejected_reward, static_cast<double>(rewards[1] + rewards[3]), 1e-5);
+  EXPECT_EQ(sums.right, (rewards[0] > rewards[1] ? 1 : 0) + (rewards[2] > rewards[3] ? 1 : 0));
+  golden.expect_flat(kind + ".gradient", golden.reducer.gradient(), 2e-5, floats);
+}
+
+INSTANTIATE_TEST_SUITE_P(Losses, GoldenPreference, testing::Values("sigmoid", "smooth", "hinge", "ipo"),
+                         [](const auto& instance) { return std::string(instance.param); });
+
 TEST(GoldenAdapters, GivePyTorchsLogitsWhenMerged) {
   for (const char* name : {"gpt2-lora", "llama-lora", "qwen2-lora"}) {
     const Golden apart(name, Precision::kFp32);
