@@ -64,6 +64,23 @@ struct Noise {
   RandomKey key;
 };
 
+// Columns of matrices of the working dtype: y = x * magnitude / norm + bias, a norm of 0 counting as the magnitude.
+struct ColumnScale {
+  Matrix x;          // [N, C]
+  Matrix y;          // out [N, C]; may be x
+  Tensor magnitude;  // [C] working dtype; undefined: y = x + bias
+  Tensor norms;      // [C] working dtype
+  Tensor bias;       // [C] working dtype, may be undefined
+};
+
+// Its gradients. Norms count as constants.
+struct ColumnScaleGradient {
+  ColumnScale scale;  // without its y
+  Matrix dy;          // [N, C] in place: becomes dy * magnitude / norm
+  Tensor dmagnitude;  // out [C] f32: the sum over rows of dy x / norm, where that is not 0
+  bool accumulate = false;
+};
+
 enum class NormKind : std::uint8_t { kLayer, kRms };
 
 // sum[N, C] = x + dropout(branch)      (sum = x when branch is undefined; then `sum` is not written and may be
@@ -249,6 +266,11 @@ class Backend {
 
   // y = factor * x; y may be x.
   virtual void scale(const Tensor& x, float factor, const Tensor& y) = 0;
+
+  // norms[r] = |row r of x|, x being f32, rounded to the dtype of `norms`.
+  virtual void row_norms(const Matrix& x, const Tensor& norms) = 0;
+  virtual void scale_columns(const ColumnScale& scale) = 0;
+  virtual void scale_columns_gradient(const ColumnScaleGradient& gradient) = 0;
 
   // In place.
   virtual void add_noise(const Noise& noise, const Tensor& x) = 0;

@@ -44,6 +44,19 @@ struct LowRank {
 // In place: the result shares y's memory, and y must not be used afterwards.
 [[nodiscard]] Tensor add_low_rank(Tape& tape, const Tensor& x, const Tensor& y, const LowRank& layer);
 
+// Weight-decomposed adapters (Liu et al. 2024, DoRA): x[N, out] is what `adapters` have made of `layer`'s outputs
+// without the bias. Those of its parts are brought to a length of their own,
+//   y[:, o] = x[:, o] * magnitude[o] / |w[:, o] + scale (b a)^T[:, o]| + bias[o]
+// and the others get the bias alone. No gradient goes through the norm.
+struct Decomposed {
+  Linear layer;
+  const LowRank& adapters;
+  Tensor magnitude;  // [the parts' columns]: part after part
+};
+[[nodiscard]] Tensor decompose(Tape& tape, const Tensor& x, const Decomposed& layer);
+// The norms: [the parts' columns], in the dtype of the weight.
+[[nodiscard]] Tensor norms_of(Tape& tape, const Linear& layer, const LowRank& adapters);
+
 // The rows of sequences that follow one another and differ in length; they add up to all rows. Empty: all have the
 // same. Must stay valid until backward() has run.
 using SequenceLengths = std::span<const std::int64_t>;

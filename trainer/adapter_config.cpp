@@ -53,10 +53,10 @@ void refuse_what_is_unknown(const json& object, const std::string& origin) {
   const auto is_idle = [](const json& value) {
     return value.is_null() || value == false || value == "" || value.empty() || value == 0;
   };
-  for (const char* key : {"use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern",
-                          "exclude_modules", "target_parameters", "trainable_token_indices", "layer_replication",
-                          "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config",
-                          "kasa_config", "monteclora_config", "velora_config", "megatron_config"}) {
+  for (const char* key : {"rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "exclude_modules",
+                          "target_parameters", "trainable_token_indices", "layer_replication", "lora_bias",
+                          "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
+                          "monteclora_config", "velora_config", "megatron_config"}) {
     const auto found = object.find(key);
     require(found == object.end() || is_idle(*found), "{}: {} is {}, which is not supported", origin, key,
             found->dump());
@@ -88,7 +88,7 @@ std::string to_adapter_config(const TuneConfig& tune, const Architecture& archit
                                {"rank_pattern", json::object()},
                                {"target_modules", targets},
                                {"task_type", "CAUSAL_LM"},
-                               {"use_dora", false},
+                               {"use_dora", tune.dora},
                                {"use_rslora", tune.rslora}};
   return config.dump(2) + "\n";
 }
@@ -109,6 +109,7 @@ AdapterConfig from_adapter_config(std::string_view text, const std::string& orig
   require(tune.alpha > 0, "{}: lora_alpha is {}, expected more than 0", origin, tune.alpha);
   tune.dropout = value_of(object, "lora_dropout", 0.0, origin);
   tune.rslora = value_of(object, "use_rslora", false, origin);
+  tune.dora = value_of(object, "use_dora", false, origin);
   tune.targets = joined(object.value("target_modules", json()), origin, "target_modules");
   require(!tune.targets.empty(), "{}: target_modules names no layers", origin);
   tune.also_train = joined(object.value("modules_to_save", json()), origin, "modules_to_save");

@@ -73,6 +73,7 @@ struct TuneConfig {
   double alpha = 0;                 // lora; 0: 2 * rank
   double dropout = 0;               // lora: of what adapters read
   bool rslora = false;              // lora: alpha / sqrt(rank) instead of alpha / rank
+  bool dora = false;                // lora: outputs have lengths of their own
   double lora_plus = 1;             // lora: times the learning rate, for the second matrices
   TuneBias bias = TuneBias::kNone;  // lora
   std::string also_train;           // names of layers besides

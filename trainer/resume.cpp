@@ -122,6 +122,7 @@ Config continue_config(Config config, const Manifest& manifest, const std::strin
   require_same(checkpoint, "tune.targets", saved.tune.targets, config.tune.targets);
   require_same(checkpoint, "tune.rank", saved.tune.rank, config.tune.rank);
   require_same(checkpoint, "tune.alpha and rslora", saved.tune.scale(), config.tune.scale());
+  require_same(checkpoint, "tune.dora", saved.tune.dora, config.tune.dora);
   require_same(checkpoint, "tune.lora_plus", saved.tune.lora_plus, config.tune.lora_plus);
   require_same(checkpoint, "tune.dropout", saved.tune.dropout, config.tune.dropout);
   require_same(checkpoint, "tune.bias", name_of(saved.tune.bias), name_of(config.tune.bias));

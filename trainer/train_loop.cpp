@@ -113,6 +113,8 @@ void TrainLoop::load(const CheckpointReader* checkpoint) {
       initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend_->pool(),
                  weights);
       progress_.base_fingerprint = load_base(config_.model.from, replica, weights).hex();
+      Tape tape(*backend_, train_step_.arena(), nullptr);
+      replica.model().initialize_magnitudes(tape, replica.weights(), weights);
     });
     log_.info("train: tuning {} ({})", config_.model.from, name_of(config_.tune.method));
   } else if (!config_.model.from.empty()) {

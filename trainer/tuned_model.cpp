@@ -1,10 +1,12 @@
 #include "trainer/tuned_model.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "ops/matrices.h"
 #include "trainer/adapter_config.h"
 #include "trainer/base_model.h"
 #include "trainer/checkpoint/digest.h"
@@ -61,6 +63,29 @@ void add_product(const Product& product, float scale, Backend& backend) {
                   .b = transposed(b),
                   .d = {first, DType::kF32, product.in, product.part.columns, product.out, false},
                   .accumulate = true});
+  }
+}
+
+// Brings the weights of each output of `part` to a length, where they have one (Liu et al. 2024, DoRA).
+void set_lengths(std::span<float> weight, WeightLayout layout, const WeightSizes& sizes, const LowRank::Part& part,
+                 std::span<const float> lengths) {
+  const bool in_out = layout == WeightLayout::kInOut;
+  for (std::int64_t column = 0; column < part.columns; ++column) {
+    const std::int64_t out = part.begin + column;
+    float* first = weight.data() + (in_out ? out : out * sizes.in);
+    const std::int64_t stride = in_out ? sizes.out : 1;
+    double squares = 0;
+    for (std::int64_t i = 0; i < sizes.in; ++i) {
+      const auto value = static_cast<double>(first[i * stride]);
+      squares += value * value;
+    }
+    if (squares == 0) {
+      continue;
+    }
+    const double factor = static_cast<double>(lengths[static_cast<std::size_t>(column)]) / std::sqrt(squares);
+    for (std::int64_t i = 0; i < sizes.in; ++i) {
+      first[i * stride] = static_cast<float>(factor * static_cast<double>(first[i * stride]));
+    }
   }
 }
 
@@ -124,6 +149,7 @@ void load_merged(const TunedModel& tuned, const fs::path& base, const Architectu
     const ModelParameters::Place& place = parameters.places[static_cast<std::size_t>(weight)];
     const std::string& name = (place.trained ? parameters.layout : parameters.frozen).specs()[place.index].name;
     const std::int64_t rank = tuned.tune.rank;
+    const WeightLayout layout = architecture.is_gpt2() ? WeightLayout::kInOut : WeightLayout::kOutIn;
     std::int64_t rows_of_a = 0;
     std::int64_t rows_of_b = 0;
     for (const LowRank::Part& part : adapter.parts) {
@@ -132,7 +158,7 @@ void load_merged(const TunedModel& tuned, const fs::path& base, const Architectu
           return flat.subspan(static_cast<std::size_t>(first * columns), static_cast<std::size_t>(count * columns));
         };
         add_product({.weight = place_of(whole, weights, *whole.find(name)),
-                     .layout = architecture.is_gpt2() ? WeightLayout::kInOut : WeightLayout::kOutIn,
+                     .layout = layout,
                      .in = in,
                      .out = out,
                      .part = part,
@@ -140,6 +166,11 @@ void load_merged(const TunedModel& tuned, const fs::path& base, const Architectu
                      .b = rows(matrix(adapter.b), rows_of_b, part.columns, rank),
                      .rank = rank},
                     static_cast<float>(tuned.tune.scale()), backend);
+        if (adapter.magnitude >= 0) {
+          const std::span<float> lengths = matrix(adapter.magnitude);
+          set_lengths(place_of(whole, weights, *whole.find(name)), layout, {in, out}, part,
+                      lengths.subspan(static_cast<std::size_t>(rows_of_b), static_cast<std::size_t>(part.columns)));
+        }
         rows_of_a += rank;
         rows_of_b += part.columns;
       }

@@ -165,6 +165,18 @@ void TimedBackend::swiglu_backward(const Tensor& gate_up, const Tensor& dy, cons
 void TimedBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
   timed(StepPart::kNorms, [&] { backend_->add(a, b, out); });
 }
+void TimedBackend::row_norms(const Matrix& x, const Tensor& norms) {
+  timed(StepPart::kNorms, [&] { backend_->row_norms(x, norms); });
+}
+
+void TimedBackend::scale_columns(const ColumnScale& scale) {
+  timed(StepPart::kNorms, [&] { backend_->scale_columns(scale); });
+}
+
+void TimedBackend::scale_columns_gradient(const ColumnScaleGradient& gradient) {
+  timed(StepPart::kNorms, [&] { backend_->scale_columns_gradient(gradient); });
+}
+
 void TimedBackend::scale(const Tensor& x, float factor, const Tensor& y) {
   timed(StepPart::kNorms, [&] { backend_->scale(x, factor, y); });
 }

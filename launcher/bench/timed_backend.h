@@ -91,6 +91,9 @@ class TimedBackend final : public Backend {
   void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& dgate_up) override;
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override;
   void scale(const Tensor& x, float factor, const Tensor& y) override;
+  void row_norms(const Matrix& x, const Tensor& norms) override;
+  void scale_columns(const ColumnScale& scale) override;
+  void scale_columns_gradient(const ColumnScaleGradient& gradient) override;
   void add_noise(const Noise& noise, const Tensor& x) override;
   void unpack(const PackedWeight& weight, const Tensor& out) override;
   void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,

@@ -101,10 +101,11 @@ void tell_tuned(const TunedModel& tuned, Findings& found) {
   found.json["base_fingerprint"] = tuned.base_fingerprint;
   found.json["method"] = name_of(tune.method);
   if (tune.method == TuneMethod::kLora) {
-    found.line("adapters", "rank {}, scale {}, of {}{}", tune.rank, tune.scale(), tune.targets,
-               tune.also_train.empty() ? "" : fmt::format("; whole: {}", tune.also_train));
+    found.line("adapters", "rank {}, scale {}{}, of {}{}", tune.rank, tune.scale(), tune.dora ? ", DoRA" : "",
+               tune.targets, tune.also_train.empty() ? "" : fmt::format("; whole: {}", tune.also_train));
     found.json["rank"] = tune.rank;
     found.json["scale"] = tune.scale();
+    found.json["dora"] = tune.dora;
     found.json["targets"] = tune.targets;
   }
 }

@@ -243,6 +243,7 @@ class Translation {
       set("lora_dropout", "tune.dropout", keys_.number("lora_dropout", 0));
       set("lora_target", "tune.targets", keys_.text("lora_target", "all"));
       set("use_rslora", "tune.rslora", keys_.flag("use_rslora"));
+      set("use_dora", "tune.dora", keys_.flag("use_dora"));
     }
     if (type == "freeze") {
       const std::int64_t layers = keys_.whole("freeze_trainable_layers", 2);
@@ -262,9 +263,8 @@ class Translation {
           "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "create_new_adapter"}) {
       static_cast<void>(keys_.find(key));  // of another method they mean nothing
     }
-    for (const char* key :
-         {"use_dora", "pissa_init", "pissa_convert", "use_galore", "use_apollo", "use_badam", "use_llama_pro",
-          "use_adam_mini", "use_muon", "use_swanlab", "pure_bf16", "upcast_layernorm"}) {
+    for (const char* key : {"pissa_init", "pissa_convert", "use_galore", "use_apollo", "use_badam", "use_llama_pro",
+                            "use_adam_mini", "use_muon", "use_swanlab", "pure_bf16", "upcast_layernorm"}) {
       keys_.refuse_unless(key, "false", "there is nothing like it yet");
     }
     if (keys_.find("neftune_noise_alpha")) {

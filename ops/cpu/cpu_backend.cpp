@@ -6,6 +6,7 @@
 
 #include "ops/backend.h"
 #include "ops/cpu/attention.h"
+#include "ops/cpu/column_scale.h"
 #include "ops/cpu/cross_entropy.h"
 #include "ops/cpu/dispatch.h"
 #include "ops/cpu/elementwise.h"
@@ -100,6 +101,11 @@ class CpuBackend final : public Backend {
   }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override { cpu::add(a, b, out, pool_); }
   void scale(const Tensor& x, float factor, const Tensor& y) override { cpu::scale(x, factor, y, pool_); }
+  void row_norms(const Matrix& x, const Tensor& norms) override { cpu::row_norms(x, norms, pool_); }
+  void scale_columns(const ColumnScale& scale) override { cpu::scale_columns(scale, pool_); }
+  void scale_columns_gradient(const ColumnScaleGradient& gradient) override {
+    cpu::scale_columns_gradient(gradient, pool_);
+  }
   void add_noise(const Noise& noise, const Tensor& x) override { cpu::add_noise(noise, x, pool_); }
   void unpack(const PackedWeight& weight, const Tensor& out) override { cpu::unpack(weight, out, pool_); }
 

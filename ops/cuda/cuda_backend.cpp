@@ -113,6 +113,11 @@ class CudaBackend final : public Backend {
   }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override { cuda::add(a, b, out, stream()); }
   void scale(const Tensor& x, float factor, const Tensor& y) override { cuda::scale(x, factor, y, stream()); }
+  void row_norms(const Matrix& x, const Tensor& norms) override { cuda::row_norms(x, norms, stream()); }
+  void scale_columns(const ColumnScale& scale) override { cuda::scale_columns(scale, stream()); }
+  void scale_columns_gradient(const ColumnScaleGradient& gradient) override {
+    cuda::scale_columns_gradient(gradient, scratch_, stream());
+  }
   void add_noise(const Noise& noise, const Tensor& x) override { cuda::add_noise(noise, x, stream()); }
   void unpack(const PackedWeight& weight, const Tensor& out) override { cuda::unpack(weight, out, stream()); }
 

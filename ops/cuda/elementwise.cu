@@ -298,6 +298,42 @@ __global__ void unpack_kernel(PackedWeight weight, std::int64_t count, std::int6
   }
 }
 
+constexpr int kNormThreads = 256;
+
+// A block of threads for each row; element (row, i) lies at row * row_stride + i * stride.
+template <typename T>
+__global__ void row_norms_kernel(const float* x, std::int64_t row_stride, std::int64_t stride, std::int64_t count,
+                                 T* norms) {
+  const float* row = x + std::int64_t{blockIdx.x} * row_stride;
+  double sum = 0;
+  for (std::int64_t i = threadIdx.x; i < count; i += kNormThreads) {
+    const auto value = static_cast<double>(row[i * stride]);
+    sum = fma(value, value, sum);
+  }
+  sum = sum_over_block<kNormThreads>(sum);
+  if (threadIdx.x == 0) {
+    norms[blockIdx.x] = from_float<T>(static_cast<float>(sqrt(sum)));
+  }
+}
+
+// `magnitude` and `bias` may be null.
+template <typename T>
+__global__ void scale_columns_kernel(const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride,
+                                     std::int64_t rows, int columns, const T* magnitude, const T* norms,
+                                     const T* bias) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= rows * columns) {
+    return;
+  }
+  const auto column = static_cast<int>(i % columns);
+  float value = to_float(x[i / columns * x_stride + column]);
+  if (magnitude != nullptr) {
+    const float norm = to_float(norms[column]);
+    value *= norm == 0.0F ? 1.0F : to_float(magnitude[column]) / norm;
+  }
+  y[i / columns * y_stride + column] = from_float<T>(bias == nullptr ? value : value + to_float(bias[column]));
+}
+
 constexpr int kThreads = 256;
 unsigned blocks_for(std::int64_t threads) { return static_cast<unsigned>(divided_up(threads, kThreads)); }
 
@@ -358,6 +394,36 @@ void scale(const Tensor& x, float factor, const Tensor& y, cudaStream_t stream) 
     using T = decltype(type);
     sweep(x.count(), are_aligned({x.data(), y.data()}), stream, "scaling",
           Scale<T>{pointer<T>(x.data()), factor, pointer<T>(y.data())});
+  });
+}
+
+void row_norms(const Matrix& x, const Tensor& norms, cudaStream_t stream) {
+  if (norms.count() == 0) {
+    return;
+  }
+  with_working_type(norms.dtype(), [&](auto type) {
+    using T = decltype(type);
+    row_norms_kernel<T><<<static_cast<unsigned>(norms.count()), kNormThreads, 0, stream>>>(
+        pointer<float>(x.data), x.transposed ? 1 : x.stride, x.transposed ? x.stride : 1,
+        x.transposed ? x.rows : x.columns, pointer<T>(norms.data()));
+    check_launch("norms of rows");
+  });
+}
+
+void scale_columns(const ColumnScale& scale, cudaStream_t stream) {
+  const std::int64_t count = scale.y.rows * scale.y.columns;
+  if (count == 0) {
+    return;
+  }
+  with_working_type(scale.y.dtype, [&](auto type) {
+    using T = decltype(type);
+    const auto values_of = [](const Tensor& tensor) {
+      return tensor.is_defined() ? pointer<T>(tensor.data()) : nullptr;
+    };
+    scale_columns_kernel<T><<<blocks_for(count), kThreads, 0, stream>>>(
+        pointer<T>(scale.x.data), scale.x.stride, pointer<T>(scale.y.data), scale.y.stride, scale.y.rows,
+        static_cast<int>(scale.y.columns), values_of(scale.magnitude), values_of(scale.norms), values_of(scale.bias));
+    check_launch("scaling columns");
   });
 }
 

@@ -1,3 +1,4 @@
+#include "ops/cuda/elementwise.h"
 #include "ops/cuda/reduce.cuh"
 #include "ops/cuda/reduce.h"
 
@@ -12,6 +13,26 @@ struct Elements {
   template <int N>
   __device__ void at(std::int64_t row, int column, Values<N> (&terms)[kSums]) const {
     terms[0] = load<N>(x + row * columns + column);
+  }
+};
+
+template <typename T>
+struct MagnitudeTerms {
+  static constexpr int kSums = 1;
+  const T* x;
+  std::int64_t x_stride;
+  const T* dy;
+  std::int64_t dy_stride;
+  const T* norms;
+  template <int N>
+  __device__ void at(std::int64_t row, int column, Values<N> (&terms)[kSums]) const {
+    const Values<N> value = load<N>(x + row * x_stride + column);
+    const Values<N> slope = load<N>(dy + row * dy_stride + column);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const float norm = to_float(norms[column + k]);
+      terms[0].v[k] = norm == 0.0F ? 0.0F : slope.v[k] * (value.v[k] * (1.0F / norm));
+    }
   }
 };
 
@@ -42,6 +63,20 @@ void column_sum(const Tensor& x, const Tensor& sums, bool accumulate, Scratch& s
     column_sums(Elements<T>{pointer<T>(x.data()), columns}, {x.rows(), columns, are_aligned({x.data()}), accumulate},
                 {pointer<float>(sums.data())}, scratch, stream);
   });
+}
+
+// The sums come first: dy is scaled in place.
+void scale_columns_gradient(const ColumnScaleGradient& gradient, Scratch& scratch, cudaStream_t stream) {
+  ColumnScale scale = gradient.scale;
+  with_working_type(scale.x.dtype, [&](auto type) {
+    using T = decltype(type);
+    const MagnitudeTerms<T> terms{pointer<T>(scale.x.data), scale.x.stride, pointer<T>(gradient.dy.data),
+                                  gradient.dy.stride, pointer<T>(scale.norms.data())};
+    column_sums(terms, {scale.x.rows, static_cast<int>(scale.x.columns), false, gradient.accumulate},
+                {pointer<float>(gradient.dmagnitude.data())}, scratch, stream);
+  });
+  scale.x = scale.y = gradient.dy;
+  scale_columns(scale, stream);
 }
 
 void sums_of_squares(std::span<const float> values, double* block_sums, cudaStream_t stream) {

@@ -7,6 +7,7 @@
 namespace lockstep::cuda {
 
 void column_sum(const Tensor& x, const Tensor& sums, bool accumulate, Scratch& scratch, cudaStream_t stream);
+void scale_columns_gradient(const ColumnScaleGradient& gradient, Scratch& scratch, cudaStream_t stream);
 // `block_sums` lies on the device: squares_blocks(values.size()) numbers.
 void sums_of_squares(std::span<const float> values, double* block_sums, cudaStream_t stream);
 

@@ -174,8 +174,8 @@ TEST_F(LlamaFactoryTest, TakesPairsForPreferences) {
 
 TEST_F(LlamaFactoryTest, RefusesWhatItCannotHonour) {
   EXPECT_EQ(refusal("quantization_bit: 3\n"), "sft.yaml: quantization_bit is 3, expected 4 or 8");
-  EXPECT_EQ(refusal("use_dora: true\n"),
-            "sft.yaml: use_dora is true, which cannot be honoured: there is nothing like it yet");
+  EXPECT_EQ(refusal("use_galore: true\n"),
+            "sft.yaml: use_galore is true, which cannot be honoured: there is nothing like it yet");
   EXPECT_EQ(refusal("learning_rte: 1\n"),
             "sft.yaml: learning_rte is 1, which is not known here; remove it to go on without");
   EXPECT_EQ(refusal("seed: one\n"), "sft.yaml: seed is one, expected a number");

@@ -386,7 +386,7 @@ TEST_F(ModelCommandsTest, RefuseAdaptersThatDoNotFit) {
     return refusal(run(), copy);
   };
   EXPECT_THAT(with("peft_type", "LOHA"), HasSubstr("peft_type is LOHA, expected LORA"));
-  EXPECT_THAT(with("use_dora", true), HasSubstr("use_dora is true, which is not supported"));
+  EXPECT_THAT(with("use_qalora", true), HasSubstr("use_qalora is true, which is not supported"));
   EXPECT_THAT(with("init_lora_weights", "pissa"), HasSubstr("which changes the base model"));
   EXPECT_THAT(with("target_modules", ".*proj"), HasSubstr("target_modules is the pattern .*proj"));
   EXPECT_THAT(with("target_modules", {"c_attn"}), HasSubstr("nothing is known to do with tensor"));

@@ -143,6 +143,13 @@ TEST_F(PromiseTest, HoldsForAdaptersAndFrozenLayers) {
     EXPECT_EQ(train("lora-" + packing + "-4", 4, quantized + Settings{"train.recompute=block"}), alone);
   }
 
+  const Settings dora = lora + Settings{"tune.dora=true", "tune.quantize=q8_0"};
+  const TrainingJob::Result turned = train("dora-1", 1, dora);
+  EXPECT_NE(turned, one);
+  EXPECT_EQ(train("dora-4", 4, dora + Settings{"train.recompute=block"}), turned);
+  EXPECT_EQ(train("dora-resumed", 2, dora + Settings{"train.steps=10"}).step, 10);
+  EXPECT_EQ(train("dora-resumed", 4, dora), turned);
+
   const Settings freeze = from + Settings{"tune.method=freeze", "tune.blocks=1"};
   const TrainingJob::Result frozen = train("freeze-1", 1, freeze);
   EXPECT_EQ(train("freeze-4", 4, freeze), frozen);

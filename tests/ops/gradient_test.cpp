@@ -81,6 +81,67 @@ TEST_P(GradientTest, PackedWeightsAreWhatTheyUnpackTo) {
   }
 }
 
+// Lengths of the first and the last columns of three groups; the norm is a constant.
+TEST_P(GradientTest, DecomposedAdaptersHaveTheGradientsOfTheirDefinition) {
+  constexpr std::int64_t kRows = 37;
+  constexpr std::int64_t kIn = 19;
+  constexpr std::int64_t kOut = 11;
+  constexpr std::int64_t kRank = 3;
+  for (const WeightLayout layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {
+    Graph graph(GetParam());
+    const std::vector<Values> inputs = {random_(kRows * kOut), random_(5 + 4), random_(kOut)};
+    const Values weight = to_values(graph.constant({kIn * kOut}, random_(kIn * kOut), GetParam().dtype));
+    const Values a = to_values(graph.constant({2 * kRank * kIn}, random_(2 * kRank * kIn), GetParam().dtype));
+    const Values b = to_values(graph.constant({9 * kRank}, random_(9 * kRank), GetParam().dtype));
+    LowRank adapters;
+    adapters.parts = {{{0, 5}, {}, {7, 4}}};
+    adapters.a = graph.constant({2 * kRank, kIn}, a, GetParam().dtype);
+    adapters.b = graph.constant({5 + 4, kRank}, b, GetParam().dtype);
+    adapters.scale = 0.5F;
+    const Shape shape = layout == WeightLayout::kInOut ? Shape{kIn, kOut} : Shape{kOut, kIn};
+    const Tensor x = graph.input({kRows, kOut}, inputs[0]);
+    const Tensor magnitude = graph.parameter({5 + 4}, inputs[1]);
+    const Tensor bias = graph.parameter({kOut}, inputs[2]);
+    const Linear layer{graph.constant(shape, weight, GetParam().dtype), bias, layout};
+    const Tensor y = decompose(graph.tape(), x, {layer, adapters, magnitude});
+
+    Values norms;
+    for (std::int64_t place = 0; place < 9; ++place) {
+      const std::int64_t out = place < 5 ? place : place + 2;
+      double squares = 0;
+      for (std::int64_t in = 0; in < kIn; ++in) {
+        double value = weight[reference::index(layout == WeightLayout::kInOut ? in * kOut + out : out * kIn + in)];
+        for (std::int64_t r = 0; r < kRank; ++r) {
+          value += 0.5 * b[reference::index(place * kRank + r)] *
+                   a[reference::index(((place < 5 ? 0 : kRank) + r) * kIn + in)];
+        }
+        squares += value * value;
+      }
+      norms.push_back(std::sqrt(squares));
+    }
+    EXPECT_TRUE(near(to_values(norms_of(graph.tape(), layer, adapters)), norms, tolerance(1)));
+    const auto function = [&](const std::vector<Values>& v) {
+      Values scaled = v[0];
+      for (std::int64_t i = 0; i < kRows * kOut; ++i) {
+        const std::int64_t out = i % kOut;
+        if (out < 5 || out >= 7) {
+          const std::size_t place = reference::index(out < 5 ? out : out - 2);
+          scaled[reference::index(i)] *= v[1][place] / norms[place];
+        }
+        scaled[reference::index(i)] += v[2][reference::index(out)];
+      }
+      return scaled;
+    };
+    EXPECT_TRUE(near(to_values(y), function(inputs), tolerance(2)));
+    const Values dy = random_(kRows * kOut);
+    const std::vector<Values> expected = reference::gradients(function, inputs, dy);
+    graph.backward({{y, dy}});
+    EXPECT_TRUE(near(graph.input_gradient(0), expected[0], tolerance(2)));
+    EXPECT_TRUE(near(graph.gradient_of(magnitude), expected[1], tolerance(3)));
+    EXPECT_TRUE(near(graph.gradient_of(bias), expected[2], tolerance(2)));
+  }
+}
+
 // Adapters of the first and the last columns of three groups, with dropout of their own.
 TEST_P(GradientTest, LowRankAdaptersHaveTheGradientsOfTheirDefinition) {
   constexpr std::int64_t kRows = 7;

@@ -52,6 +52,7 @@ class Builder {
     }
     ParameterSpec a{name + ".lora_A", {0, inputs}, true, {}};
     ParameterSpec b{name + ".lora_B", {0, tune_.rank}, true, {}, tune_.lora_plus};
+    ParameterSpec magnitude{name + ".lora_magnitude_vector", {0}, false, {}};
     std::size_t parts = 0;
     for (const LinearModule& module : modules) {
       if (!is_target(module.path) || is_whole(module.path)) {
@@ -61,8 +62,13 @@ class Builder {
       const std::string path = kPeftPrefix + module.path;
       a.exports.push_back({path + ".lora_A.weight", {tune_.rank, inputs}, a.shape[0] * inputs});
       b.exports.push_back({path + ".lora_B.weight", {module.outputs.columns, tune_.rank}, b.shape[0] * tune_.rank});
+      magnitude.exports.push_back({path + ".lora_magnitude_vector", {module.outputs.columns}, magnitude.shape[0]});
       a.shape[0] += tune_.rank;
       b.shape[0] += module.outputs.columns;
+      magnitude.shape[0] += module.outputs.columns;
+    }
+    if (parts > 0 && tune_.dora) {
+      adapter.magnitude = add(std::move(magnitude), true);
     }
     if (parts > 0) {
       adapter.b = add(std::move(b), true);

@@ -22,6 +22,7 @@ namespace lockstep {
 // Low-rank matrices beside a linear layer; `parts` of its outputs have one each.
 struct Adapter {
   int a = -1, b = -1;
+  int magnitude = -1;  // tune.dora
   std::array<LowRank::Part, LowRank::kMostParts> parts = {};
 };
 

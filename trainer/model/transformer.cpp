@@ -164,17 +164,50 @@ Linear Transformer::linear_of(const Context& context, const LinearParts& parts) 
 
 Tensor Transformer::adapted(const Context& context, std::int64_t layer, const LinearParts& parts,
                             const Tensor& x) const {
-  const Tensor y = linear(context.tape, x, linear_of(context, parts));
+  const Linear whole = linear_of(context, parts);
   const Adapter& adapter = parts.adapter;
   if (adapter.a < 0 || !context.has_adapters) {
-    return y;
+    return linear(context.tape, x, whole);
   }
-  return add_low_rank(context.tape, x, y,
-                      {.parts = adapter.parts,
-                       .a = context.weight(adapter.a),
-                       .b = context.weight(adapter.b),
-                       .scale = adapter_scale_,
-                       .dropout = context.dropout_of_adapter(layer, parts.site)});
+  LowRank low_rank = low_rank_of(adapter, context.weights);
+  low_rank.dropout = context.dropout_of_adapter(layer, parts.site);
+  if (adapter.magnitude < 0) {
+    return add_low_rank(context.tape, x, linear(context.tape, x, whole), low_rank);
+  }
+  const Tensor product = linear(context.tape, x, {whole.weight, Tensor(), whole.layout});
+  return decompose(context.tape, add_low_rank(context.tape, x, product, low_rank),
+                   {whole, low_rank, context.weight(adapter.magnitude)});
+}
+
+LowRank Transformer::low_rank_of(const Adapter& adapter, std::span<const Tensor> weights) const {
+  return {.parts = adapter.parts,
+          .a = weights[static_cast<std::size_t>(adapter.a)],
+          .b = weights[static_cast<std::size_t>(adapter.b)],
+          .scale = adapter_scale_,
+          .dropout = {}};
+}
+
+// The second matrices are zero before any training, so the adapters say nothing yet.
+void Transformer::initialize_magnitudes(Tape& tape, std::span<const Tensor> weights, std::span<float> trained) const {
+  const WeightLayout layout = architecture_.is_gpt2() ? WeightLayout::kInOut : WeightLayout::kOutIn;
+  const auto fill = [&](int weight, const Adapter& adapter) {
+    if (adapter.magnitude < 0) {
+      return;
+    }
+    const Tensor norms =
+        norms_of(tape, {weights[static_cast<std::size_t>(weight)], Tensor(), layout}, low_rank_of(adapter, weights));
+    const std::size_t place = parameters_.places[static_cast<std::size_t>(adapter.magnitude)].index;
+    const std::span<float> values = trained.subspan(parameters_.layout.offset(place), parameters_.layout.count(place));
+    const Tensor wide = tape.make(norms.shape(), DType::kF32);
+    tape.backend().convert(norms.buffer(), wide.buffer());
+    tape.backend().copy(wide.buffer(), view_of(values));
+  };
+  for (const BlockParameters& block : parameters_.blocks) {
+    fill(block.qkv, block.qkv_adapter);
+    fill(block.attention_out, block.attention_out_adapter);
+    fill(block.up, block.up_adapter);
+    fill(block.down, block.down_adapter);
+  }
 }
 
 Tensor Transformer::feed_forward(const Context& context, std::int64_t layer, const Tensor& x) const {

@@ -67,6 +67,10 @@ class Transformer {
   // loss() of the model without its adapters. `tape` must not record.
   [[nodiscard]] Loss base_loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows) const;
 
+  // With tune.dora: fills the magnitudes in `trained`, the flat layout in f32 on the host, with the lengths that the
+  // outputs' weights have before any training. Of `weights`, the frozen ones are read.
+  void initialize_magnitudes(Tape& tape, std::span<const Tensor> weights, std::span<float> trained) const;
+
   // Logits [vocab] f32 of the token after `tokens`, which follow what the cache holds; the cache then holds them too.
   // `tape` must not record. cache.length() + tokens.size() is at most the capacity.
   [[nodiscard]] Tensor next_logits(Tape& tape, std::span<const Tensor> weights, std::span<const std::int32_t> tokens,
@@ -88,6 +92,7 @@ class Transformer {
     std::uint64_t site;  // of the adapters' dropout within the block
   };
   [[nodiscard]] Linear linear_of(const Context& context, const LinearParts& parts) const;
+  [[nodiscard]] LowRank low_rank_of(const Adapter& adapter, std::span<const Tensor> weights) const;
   [[nodiscard]] Tensor adapted(const Context& context, std::int64_t layer, const LinearParts& parts,
                                const Tensor& x) const;
 

@@ -110,7 +110,8 @@ def make_adapter(name, base, seed, **options):
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
     # As they are called in the file.
-    save_expected(folder, model, {n.replace(".default", "").replace(".modules_to_save", ""): p
+    save_expected(folder, model, {n.replace(".default", "").replace(".modules_to_save", "")
+                                   .replace("magnitude_vector.weight", "magnitude_vector"): p
                                   for n, p in trained.items()}, generator)
 
 
@@ -161,4 +162,8 @@ make_adapter("gpt2-lora", "gpt2", seed=11, r=4, lora_alpha=6, use_rslora=True, b
              target_modules=["c_attn", "c_proj", "c_fc"])
 make_adapter("llama-lora", "llama", seed=12, r=3, lora_alpha=6, target_modules=["q_proj", "v_proj", "down_proj"],
              modules_to_save=["lm_head", "norm"])
+make_adapter("gpt2-dora", "gpt2", seed=14, r=4, lora_alpha=6, use_dora=True, bias="lora_only",
+             target_modules=["c_attn", "c_proj"])
+make_adapter("llama-dora", "llama", seed=15, r=3, lora_alpha=6, use_dora=True,
+             target_modules=["q_proj", "v_proj", "up_proj", "down_proj"])
 make_adapter("qwen2-lora", "qwen2", seed=13, r=4, lora_alpha=8, target_modules="all-linear", bias="lora_only")

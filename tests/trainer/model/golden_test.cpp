@@ -217,7 +217,6 @@ TEST_P(GoldenModel, StaysNearPyTorchsFp32InBf16) {
   golden.expect_flat("gradient", golden.reducer.gradient(), 0.1);
 }
 
-// Adapters added to the weights beneath, once, give what they give beside them.
 // Pairs of answers: make_preference.py made the file.
 class GoldenPreference : public testing::TestWithParam<const char*> {};
 
@@ -283,8 +282,9 @@ TEST_P(GoldenPreference, GivesPyTorchsLossRewardsAndGradients) {
 INSTANTIATE_TEST_SUITE_P(Losses, GoldenPreference, testing::Values("sigmoid", "smooth", "hinge", "ipo"),
                          [](const auto& instance) { return std::string(instance.param); });
 
+// Adapters added to the weights beneath, once, give what they give beside them.
 TEST(GoldenAdapters, GivePyTorchsLogitsWhenMerged) {
-  for (const char* name : {"gpt2-lora", "llama-lora", "qwen2-lora"}) {
+  for (const char* name : {"gpt2-lora", "llama-lora", "qwen2-lora", "gpt2-dora", "llama-dora"}) {
     const Golden apart(name, Precision::kFp32);
     const auto tuned = find_tuned_model(golden_folder(name));
     const auto base = golden_folder(tuned->base.string());
@@ -299,7 +299,7 @@ TEST(GoldenAdapters, GivePyTorchsLogitsWhenMerged) {
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenModel,
                          testing::Values("gpt2", "llama", "llama-tied", "llama3", "llama-linear", "mistral", "qwen2",
-                                         "qwen3", "gpt2-lora", "llama-lora", "qwen2-lora"),
+                                         "qwen3", "gpt2-lora", "llama-lora", "qwen2-lora", "gpt2-dora", "llama-dora"),
                          [](const auto& model) {
                            std::string name = model.param;
                            std::ranges::replace(name, '-', '_');

@@ -61,6 +61,11 @@ class RecordingBackend final : public Backend {
     backend_->swiglu_backward(gate_up, dy, dgate_up);
   }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override { backend_->add(a, b, out); }
+  void row_norms(const Matrix& x, const Tensor& norms) override { backend_->row_norms(x, norms); }
+  void scale_columns(const ColumnScale& scale) override { backend_->scale_columns(scale); }
+  void scale_columns_gradient(const ColumnScaleGradient& gradient) override {
+    backend_->scale_columns_gradient(gradient);
+  }
   void scale(const Tensor& x, float factor, const Tensor& y) override { backend_->scale(x, factor, y); }
   void add_noise(const Noise& noise, const Tensor& x) override { backend_->add_noise(noise, x); }
   void unpack(const PackedWeight& weight, const Tensor& out) override { backend_->unpack(weight, out); }
