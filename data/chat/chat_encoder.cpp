@@ -65,10 +65,11 @@ void ChatEncoder::encode(const Conversation& conversation, Encoder& encoder, Enc
   chat.ids.clear();
   chat.trained.clear();
   const std::size_t last = conversation.turns.size() - 1;
+  TextPlace place = TextPlace::kStart;
   for (const ChatPiece& piece : template_.render(conversation)) {
     switch (piece.kind) {
       case ChatPiece::Kind::kText:
-        encoder.encode(piece.text, chat.ids, SpecialTokens::kAsText);
+        encoder.encode(piece.text, chat.ids, SpecialTokens::kAsText, place);
         break;
       case ChatPiece::Kind::kMarker:
         chat.ids.push_back(marker(piece.text));
@@ -81,6 +82,9 @@ void ChatEncoder::encode(const Conversation& conversation, Encoder& encoder, Enc
       case ChatPiece::Kind::kEnd:
         chat.ids.push_back(end_);
         break;
+    }
+    if (!chat.ids.empty()) {
+      place = piece.kind == ChatPiece::Kind::kText ? TextPlace::kInside : TextPlace::kAfterToken;
     }
     const bool trained = piece.is_answer && (trained_turns_ == TrainedTurns::kAll || piece.turn == last);
     chat.trained.resize(chat.ids.size(), trained ? 1 : 0);

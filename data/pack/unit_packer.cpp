@@ -41,6 +41,7 @@ class BlockEncoder {
   [[nodiscard]] std::span<const std::uint32_t> finish() {
     ids_.clear();
     encode(pending_.size());
+    place_ = TextPlace::kStart;
     return ids_;
   }
 
@@ -50,11 +51,13 @@ class BlockEncoder {
   static constexpr std::size_t kMaxPendingBytes = std::size_t{8} << 20;
 
   void encode(std::size_t size) {
-    encoder_.encode(std::string_view(pending_).substr(0, size), ids_);
+    encoder_.encode(std::string_view(pending_).substr(0, size), ids_, SpecialTokens::kAsText, place_);
     pending_.erase(0, size);
+    place_ = size > 0 ? TextPlace::kInside : place_;
   }
 
   Encoder& encoder_;
+  TextPlace place_ = TextPlace::kStart;  // of pending_
   std::string pending_;
   std::vector<std::uint32_t> ids_;
 };

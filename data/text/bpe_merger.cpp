@@ -3,13 +3,14 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "data/text/unicode.h"
 
 namespace lockstep {
 namespace {
 
 constexpr std::uint32_t kNoRank = ~std::uint32_t{0};
 constexpr std::uint32_t kNoNode = ~std::uint32_t{0};
-constexpr std::size_t kLongPieceBytes = 96;
+constexpr std::size_t kLongPiece = 96;
 
 const TokenizerModel::PairValue* find_merge(const TokenizerModel& model, std::uint32_t left, std::uint32_t right) {
   return model.pairs.find(std::uint64_t{left} << 32 | right);
@@ -24,19 +25,45 @@ void BpeMerger::merge(const TokenizerModel& model, std::string_view piece, std::
       return;
     }
   }
-  if (piece.size() < kLongPieceBytes) {
-    merge_short(model, piece, ids);
+  if (model.pieces) {
+    start_with_characters(model, piece);
   } else {
-    merge_long(model, piece, ids);
+    start_with_bytes(model, piece);
+  }
+  if (symbols_.size() < kLongPiece) {
+    merge_short(model, ids);
+  } else {
+    merge_long(model, ids);
   }
 }
 
-void BpeMerger::merge_short(const TokenizerModel& model, std::string_view piece, std::vector<std::uint32_t>& ids) {
+void BpeMerger::start_with_bytes(const TokenizerModel& model, std::string_view piece) {
   symbols_.resize(piece.size());
   for (std::size_t i = 0; i < piece.size(); ++i) {
     symbols_[i].id = model.byte_ids[static_cast<unsigned char>(piece[i])];
   }
-  std::size_t count = piece.size();
+}
+
+void BpeMerger::start_with_characters(const TokenizerModel& model, std::string_view piece) {
+  const bool falls_back = model.definition.sentencepiece->byte_fallback;
+  symbols_.clear();
+  for (std::size_t at = 0; at < piece.size();) {
+    const CodePoint c = decode_utf8(piece, at);
+    const std::size_t size = std::max(c.length, 1U);
+    const std::uint32_t id = size > 1 ? model.pieces->id_of(c.value) : SentencePieceTables::kUnknown;
+    if (id != SentencePieceTables::kUnknown) {
+      symbols_.push_back({.id = id});
+    } else {
+      for (std::size_t i = 0; i < (falls_back ? size : 1); ++i) {
+        symbols_.push_back({.id = model.byte_ids[static_cast<unsigned char>(piece[at + i])]});
+      }
+    }
+    at += size;
+  }
+}
+
+void BpeMerger::merge_short(const TokenizerModel& model, std::vector<std::uint32_t>& ids) {
+  std::size_t count = symbols_.size();
   const auto look_up = [&](std::size_t i) {
     const auto* const found = i + 1 < count ? find_merge(model, symbols_[i].id, symbols_[i + 1].id) : nullptr;
     symbols_[i].rank = found != nullptr ? found->rank : kNoRank;
@@ -79,14 +106,13 @@ void BpeMerger::push_candidate(const TokenizerModel& model, std::uint32_t left) 
   }
 }
 
-void BpeMerger::merge_long(const TokenizerModel& model, std::string_view piece, std::vector<std::uint32_t>& ids) {
-  require(piece.size() < kNoNode, "encode: a piece of {} bytes without a break; at most 4 GiB are supported",
-          piece.size());
-  const auto count = static_cast<std::uint32_t>(piece.size());
+void BpeMerger::merge_long(const TokenizerModel& model, std::vector<std::uint32_t>& ids) {
+  require(symbols_.size() < kNoNode, "encode: a piece of {} symbols without a break; at most 2^32 - 2 are supported",
+          symbols_.size());
+  const auto count = static_cast<std::uint32_t>(symbols_.size());
   nodes_.resize(count);
   for (std::uint32_t i = 0; i < count; ++i) {
-    nodes_[i] = {model.byte_ids[static_cast<unsigned char>(piece[i])], i == 0 ? kNoNode : i - 1,
-                 i + 1 == count ? kNoNode : i + 1};
+    nodes_[i] = {symbols_[i].id, i == 0 ? kNoNode : i - 1, i + 1 == count ? kNoNode : i + 1};
   }
   const auto later = [](const Candidate& a, const Candidate& b) {
     return a.rank != b.rank ? a.rank > b.rank : a.left > b.left;

@@ -1,4 +1,4 @@
-// BpeMerger turns the bytes of one piece into token ids by the merges of a model.
+// BpeMerger turns one piece of text into token ids by the merges of a model.
 #pragma once
 
 #include <cstddef>
@@ -37,8 +37,11 @@ class BpeMerger {
     std::uint32_t result = 0;
   };
 
-  void merge_short(const TokenizerModel& model, std::string_view piece, std::vector<std::uint32_t>& ids);
-  void merge_long(const TokenizerModel& model, std::string_view piece, std::vector<std::uint32_t>& ids);
+  // Fill symbols_.
+  void start_with_bytes(const TokenizerModel& model, std::string_view piece);
+  void start_with_characters(const TokenizerModel& model, std::string_view piece);
+  void merge_short(const TokenizerModel& model, std::vector<std::uint32_t>& ids);
+  void merge_long(const TokenizerModel& model, std::vector<std::uint32_t>& ids);
   void push_candidate(const TokenizerModel& model, std::uint32_t left);
 
   std::vector<Symbol> symbols_;

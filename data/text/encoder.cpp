@@ -81,12 +81,17 @@ struct Encoder::State : PieceSink {
   void encode_valid(std::string_view text);
   void take(std::string_view piece) override;
   void encode_bytes(std::string_view text);
+  void encode_sentencepiece(std::string_view text, bool with_special, TextPlace place);
+  std::string_view with_prefix(std::string_view part, TextPlace place);
+  void encode_pieces(std::string_view text);
+  void encode_valid_pieces(std::string_view text);
 
   const TokenizerModel& model;
   WordCache cache;
   BpeMerger merger;
   PreTokenizer::Scratch scratch;
   std::optional<KnownPattern> pattern;
+  std::string normal;                         // a part of a text with its spaces as tokens have them
   std::vector<std::uint32_t>* ids = nullptr;  // where the call in progress puts them
 };
 
@@ -188,6 +193,67 @@ void Encoder::State::encode_bytes(std::string_view text) {
                  [&](char byte) { return model.byte_ids[static_cast<unsigned char>(byte)]; });
 }
 
+void Encoder::State::encode_sentencepiece(std::string_view text, bool with_special, TextPlace place) {
+  const bool normalizes_first = model.definition.sentencepiece->normalizes_first;
+  split_off_tokens(model.added_before, text, with_special, *ids, [&](std::string_view part) {
+    const TextPlace place_of_part = part.data() == text.data() ? place : TextPlace::kAfterToken;
+    const std::string_view whole = normalizes_first ? with_prefix(part, place_of_part) : part;
+    split_off_tokens(model.added_after, whole, with_special, *ids, [&](std::string_view plain) {
+      const TextPlace place_of_plain = plain.data() == whole.data() ? place_of_part : TextPlace::kAfterToken;
+      encode_pieces(normalizes_first ? plain : with_prefix(plain, place_of_plain));
+    });
+  });
+}
+
+// The result is valid until the next call.
+std::string_view Encoder::State::with_prefix(std::string_view part, TextPlace place) {
+  const SentencePieceForm& form = *model.definition.sentencepiece;
+  const bool has_marks = part.find(kSpaceMark) != std::string_view::npos;
+  const bool is_place = form.prefix == PrefixSpace::kEveryPart
+                            ? place != TextPlace::kInside
+                            : form.prefix == PrefixSpace::kTextStart && place == TextPlace::kStart;
+  const bool starts_with_space = part.starts_with(' ') || part.starts_with(kSpaceMark);
+  const bool has_prefix = is_place && (form.prefix_before_space || !starts_with_space);
+  if (!has_prefix && !has_marks) {
+    return part;
+  }
+  normal.assign(has_prefix ? 1 : 0, ' ');
+  normal += has_marks ? with_spaces(part) : part;
+  return normal;
+}
+
+void Encoder::State::encode_pieces(std::string_view text) {
+  const SentencePieceForm& form = *model.definition.sentencepiece;
+  const std::size_t before = ids->size();
+  split_by_validity(
+      text, [this](std::string_view valid) { encode_valid_pieces(valid); },
+      [this](std::string_view invalid) { encode_bytes(invalid); });
+  if (!form.byte_fallback && form.fuses_unknown) {
+    const auto both_unknown = [&](std::uint32_t a, std::uint32_t b) { return a == b && a == form.unknown; };
+    ids->erase(std::unique(ids->begin() + static_cast<std::ptrdiff_t>(before), ids->end(), both_unknown), ids->end());
+  }
+}
+
+// Cuts wherever no merge can join the two characters.
+void Encoder::State::encode_valid_pieces(std::string_view text) {
+  const auto character = [text](std::size_t at) {
+    const auto byte = static_cast<unsigned char>(text[at]);
+    return byte < 0x80 ? CodePoint{byte, 1} : decode_utf8(text, at);
+  };
+  std::size_t begin = 0;
+  CodePoint left = character(0);
+  for (std::size_t at = left.length; at < text.size();) {
+    const CodePoint right = character(at);
+    if (!model.pieces->joins(left.value, right.value)) {
+      take(text.substr(begin, at - begin));
+      begin = at;
+    }
+    at += right.length;
+    left = right;
+  }
+  take(text.substr(begin));
+}
+
 Encoder::Encoder(Tokenizer tokenizer, EncoderOptions options)
     : tokenizer_(std::move(tokenizer)), state_(std::make_unique<State>(tokenizer_.model(), options.cache_words)) {}
 
@@ -195,9 +261,15 @@ Encoder::~Encoder() = default;
 Encoder::Encoder(Encoder&&) noexcept = default;
 Encoder& Encoder::operator=(Encoder&&) noexcept = default;
 
-void Encoder::encode(std::string_view text, std::vector<std::uint32_t>& ids, SpecialTokens special_tokens) {
+void Encoder::encode(std::string_view text, std::vector<std::uint32_t>& ids, SpecialTokens special_tokens,
+                     TextPlace place) {
+  const bool with_special = special_tokens == SpecialTokens::kRecognized;
   state_->ids = &ids;
-  state_->encode(text, special_tokens == SpecialTokens::kRecognized);
+  if (state_->model.pieces) {
+    state_->encode_sentencepiece(text, with_special, place);
+  } else {
+    state_->encode(text, with_special);
+  }
 }
 
 }  // namespace lockstep

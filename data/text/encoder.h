@@ -27,10 +27,10 @@ class Encoder {
   Encoder(const Encoder&) = delete;
   Encoder& operator=(const Encoder&) = delete;
 
-  // Appends the ids of `text` to `ids`.
+  // Appends the ids of `text`, which stands at `place`, to `ids`.
   // Throws Error(kUnsupported) when a pattern of the tokenizer gives up on the text (too much backtracking).
   void encode(std::string_view text, std::vector<std::uint32_t>& ids,
-              SpecialTokens special_tokens = SpecialTokens::kAsText);
+              SpecialTokens special_tokens = SpecialTokens::kAsText, TextPlace place = TextPlace::kStart);
 
   [[nodiscard]] const Tokenizer& tokenizer() const { return tokenizer_; }
 

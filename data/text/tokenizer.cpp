@@ -9,11 +9,43 @@
 #include "data/text/gguf_vocab.h"
 #include "data/text/tokenizer_json.h"
 #include "data/text/tokenizer_model.h"
+#include "data/text/unicode.h"
 
 namespace lockstep {
 namespace {
 
 bool is_recognized_in_data(const Token& token) { return token.kind == TokenKind::kAdded; }
+
+// Whether an added token ends `text`: the part of a text behind one may get a space put before it.
+bool ends_with_added(const TokenizerModel& model, std::string_view text) {
+  return std::any_of(model.added_ids.begin(), model.added_ids.end(), [&](const auto& added) {
+    return text.ends_with(added.first) || text.ends_with(model.bytes_of(added.second));
+  });
+}
+
+// The last space or line break behind another character that no token of a merge joins it to.
+std::size_t safe_prefix_of_pieces(const TokenizerModel& model, std::string_view text) {
+  const auto is_break = [&](std::size_t at) { return text[at] == ' ' || text[at] == '\n'; };
+  const auto is_known = [&](std::size_t at) {  // two unknown characters can be one token
+    return model.definition.sentencepiece->byte_fallback ||
+           model.pieces->id_of(static_cast<char32_t>(text[at])) != SentencePieceTables::kUnknown;
+  };
+  for (std::size_t at = text.empty() ? 0 : text.size() - 1; at > 0; --at) {
+    if (!is_break(at) || is_break(at - 1) || !is_known(at)) {
+      continue;
+    }
+    std::size_t left = at - 1;
+    while (left > 0 && (static_cast<unsigned char>(text[left]) & 0xC0) == 0x80) {
+      --left;
+    }
+    const CodePoint c = decode_utf8(text, left);
+    if (c.length == at - left && c.value != U'\u2581' &&
+        !model.pieces->joins(c.value, static_cast<char32_t>(text[at])) && !ends_with_added(model, text.substr(0, at))) {
+      return at;
+    }
+  }
+  return 0;
+}
 
 }  // namespace
 
@@ -60,14 +92,16 @@ Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name) {
 }
 
 Tokenizer Tokenizer::with_end_of_text(std::uint32_t id) const {
-  require(has_token(id) && added_token(token_bytes(id)) == id, "{}: {} is not the id of an added token", name(), id);
+  require(has_token(id) && added_token(model_->definition.tokens[id].bytes) == id,
+          "{}: {} is not the id of an added token", name(), id);
   TokenizerDefinition definition = model_->definition;
   definition.end_of_text = id;
   return Tokenizer(build_model(std::move(definition), name()));
 }
 
-void Tokenizer::encode(std::string_view text, std::vector<std::uint32_t>& ids, SpecialTokens special_tokens) const {
-  Encoder(*this, {.cache_words = 0}).encode(text, ids, special_tokens);
+void Tokenizer::encode(std::string_view text, std::vector<std::uint32_t>& ids, SpecialTokens special_tokens,
+                       TextPlace place) const {
+  Encoder(*this, {.cache_words = 0}).encode(text, ids, special_tokens, place);
 }
 
 std::string Tokenizer::decode(std::span<const std::uint32_t> ids) const {
@@ -75,12 +109,16 @@ std::string Tokenizer::decode(std::span<const std::uint32_t> ids) const {
   for (const std::uint32_t id : ids) {
     text += token_bytes(id);
   }
+  const auto& form = model_->definition.sentencepiece;
+  if (form && form->drops_prefix && text.starts_with(' ')) {
+    text.erase(0, 1);
+  }
   return text;
 }
 
 std::string_view Tokenizer::token_bytes(std::uint32_t id) const {
   require(has_token(id), "decode: {} has no token with the id {}; its vocabulary has {}", name(), id, vocab_size());
-  return model_->definition.tokens[id].bytes;
+  return model_->bytes_of(id);
 }
 
 bool Tokenizer::has_token(std::uint32_t id) const {
@@ -113,9 +151,12 @@ std::string Tokenizer::to_json() const {
 
 std::size_t Tokenizer::safe_prefix(std::string_view text) const {
   const TokenizerDefinition& definition = model_->definition;
-  if (definition.merges.empty() && !definition.ignore_merges && !definition.nfc &&
+  if (!definition.sentencepiece && definition.merges.empty() && !definition.ignore_merges && !definition.nfc &&
       std::none_of(definition.tokens.begin(), definition.tokens.end(), is_recognized_in_data)) {
     return text.size();
+  }
+  if (model_->pieces) {
+    return model_->added_contain_breaks ? 0 : safe_prefix_of_pieces(*model_, text);
   }
   return model_->added_contain_breaks ? 0 : model_->pretokenizer.safe_prefix(text);
 }

@@ -1,8 +1,10 @@
 // Tokenizer turns text into token ids and back.
 //
-// Every tokenizer here is a byte-level BPE: each of the 256 bytes has a token, so any byte string can be encoded, valid
-// UTF-8 or not, and decode(encode(x)) == x. (The one exception is a tokenizer.json that asks for NFC normalisation, as
-// Qwen's does: there the answer is the normalised text.)
+// Every tokenizer here is a BPE, of one of two kinds. Byte-level BPE has a token for each of the 256 bytes: any byte
+// string can be encoded, valid UTF-8 or not, and decode(encode(x)) == x. (The one exception is a tokenizer.json that
+// asks for NFC normalisation, as Qwen's does: there the answer is the normalised text.) SentencePiece BPE (Llama 2,
+// Mistral 7B) puts a space before a text, which decode() drops, and writes spaces as U+2581: decode(encode(x)) == x
+// where x has no U+2581, unless docs/tokenizers.md says otherwise of the form.
 //
 // A Tokenizer is a cheap handle to something immutable: copy it freely, use it from any number of threads.
 #pragma once
@@ -28,6 +30,14 @@ enum class SpecialTokens {
   kRecognized,  // the special token's id: right for prompts and chat templates
 };
 
+// Where a text stands in a longer one that is encoded part by part. SentencePiece puts a space before some parts;
+// byte-level BPE does not ask.
+enum class TextPlace {
+  kStart,       // at the beginning
+  kAfterToken,  // directly behind a special token
+  kInside,      // behind other text
+};
+
 class Tokenizer {
  public:
   // Ids 0..255 are the bytes, 256 is <|endoftext|>.
@@ -47,13 +57,14 @@ class Tokenizer {
 
   // Appends the ids of `text` to `ids`. For more than a few texts, keep an Encoder: it remembers words.
   void encode(std::string_view text, std::vector<std::uint32_t>& ids,
-              SpecialTokens special_tokens = SpecialTokens::kAsText) const;
+              SpecialTokens special_tokens = SpecialTokens::kAsText, TextPlace place = TextPlace::kStart) const;
 
-  // The bytes that `ids` stand for. Throws Error(kUsage) at an id without a token.
+  // The bytes that `ids` stand for, which begin a text: without the space that encode() put there. Throws Error(kUsage)
+  // at an id without a token.
   [[nodiscard]] std::string decode(std::span<const std::uint32_t> ids) const;
 
-  // The bytes of one token, for streaming: they may end inside a character. Lives as long as any copy of the tokenizer.
-  // Throws Error(kUsage) at an id without a token.
+  // The bytes of one token inside a text, for streaming: they may end inside a character. Lives as long as any copy of
+  // the tokenizer. Throws Error(kUsage) at an id without a token.
   [[nodiscard]] std::string_view token_bytes(std::uint32_t id) const;
 
   // Whether decode() knows the id: a vocabulary may have holes, and models round their output layer up.
@@ -87,8 +98,8 @@ class Tokenizer {
   [[nodiscard]] std::string to_json() const;
 
   // How long a prefix of `text` can be encoded now, whatever text follows: encode(prefix) followed by encode(rest +
-  // more) gives the ids of encode(text + more). For streaming a document larger than memory. 0 when `text` has no such
-  // place; always 0 for a pattern that is not one of the well-known ones.
+  // more) with TextPlace::kInside gives the ids of encode(text + more). For streaming a document larger than memory. 0
+  // when `text` has no such place; always 0 for a pattern that is not one of the well-known ones.
   [[nodiscard]] std::size_t safe_prefix(std::string_view text) const;
 
   // For this folder: tables built from a checked definition.

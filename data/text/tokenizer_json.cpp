@@ -5,6 +5,7 @@
 
 #include "data/text/byte_alphabet.h"
 #include "data/text/json_fields.h"
+#include "data/text/tokenizer_json_sentencepiece.h"
 
 namespace lockstep {
 namespace {
@@ -140,9 +141,6 @@ void check_model_options(const JsonField& model) {
       model.at(affix).unsupported("only none is");
     }
   }
-  if (model.at("byte_fallback").flag(false)) {
-    model.at("byte_fallback").unsupported("only byte-level BPE, which needs no fallback, is");
-  }
   const JsonField dropout = model.at("dropout");
   if (!dropout.is_null() && !(dropout.value().is_number() && dropout.value().get<double>() == 0.0)) {
     dropout.unsupported("only none is: encoding has to be repeatable");
@@ -170,7 +168,8 @@ TokenIds read_vocabulary(const JsonField& vocabulary, TokenizerDefinition& defin
   for (const auto& [text, value] : vocabulary.value().items()) {
     const JsonField field(value, definition.name, fmt::format("model.vocab[{}]", in_quotes(text)));
     const std::uint32_t id = field.index_below(kMaxVocabSize);
-    new_token(definition, id, text) = token_of_characters(text);
+    new_token(definition, id, text) =
+        definition.sentencepiece ? token_of_piece(text, *definition.sentencepiece) : token_of_characters(text);
     ids.emplace(text, id);
   }
   return ids;
@@ -198,6 +197,35 @@ void read_merges(const JsonField& merges, const TokenIds& ids, TokenizerDefiniti
       JsonField(value, definition.name, fmt::format("model.merges[{}]", number)).wrong("two tokens");
     }
     ++number;
+  }
+}
+
+// The scores of a SentencePiece model, which make the merges: this program's own addition to the format.
+std::vector<float> read_scores(const JsonField& scores, std::size_t tokens) {
+  const std::vector<JsonField> elements = scores.elements();
+  if (elements.size() != tokens) {
+    scores.wrong(fmt::format("one number for each of the {} ids of model.vocab", tokens));
+  }
+  std::vector<float> all;
+  for (const JsonField& element : elements) {
+    if (!element.value().is_number()) {
+      element.wrong("a number");
+    }
+    all.push_back(element.value().get<float>());
+  }
+  return all;
+}
+
+void read_sentencepiece_model(const JsonField& model, const TokenIds& ids, TokenizerDefinition& definition) {
+  if (const JsonField unknown = model.at("unk_token"); !unknown.is_null()) {
+    const auto found = ids.find(unknown.text());
+    if (found == ids.end()) {
+      unknown.wrong("a token of model.vocab");
+    }
+    definition.sentencepiece->unknown = found->second;
+  }
+  if (!model.at("scores").is_null()) {
+    definition.sentencepiece->scores = read_scores(model.at("scores"), definition.tokens.size());
   }
 }
 
@@ -271,12 +299,28 @@ TokenizerDefinition read_tokenizer_json(std::string_view text, std::string_view 
   definition.name = name;
   check_model_options(model);
   definition.ignore_merges = model.at("ignore_merges").flag(false);
-  read_normalizer(root.at("normalizer"), definition);
-  read_pre_tokenizer(root.at("pre_tokenizer"), definition);
-  check_decoder(root.at("decoder"));
+  if (is_sentencepiece(root)) {
+    definition.sentencepiece = read_sentencepiece_form(root);
+  } else {
+    if (model.at("byte_fallback").flag(false)) {
+      model.at("byte_fallback").unsupported("only byte-level BPE, which needs no fallback, and SentencePiece's are");
+    }
+    read_normalizer(root.at("normalizer"), definition);
+    read_pre_tokenizer(root.at("pre_tokenizer"), definition);
+    check_decoder(root.at("decoder"));
+  }
   const TokenIds ids = read_vocabulary(model.at("vocab"), definition);
-  read_merges(model.at("merges"), ids, definition);
+  if (definition.sentencepiece) {
+    read_sentencepiece_model(model, ids, definition);
+  }
+  const bool is_scored = definition.sentencepiece && !definition.sentencepiece->scores.empty();
+  if (!is_scored) {
+    read_merges(model.at("merges"), ids, definition);
+  }
   read_added_tokens(root.at("added_tokens"), ids, definition);
+  if (is_scored) {
+    add_scored_merges(definition);  // of tokens that are not added ones
+  }
   read_post_processor(root.at("post_processor"), definition);
   definition.end_of_text = usual_end_of_text(definition);
   definition.json = text;

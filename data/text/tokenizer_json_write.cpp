@@ -7,6 +7,7 @@
 
 #include "data/text/byte_alphabet.h"
 #include "data/text/tokenizer_json.h"
+#include "data/text/tokenizer_json_sentencepiece.h"
 
 namespace lockstep {
 namespace {
@@ -19,7 +20,11 @@ std::string json_string(const std::string& text) {
   return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-std::string characters_of(const Token& token) {
+std::string characters_of(const TokenizerDefinition& definition, std::uint32_t id) {
+  const Token& token = definition.tokens[id];
+  if (definition.sentencepiece) {
+    return piece_of_token(token);
+  }
   return token.kind == TokenKind::kNormal ? to_characters(token.bytes) : token.bytes;
 }
 
@@ -74,10 +79,10 @@ Json added_tokens_of(const TokenizerDefinition& definition) {
 
 Json post_processor_of(const TokenizerDefinition& definition) {
   if (!definition.beginning_of_text) {
-    return byte_level(true);
+    return definition.sentencepiece ? Json(nullptr) : byte_level(true);
   }
   const std::uint32_t id = *definition.beginning_of_text;
-  const std::string text = characters_of(definition.tokens[id]);
+  const std::string text = characters_of(definition, id);
   const Json begin = {{"SpecialToken", {{"id", text}, {"type_id", 0}}}};
   const auto sequence = [](const char* which, int type) -> Json {
     return {{"Sequence", {{"id", which}, {"type_id", type}}}};
@@ -92,12 +97,12 @@ Json post_processor_of(const TokenizerDefinition& definition) {
 void write_vocabulary(const TokenizerDefinition& definition, std::string& out) {
   const bool without_added = added_tokens_come_last(definition);
   const char* separator = "";
-  for (std::size_t id = 0; id < definition.tokens.size(); ++id) {
+  for (std::uint32_t id = 0; id < definition.tokens.size(); ++id) {
     const Token& token = definition.tokens[id];
     if (token.kind == TokenKind::kHole || (without_added && is_added(token))) {
       continue;
     }
-    out += fmt::format("{}\n      {}: {}", separator, json_string(characters_of(token)), id);
+    out += fmt::format("{}\n      {}: {}", separator, json_string(characters_of(definition, id)), id);
     separator = ",";
   }
 }
@@ -105,9 +110,8 @@ void write_vocabulary(const TokenizerDefinition& definition, std::string& out) {
 void write_merges(const TokenizerDefinition& definition, std::string& out) {
   const char* separator = "";
   for (const MergeRule& merge : definition.merges) {
-    // As one string, which every version of `tokenizers` reads; the byte alphabet has no space.
-    const std::string both =
-        characters_of(definition.tokens[merge.left]) + ' ' + characters_of(definition.tokens[merge.right]);
+    // As one string, which every version of `tokenizers` reads: neither the byte alphabet nor a piece has a space.
+    const std::string both = characters_of(definition, merge.left) + ' ' + characters_of(definition, merge.right);
     out += fmt::format("{}\n      {}", separator, json_string(both));
     separator = ",";
   }
@@ -116,27 +120,34 @@ void write_merges(const TokenizerDefinition& definition, std::string& out) {
 }  // namespace
 
 std::string write_tokenizer_json(const TokenizerDefinition& definition) {
+  const std::optional<SentencePieceForm>& form = definition.sentencepiece;
   Json head = {{"version", "1.0"},
                {"truncation", nullptr},
                {"padding", nullptr},
                {"added_tokens", added_tokens_of(definition)},
-               {"normalizer", definition.nfc ? Json{{"type", "NFC"}} : Json(nullptr)},
-               {"pre_tokenizer", pre_tokenizer_of(definition)},
+               {"normalizer", form             ? normalizer_of(*form)
+                              : definition.nfc ? Json{{"type", "NFC"}}
+                                               : Json(nullptr)},
+               {"pre_tokenizer", form ? pre_tokenizer_of(*form) : pre_tokenizer_of(definition)},
                {"post_processor", post_processor_of(definition)},
-               {"decoder", byte_level(true)}};
+               {"decoder", form ? decoder_of(*form) : byte_level(true)}};
   std::string out = head.dump(2);
   out.resize(out.size() - 2);  // the closing "\n}": the model, too large for a tree, is written after it
+  const bool has_unknown = form && form->unknown;
   const Json options = {{"type", "BPE"},
                         {"dropout", nullptr},
-                        {"unk_token", nullptr},
+                        {"unk_token", has_unknown ? Json(characters_of(definition, *form->unknown)) : Json(nullptr)},
                         {"continuing_subword_prefix", nullptr},
                         {"end_of_word_suffix", nullptr},
-                        {"fuse_unk", false},
-                        {"byte_fallback", false},
+                        {"fuse_unk", form && form->fuses_unknown},
+                        {"byte_fallback", form && form->byte_fallback},
                         {"ignore_merges", definition.ignore_merges}};
   out += ",\n  \"model\": {";
   for (const auto& [key, value] : options.items()) {
     out += fmt::format("\n    \"{}\": {},", key, value.dump());
+  }
+  if (form && !form->scores.empty()) {
+    out += fmt::format("\n    \"scores\": {},", Json(form->scores).dump());
   }
   out += "\n    \"vocab\": {";
   write_vocabulary(definition, out);

@@ -32,6 +32,32 @@ class Canonical {
   std::string text_;
 };
 
+// Ranks of merges, by place: equal scores rank equally.
+std::vector<std::uint32_t> ranks_of(const TokenizerDefinition& definition) {
+  const bool is_scored = definition.sentencepiece && !definition.sentencepiece->scores.empty();
+  std::vector<std::uint32_t> ranks(definition.merges.size());
+  for (std::size_t i = 1; i < ranks.size(); ++i) {
+    const bool is_equal = is_scored && definition.sentencepiece->scores[definition.merges[i].result] ==
+                                           definition.sentencepiece->scores[definition.merges[i - 1].result];
+    ranks[i] = ranks[i - 1] + (is_equal ? 0 : 1);
+  }
+  return ranks;
+}
+
+void add_form(const TokenizerDefinition& definition, Canonical& all) {
+  const SentencePieceForm& form = *definition.sentencepiece;
+  all.add("SentencePiece");
+  all.add(static_cast<std::uint64_t>(form.prefix));
+  for (const bool flag : {form.prefix_before_space, form.normalizes_first, form.splits_words, form.drops_prefix,
+                          form.byte_fallback, form.fuses_unknown, !form.scores.empty()}) {
+    all.add(std::uint64_t{flag});
+  }
+  all.add(std::uint64_t{form.unknown.value_or(kMaxVocabSize)});
+  for (const std::uint32_t rank : ranks_of(definition)) {
+    all.add(std::uint64_t{rank});
+  }
+}
+
 // Over what decides ids and their bytes, and nothing else: the form of the file, its name and which token ends a text
 // do not count.
 std::string fingerprint_of(const TokenizerDefinition& definition) {
@@ -55,6 +81,9 @@ std::string fingerprint_of(const TokenizerDefinition& definition) {
     all.add(static_cast<std::uint64_t>(step.behavior));
   }
   all.add(std::uint64_t{definition.nfc} << 1 | std::uint64_t{definition.ignore_merges});
+  if (definition.sentencepiece) {
+    add_form(definition, all);
+  }
   return all.hex();
 }
 
@@ -65,12 +94,26 @@ TokenizerDefinition with_one_pass(TokenizerDefinition definition) {
     return std::any_of(definition.tokens.begin(), definition.tokens.end(),
                        [&](const Token& token) { return is_added(token.kind) && token.normalized == normalized; });
   };
-  if (!definition.nfc && !looked_for(false)) {
+  const bool normalizes = definition.nfc || (definition.sentencepiece && definition.sentencepiece->normalizes_first);
+  if (!normalizes && !looked_for(false)) {
     for (Token& token : definition.tokens) {
       token.normalized = false;
     }
   }
   return definition;
+}
+
+// What is looked for, in the text that it is looked for in; empty for what no such text has.
+std::string pattern_of(const TokenizerDefinition& definition, const Token& token) {
+  if (!token.normalized || !definition.sentencepiece || !definition.sentencepiece->normalizes_first) {
+    return token.bytes;
+  }
+  const SentencePieceForm& form = *definition.sentencepiece;
+  if (!form.scores.empty()) {
+    return token.bytes.find(' ') == std::string::npos ? with_spaces(token.bytes) : std::string();
+  }
+  // `tokenizers` normalises the token as it does a text.
+  return (form.prefix == PrefixSpace::kNone ? "" : " ") + with_spaces(token.bytes);
 }
 
 bool has_inner_break(std::string_view text) {
@@ -80,6 +123,37 @@ bool has_inner_break(std::string_view text) {
     }
   }
   return false;
+}
+
+void fill_byte_ids(const TokenizerDefinition& definition, const SentencePieceTables& pieces,
+                   std::array<std::uint32_t, 256>& byte_ids) {
+  for (std::uint32_t id = 0; id < definition.tokens.size(); ++id) {
+    if (definition.tokens[id].kind == TokenKind::kByte) {
+      byte_ids[static_cast<unsigned char>(definition.tokens[id].bytes.front())] = id;
+    }
+  }
+  for (char32_t c = 0; c < 128; ++c) {
+    byte_ids[c] = pieces.id_of(c) == SentencePieceTables::kUnknown ? byte_ids[c] : pieces.id_of(c);
+  }
+}
+
+void check_bytes(const TokenizerModel& model, const SentencePieceForm& form, std::string_view document) {
+  std::array<bool, 256> has_token{};
+  for (const Token& token : model.definition.tokens) {
+    if (token.kind == TokenKind::kByte) {
+      has_token[static_cast<unsigned char>(token.bytes.front())] = true;
+    }
+  }
+  const auto missing = std::find(has_token.begin(), has_token.end(), false) - has_token.begin();
+  if (form.byte_fallback && missing < 256) {
+    fail(ErrorCode::kUnsupported, "{}: the vocabulary falls back to bytes, but has no token <0x{:02X}>", document,
+         missing);
+  }
+  if (!form.byte_fallback && !form.unknown) {
+    fail(ErrorCode::kUnsupported,
+         "{}: there is neither an unknown token nor a fallback to bytes: characters without a token would be lost",
+         document);
+  }
 }
 
 }  // namespace
@@ -126,10 +200,15 @@ TokenizerModel::TokenizerModel(TokenizerDefinition what, std::string_view docume
       pretokenizer(definition.split_steps, document),
       fingerprint(fingerprint_of(definition)) {
   byte_ids.fill(kMaxVocabSize);
+  if (definition.sentencepiece) {
+    pieces = std::make_unique<const SentencePieceTables>(definition);
+    byte_ids.fill(definition.sentencepiece->unknown.value_or(kMaxVocabSize));
+    fill_byte_ids(definition, *pieces, byte_ids);
+  }
   for (std::uint32_t id = 0; id < definition.tokens.size(); ++id) {
     const Token& token = definition.tokens[id];
     if (token.kind == TokenKind::kNormal) {
-      if (token.bytes.size() == 1) {
+      if (token.bytes.size() == 1 && !definition.sentencepiece) {
         byte_ids[static_cast<unsigned char>(token.bytes.front())] = id;
       }
       if (definition.ignore_merges) {
@@ -141,24 +220,47 @@ TokenizerModel::TokenizerModel(TokenizerDefinition what, std::string_view docume
       }
       AddedTokens& table = token.normalized ? added_after : added_before;
       // Whatever the file says: data that holds the end of a text must not be able to end it.
-      table.add(token.bytes, id, token.kind == TokenKind::kSpecial || id == definition.end_of_text);
+      const std::string pattern = pattern_of(definition, token);
+      if (!pattern.empty()) {
+        table.add(pattern, id, token.kind == TokenKind::kSpecial || id == definition.end_of_text);
+      }
+      if (definition.sentencepiece) {
+        // With the space that it is found with, which a text has lost to it. Special tokens are not part of a text.
+        const bool is_text = token.kind == TokenKind::kAdded && !pattern.empty();
+        if (std::string decoded = with_spaces(is_text ? pattern : token.bytes); decoded != token.bytes) {
+          decoded_added.emplace(id, std::move(decoded));
+        }
+      }
       added_ids.emplace(token.bytes, id);
-      added_contain_breaks = added_contain_breaks || has_inner_break(token.bytes);
+      added_contain_breaks = added_contain_breaks || has_inner_break(bytes_of(id));
     }
   }
-  for (std::size_t rank = 0; rank < definition.merges.size(); ++rank) {
-    const MergeRule& merge = definition.merges[rank];
-    if (definition.tokens[merge.result].bytes !=
-        definition.tokens[merge.left].bytes + definition.tokens[merge.right].bytes) {
+  const std::vector<std::uint32_t> ranks = ranks_of(definition);
+  for (std::size_t i = 0; i < definition.merges.size(); ++i) {
+    const MergeRule& merge = definition.merges[i];
+    if (bytes_of(merge.result) != std::string(bytes_of(merge.left)).append(bytes_of(merge.right))) {
       fail(ErrorCode::kUnsupported, "{}: merge {} of tokens {} and {} makes token {}, whose text is another", document,
-           rank, merge.left, merge.right, merge.result);
+           i, merge.left, merge.right, merge.result);
     }
-    pairs[std::uint64_t{merge.left} << 32 | merge.right] = {static_cast<std::uint32_t>(rank), merge.result};
+    if (definition.sentencepiece && (piece_of_token(definition.tokens[merge.left]).find(' ') != std::string::npos ||
+                                     piece_of_token(definition.tokens[merge.right]).find(' ') != std::string::npos)) {
+      fail(ErrorCode::kUnsupported, "{}: merge {} has a token with a space, expected U+2581 for it", document, i);
+    }
+    pairs[std::uint64_t{merge.left} << 32 | merge.right] = {ranks[i], merge.result};
   }
+}
+
+std::string_view TokenizerModel::bytes_of(std::uint32_t id) const {
+  const auto found = decoded_added.empty() ? decoded_added.end() : decoded_added.find(id);
+  return found == decoded_added.end() ? definition.tokens[id].bytes : found->second;
 }
 
 std::shared_ptr<const TokenizerModel> build_model(TokenizerDefinition definition, std::string_view document) {
   auto model = std::make_shared<const TokenizerModel>(std::move(definition), document);
+  if (const auto& form = model->definition.sentencepiece) {
+    check_bytes(*model, *form, document);
+    return model;
+  }
   for (unsigned byte = 0; byte < 256; ++byte) {
     if (model->byte_ids[byte] == kMaxVocabSize) {
       fail(ErrorCode::kUnsupported,

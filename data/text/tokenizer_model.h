@@ -14,6 +14,7 @@
 #include "data/text/added_tokens.h"
 #include "data/text/flat_map.h"
 #include "data/text/pretokenizer.h"
+#include "data/text/sentencepiece.h"
 
 namespace lockstep {
 
@@ -22,15 +23,16 @@ inline constexpr std::uint32_t kMaxVocabSize = std::uint32_t{1} << 21;
 
 enum class TokenKind : std::uint8_t {
   kHole,     // no token has this id
-  kNormal,   // a byte, or made by a merge
+  kNormal,   // a byte (SentencePiece: a character), or made by a merge
   kForeign,  // in the vocabulary, but not written in the byte alphabet: it decodes to its text, encoding never yields
              // it
   kAdded,    // found in the text as a whole
   kSpecial,  // the same, where special tokens are recognised
+  kByte,     // SentencePiece: a byte of a character that has no token
 };
 
 struct Token {
-  std::string bytes;
+  std::string bytes;  // of an added token its text as files have it: SentencePiece's may have U+2581 for spaces
   TokenKind kind = TokenKind::kHole;
   bool normalized = false;  // an added token that is looked for after normalisation, not before
 };
@@ -43,9 +45,10 @@ struct MergeRule {
 
 struct TokenizerDefinition {
   std::string name;
-  std::vector<Token> tokens;      // by id
-  std::vector<MergeRule> merges;  // by rank: the first applies first
-  std::vector<SplitStep> split_steps;
+  std::vector<Token> tokens;                       // by id
+  std::vector<MergeRule> merges;                   // by rank: the first applies first
+  std::optional<SentencePieceForm> sentencepiece;  // byte-level BPE without it
+  std::vector<SplitStep> split_steps;              // this and the next two: of byte-level BPE
   bool nfc = false;
   bool ignore_merges = false;  // a piece that is a token becomes that token, whatever the merges would make of it
   std::optional<std::uint32_t> end_of_text;
@@ -74,7 +77,11 @@ struct TokenizerModel {
   };
 
   TokenizerDefinition definition;
+  // Where there is none, kMaxVocabSize. SentencePiece: of ASCII the characters' ids, else of the byte tokens, else the
+  // unknown token's.
   std::array<std::uint32_t, 256> byte_ids{};
+  std::unique_ptr<const SentencePieceTables> pieces;                 // of a SentencePiece tokenizer
+  std::unordered_map<std::uint32_t, std::string> decoded_added;      // of added tokens that are decoded to other text
   FlatMap<PairValue> pairs;                                          // key: left << 32 | right
   std::unordered_map<std::string_view, std::uint32_t> whole_pieces;  // filled when ignore_merges
   AddedTokens added_before;                                          // looked for in the text as it is
@@ -84,14 +91,17 @@ struct TokenizerModel {
   PreTokenizer pretokenizer;
   std::string fingerprint;
 
+  // What decode() gives for a token.
+  [[nodiscard]] std::string_view bytes_of(std::uint32_t id) const;
+
   // Views in the tables point into the definition.
   TokenizerModel(TokenizerDefinition what, std::string_view document);
   TokenizerModel(const TokenizerModel&) = delete;
   TokenizerModel& operator=(const TokenizerModel&) = delete;
 };
 
-// Throws Error(kUnsupported) when one of the 256 bytes has no token or a merge would change the text, Error(kCorrupt)
-// for an empty added token; the messages begin with `document`.
+// Throws Error(kUnsupported) when one of the 256 bytes has no token (SentencePiece: and there is no unknown token) or a
+// merge would change the text, Error(kCorrupt) for an empty added token; the messages begin with `document`.
 [[nodiscard]] std::shared_ptr<const TokenizerModel> build_model(TokenizerDefinition definition,
                                                                 std::string_view document);
 

@@ -124,7 +124,7 @@ INSTANTIATE_TEST_SUITE_P(
                     "t.json: model.type is \"Unigram\", which is not supported; known is BPE"},
         BadDocument{"ByteFallback", R"({"model": {"byte_fallback": true}})", kUnsupported,
                     "t.json: model.byte_fallback is true, which is not supported; only byte-level BPE, which needs no "
-                    "fallback, is"},
+                    "fallback, and SentencePiece's are"},
         BadDocument{
             "Dropout", R"({"model": {"dropout": 0.1}})", kUnsupported,
             "t.json: model.dropout is 0.1, which is not supported; only none is: encoding has to be repeatable"},
@@ -140,8 +140,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadDocument{"NoPreTokenizer", R"({"pre_tokenizer": null})", kUnsupported,
                     "t.json: pre_tokenizer is missing, which is not supported; only byte-level BPE is: one with the "
                     "component ByteLevel"},
-        BadDocument{"Metaspace", R"({"pre_tokenizer": {"type": "Metaspace"}})", kUnsupported,
-                    "t.json: pre_tokenizer.type is \"Metaspace\", which is not supported; known are Sequence, Split, "
+        BadDocument{"Whitespace", R"({"pre_tokenizer": {"type": "Whitespace"}})", kUnsupported,
+                    "t.json: pre_tokenizer.type is \"Whitespace\", which is not supported; known are Sequence, Split, "
                     "Digits and ByteLevel"},
         BadDocument{
             "PrefixSpace", R"({"pre_tokenizer": {"add_prefix_space": true}})", kUnsupported,
