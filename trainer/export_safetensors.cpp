@@ -126,7 +126,7 @@ SafetensorsSummary export_safetensors(const SafetensorsExport& source, const fs:
     const nlohmann::ordered_json index = {{"metadata", {{"total_size", summary.bytes}}}, {"weight_map", weight_map}};
     write_file_atomic(out / (source.stem + ".safetensors.index.json"), index.dump(2) + "\n");
   }
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
                            "generation_config.json", "chat_template.jinja"}) {
     if (fs::is_regular_file(source.text_folder / name)) {
       write_file_atomic(out / name, read_file(source.text_folder / name));

@@ -58,7 +58,7 @@ ModelSource find_model(const std::filesystem::path& path, const std::filesystem:
   }
   require(std::filesystem::is_regular_file(source.folder / "config.json"), "{}: no config.json is in it",
           source.folder.string());
-  const bool has_text = source.tuned && std::filesystem::is_regular_file(source.tuned->folder / "tokenizer.json");
+  const bool has_text = source.tuned && std::filesystem::is_regular_file(Tokenizer::file_of(source.tuned->folder));
   source.text_folder = has_text ? source.tuned->folder : source.folder;
   return source;
 }
@@ -72,7 +72,7 @@ LoadedModel load_model(const ModelSource& source, Precision precision, Backend& 
   LoadedModel model{source.name(),
                     source.text_folder,
                     Replica(architecture, precision, backend, tune),
-                    Tokenizer::load(source.text_folder / "tokenizer.json"),
+                    Tokenizer::load(source.text_folder),
                     {},
                     {}};
   require(static_cast<std::int64_t>(model.tokenizer.vocab_size()) <= architecture.vocab,

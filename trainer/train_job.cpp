@@ -82,8 +82,8 @@ Config with_source_model(Config config, const Data& data) {
   require(std::filesystem::is_regular_file(folder / "config.json"),
           "model.from: no config.json in {}; expected a checkpoint or a Hugging Face folder", folder.string());
   const Architecture source = from_hf_config(read_file(folder / "config.json"), (folder / "config.json").string());
-  if (std::filesystem::exists(folder / "tokenizer.json")) {
-    const Tokenizer tokenizer = Tokenizer::load(folder / "tokenizer.json");
+  if (std::filesystem::exists(Tokenizer::file_of(folder))) {
+    const Tokenizer tokenizer = Tokenizer::load(folder);
     require(tokenizer.fingerprint() == data.info.tokenizer.fingerprint,
             "{} was packed with the tokenizer {}, which is not the one in {} (model.from)", config.data.train,
             data.info.tokenizer.name, folder.string());

@@ -54,7 +54,8 @@ void require_mib(std::string_view option, std::uint64_t mib) {
 }
 
 void check_options(const PackOptions& options) {
-  require(!options.tokenizer.empty(), "no --tokenizer given: bytes, bpe:SIZE, or a tokenizer.json or GGUF file");
+  require(!options.tokenizer.empty(),
+          "no --tokenizer given: bytes, bpe:SIZE, or a tokenizer.json, tokenizer.model or GGUF file");
   require(!options.out.empty(), "no --out given");
   require_mib("--memory", options.memory_mib);
   require_mib("--shard-mib", options.shard_mib);
@@ -91,10 +92,9 @@ Tokenizer load_file(const PackOptions& options) {
   std::error_code error;
   const fs::file_status status = fs::status(options.tokenizer, error);
   require(status.type() != fs::file_type::not_found,
-          "--tokenizer {}: no such file; expected bytes, bpe:SIZE, or a tokenizer.json or GGUF file",
+          "--tokenizer {}: no such file; expected bytes, bpe:SIZE, or a tokenizer.json, tokenizer.model or GGUF file",
           options.tokenizer);
-  const fs::path file =
-      fs::is_directory(status) ? fs::path(options.tokenizer) / "tokenizer.json" : fs::path(options.tokenizer);
+  const fs::path file = Tokenizer::file_of(options.tokenizer);
   if (!error && ::access(file.c_str(), R_OK) != 0) {
     error.assign(errno, std::generic_category());
   }

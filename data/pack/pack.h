@@ -43,7 +43,7 @@ enum class Overwrite : std::uint8_t { kNothing, kOthers, kAll };
 
 struct PackOptions {
   PackFormat format = PackFormat::kText;
-  std::string tokenizer;                      // "bytes", "bpe:SIZE", or a tokenizer.json or GGUF file
+  std::string tokenizer;                      // "bytes", "bpe:SIZE", or a tokenizer.json, tokenizer.model or GGUF file
   std::string end_of_text;                    // text of the token between documents; empty: what the tokenizer names
   std::vector<std::filesystem::path> inputs;  // files, and folders that are searched recursively
   std::vector<ChatSource> chat_sources;       // of each input, or empty: all of them are the usual ones

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "data/text/encoder.h"
 #include "data/text/gguf_vocab.h"
+#include "data/text/sentencepiece_model.h"
 #include "data/text/tokenizer_json.h"
 #include "data/text/tokenizer_model.h"
 #include "data/text/unicode.h"
@@ -15,6 +16,15 @@ namespace lockstep {
 namespace {
 
 bool is_recognized_in_data(const Token& token) { return token.kind == TokenKind::kAdded; }
+
+TokenizerDefinition read_with_config(std::string_view model, const std::filesystem::path& path) {
+  TokenizerDefinition definition = read_sentencepiece_model(model, path.string());
+  const std::filesystem::path config = path.parent_path() / "tokenizer_config.json";
+  if (std::filesystem::is_regular_file(config)) {
+    add_tokenizer_config(read_file(config), config.string(), definition);
+  }
+  return definition;
+}
 
 // Whether an added token ends `text`: the part of a text behind one may get a space put before it.
 bool ends_with_added(const TokenizerModel& model, std::string_view text) {
@@ -60,8 +70,17 @@ Tokenizer Tokenizer::bytes() {
   return Tokenizer(build_model(std::move(definition), "bytes"));
 }
 
+std::filesystem::path Tokenizer::file_of(const std::filesystem::path& path) {
+  if (!std::filesystem::is_directory(path)) {
+    return path;
+  }
+  const bool has_only_model =
+      !std::filesystem::exists(path / "tokenizer.json") && std::filesystem::exists(path / "tokenizer.model");
+  return path / (has_only_model ? "tokenizer.model" : "tokenizer.json");
+}
+
 Tokenizer Tokenizer::load(const std::filesystem::path& path) {
-  const std::filesystem::path file_path = std::filesystem::is_directory(path) ? path / "tokenizer.json" : path;
+  const std::filesystem::path file_path = file_of(path);
   const File file = File::open_to_read(file_path);
   // Messages have the whole path; the name that data sets keep must not depend on where the file lay.
   const auto named = [&](TokenizerDefinition definition) {
@@ -75,16 +94,21 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
     return named(read_gguf_vocabulary(file));
   }
   const std::size_t first = start.find_first_not_of(" \t\r\n");
-  if (first == std::string_view::npos || start[first] != '{') {
-    fail(ErrorCode::kCorrupt,
-         "{}: neither a tokenizer.json (which starts with an open brace) nor a GGUF file (which starts with GGUF)",
-         file_path.string());
+  const bool is_json = first != std::string_view::npos && start[first] == '{';
+  const bool is_sentencepiece = !is_json && start.starts_with('\n');  // field 1 of a protobuf message
+  if (!is_json && !is_sentencepiece) {
+    fail(
+        ErrorCode::kCorrupt,
+        "{}: neither a tokenizer.json (which starts with an open brace) nor a GGUF file (which starts with GGUF) nor a "
+        "SentencePiece model (which starts with the byte 0x0A)",
+        file_path.string());
   }
   if (file.size() > kMaxTokenizerJsonBytes) {
     fail(ErrorCode::kUnsupported, "{}: {} bytes, expected at most {}", file_path.string(), file.size(),
          kMaxTokenizerJsonBytes);
   }
-  return named(read_tokenizer_json(read_file(file_path), file_path.string()));
+  const std::string content = read_file(file_path);
+  return named(is_json ? read_tokenizer_json(content, file_path.string()) : read_with_config(content, file_path));
 }
 
 Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name) {

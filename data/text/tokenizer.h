@@ -43,10 +43,13 @@ class Tokenizer {
   // Ids 0..255 are the bytes, 256 is <|endoftext|>.
   [[nodiscard]] static Tokenizer bytes();
 
-  // Reads a Hugging Face tokenizer.json, a folder that holds one, or the vocabulary of a GGUF file; the content tells
-  // which. Throws Error(kIo), Error(kCorrupt) naming file and place, Error(kUnsupported) naming the component it does
-  // not know.
+  // Reads a Hugging Face tokenizer.json, a SentencePiece model (with the tokenizer_config.json beside it, if there is
+  // one), the vocabulary of a GGUF file, or what file_of() names in a folder; the content tells which. Throws
+  // Error(kIo), Error(kCorrupt) naming file and place, Error(kUnsupported) naming the component it does not know.
   [[nodiscard]] static Tokenizer load(const std::filesystem::path& path);
+
+  // The file that load(path) reads: of a folder its tokenizer.json or, where there is none, its tokenizer.model.
+  [[nodiscard]] static std::filesystem::path file_of(const std::filesystem::path& path);
 
   // Reads the text of a tokenizer.json; `name` stands for it in messages and in name(). Throws as load() does.
   [[nodiscard]] static Tokenizer from_json(std::string_view text, std::string_view name);
@@ -76,7 +79,8 @@ class Tokenizer {
   // The largest id plus one.
   [[nodiscard]] std::uint32_t vocab_size() const;
 
-  // The token that stands between documents: the eos of a GGUF file; else the first of <|endoftext|>, <|end_of_text|>,
+  // The token that stands between documents: the eos of a GGUF file or a SentencePiece model; else the first of
+  // <|endoftext|>, <|end_of_text|>,
   // </s>, <eos>, <|im_end|>, <|eot_id|> among the added tokens. With SpecialTokens::kAsText it is never recognised.
   [[nodiscard]] std::optional<std::uint32_t> end_of_text() const;
 

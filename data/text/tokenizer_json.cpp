@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cmath>
 
 #include "data/text/byte_alphabet.h"
 #include "data/text/json_fields.h"
@@ -200,33 +202,60 @@ void read_merges(const JsonField& merges, const TokenIds& ids, TokenizerDefiniti
   }
 }
 
-// The scores of a SentencePiece model, which make the merges: this program's own addition to the format.
-std::vector<float> read_scores(const JsonField& scores, std::size_t tokens) {
-  const std::vector<JsonField> elements = scores.elements();
-  if (elements.size() != tokens) {
-    scores.wrong(fmt::format("one number for each of the {} ids of model.vocab", tokens));
+void read_unknown_token(const JsonField& unknown, const TokenIds& ids, TokenizerDefinition& definition) {
+  if (unknown.is_null()) {
+    return;
   }
-  std::vector<float> all;
-  for (const JsonField& element : elements) {
-    if (!element.value().is_number()) {
-      element.wrong("a number");
-    }
-    all.push_back(element.value().get<float>());
+  const auto found = ids.find(unknown.text());
+  if (found == ids.end()) {
+    unknown.wrong("a token of model.vocab");
   }
-  return all;
+  definition.sentencepiece->unknown = found->second;
 }
 
-void read_sentencepiece_model(const JsonField& model, const TokenIds& ids, TokenizerDefinition& definition) {
-  if (const JsonField unknown = model.at("unk_token"); !unknown.is_null()) {
-    const auto found = ids.find(unknown.text());
-    if (found == ids.end()) {
-      unknown.wrong("a token of model.vocab");
+// The scores of a SentencePiece model, which make the merges, and its user-defined tokens: this program's own addition
+// to the format.
+void read_scores(const JsonField& model, TokenizerDefinition& definition) {
+  const JsonField scores = model.at("scores");
+  const std::vector<JsonField> elements = scores.elements();
+  if (elements.size() != definition.tokens.size()) {
+    scores.wrong(fmt::format("one number for each of the {} ids", definition.tokens.size()));
+  }
+  for (const JsonField& element : elements) {
+    if (!element.value().is_number() || !std::isfinite(element.value().get<float>())) {
+      element.wrong("a number");
     }
-    definition.sentencepiece->unknown = found->second;
+    definition.sentencepiece->scores.push_back(element.value().get<float>());
   }
-  if (!model.at("scores").is_null()) {
-    definition.sentencepiece->scores = read_scores(model.at("scores"), definition.tokens.size());
+  if (const JsonField tokens = model.at("user_defined"); !tokens.is_null()) {
+    for (const JsonField& id : tokens.elements()) {
+      Token& token = definition.tokens[id.index_below(static_cast<std::uint32_t>(definition.tokens.size()))];
+      if (token.kind != TokenKind::kAdded) {
+        id.wrong("the id of an added token that is not special");
+      }
+      token.normalized = true;
+    }
   }
+  add_scored_merges(definition);
+}
+
+void read_added_token(const JsonField& entry, std::uint32_t id, const TokenIds& vocabulary,
+                      TokenizerDefinition& definition) {
+  const std::string text = entry.at("content").text();
+  for (const std::string_view option : {"single_word", "lstrip", "rstrip"}) {
+    if (entry.at(option).flag(false)) {
+      entry.at(option).unsupported(fmt::format("only false is (token {})", in_quotes(text)));
+    }
+  }
+  const auto known = vocabulary.find(text);
+  if (known != vocabulary.end() && known->second != id) {
+    fail(ErrorCode::kCorrupt, "{}: the added token {} has the id {}, but {} in model.vocab", definition.name,
+         in_quotes(text), id, known->second);
+  }
+  Token& token = known != vocabulary.end() ? definition.tokens[id] : new_token(definition, id, text);
+  token.bytes = text;
+  token.kind = entry.at("special").flag(false) ? TokenKind::kSpecial : TokenKind::kAdded;
+  token.normalized = entry.at("normalized").flag(token.kind == TokenKind::kAdded);
 }
 
 void read_added_tokens(const JsonField& added, const TokenIds& vocabulary, TokenizerDefinition& definition) {
@@ -234,22 +263,7 @@ void read_added_tokens(const JsonField& added, const TokenIds& vocabulary, Token
     return;
   }
   for (const JsonField& entry : added.elements()) {
-    const std::string text = entry.at("content").text();
-    const std::uint32_t id = entry.at("id").index_below(kMaxVocabSize);
-    for (const std::string_view option : {"single_word", "lstrip", "rstrip"}) {
-      if (entry.at(option).flag(false)) {
-        entry.at(option).unsupported(fmt::format("only false is (token {})", in_quotes(text)));
-      }
-    }
-    const auto known = vocabulary.find(text);
-    if (known != vocabulary.end() && known->second != id) {
-      fail(ErrorCode::kCorrupt, "{}: the added token {} has the id {}, but {} in model.vocab", definition.name,
-           in_quotes(text), id, known->second);
-    }
-    Token& token = known != vocabulary.end() ? definition.tokens[id] : new_token(definition, id, text);
-    token.bytes = text;
-    token.kind = entry.at("special").flag(false) ? TokenKind::kSpecial : TokenKind::kAdded;
-    token.normalized = entry.at("normalized").flag(token.kind == TokenKind::kAdded);
+    read_added_token(entry, entry.at("id").index_below(kMaxVocabSize), vocabulary, definition);
   }
 }
 
@@ -311,20 +325,56 @@ TokenizerDefinition read_tokenizer_json(std::string_view text, std::string_view 
   }
   const TokenIds ids = read_vocabulary(model.at("vocab"), definition);
   if (definition.sentencepiece) {
-    read_sentencepiece_model(model, ids, definition);
+    read_unknown_token(model.at("unk_token"), ids, definition);
   }
-  const bool is_scored = definition.sentencepiece && !definition.sentencepiece->scores.empty();
+  const bool is_scored = definition.sentencepiece && !model.at("scores").is_null();
   if (!is_scored) {
     read_merges(model.at("merges"), ids, definition);
   }
   read_added_tokens(root.at("added_tokens"), ids, definition);
   if (is_scored) {
-    add_scored_merges(definition);  // of tokens that are not added ones
+    read_scores(model, definition);
   }
   read_post_processor(root.at("post_processor"), definition);
   definition.end_of_text = usual_end_of_text(definition);
   definition.json = text;
   return definition;
+}
+
+void add_tokenizer_config(std::string_view text, std::string_view name, TokenizerDefinition& definition) {
+  const nlohmann::json document = parse_json(text, name);
+  const JsonField root(document, name);
+  std::vector<std::string> pieces;
+  for (const Token& token : definition.tokens) {
+    pieces.push_back(piece_of_token(token));
+  }
+  TokenIds ids;
+  for (std::uint32_t id = 0; id < pieces.size(); ++id) {
+    ids.emplace(pieces[id], id);
+  }
+  if (const JsonField added = root.at("added_tokens_decoder"); !added.is_null()) {
+    if (!added.value().is_object()) {
+      added.wrong("an object of ids and their tokens");
+    }
+    for (const auto& [key, value] : added.value().items()) {
+      const JsonField entry(value, name, fmt::format("added_tokens_decoder[{}]", in_quotes(key)));
+      std::uint32_t id = kMaxVocabSize;
+      const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+      if (error != std::errc() || end != key.data() + key.size() || id >= kMaxVocabSize) {
+        entry.wrong(fmt::format("an id from 0 to {} as its key", kMaxVocabSize - 1));
+      }
+      const bool is_user_defined =
+          id < pieces.size() && definition.tokens[id].kind == TokenKind::kAdded && definition.tokens[id].normalized;
+      read_added_token(entry, id, ids, definition);
+      definition.tokens[id].normalized = is_user_defined && definition.tokens[id].kind == TokenKind::kAdded;
+    }
+  }
+  if (!root.at("add_bos_token").flag(true)) {
+    definition.beginning_of_text.reset();
+  }
+  definition.sentencepiece->scores.resize(definition.tokens.size());
+  definition.merges.clear();  // what is an added token now is not made by merges
+  add_scored_merges(definition);
 }
 
 }  // namespace lockstep

@@ -60,6 +60,23 @@ Json pre_tokenizer_of(const TokenizerDefinition& definition) {
   return parts.size() == 1 ? parts.front() : Json{{"type", "Sequence"}, {"pretokenizers", parts}};
 }
 
+// Such a token is found in the normalised text, which SentencePiece takes as it stands and `tokenizers` with a space in
+// front. There it comes closer when it is looked for before.
+bool is_user_defined(const TokenizerDefinition& definition, const Token& token) {
+  return definition.sentencepiece && !definition.sentencepiece->scores.empty() && token.kind == TokenKind::kAdded &&
+         token.normalized;
+}
+
+Json user_defined_of(const TokenizerDefinition& definition) {
+  Json ids = Json::array();
+  for (std::size_t id = 0; id < definition.tokens.size(); ++id) {
+    if (is_user_defined(definition, definition.tokens[id])) {
+      ids.push_back(id);
+    }
+  }
+  return ids;
+}
+
 Json added_tokens_of(const TokenizerDefinition& definition) {
   Json all = Json::array();
   for (std::size_t id = 0; id < definition.tokens.size(); ++id) {
@@ -70,7 +87,7 @@ Json added_tokens_of(const TokenizerDefinition& definition) {
                      {"single_word", false},
                      {"lstrip", false},
                      {"rstrip", false},
-                     {"normalized", token.normalized},
+                     {"normalized", token.normalized && !is_user_defined(definition, token)},
                      {"special", token.kind == TokenKind::kSpecial}});
     }
   }
@@ -147,7 +164,8 @@ std::string write_tokenizer_json(const TokenizerDefinition& definition) {
     out += fmt::format("\n    \"{}\": {},", key, value.dump());
   }
   if (form && !form->scores.empty()) {
-    out += fmt::format("\n    \"scores\": {},", Json(form->scores).dump());
+    out += fmt::format("\n    \"scores\": {},\n    \"user_defined\": {},", Json(form->scores).dump(),
+                       user_defined_of(definition).dump());
   }
   out += "\n    \"vocab\": {";
   write_vocabulary(definition, out);

@@ -146,7 +146,7 @@ int run_export(const Options& options, CommandContext& context) {
                       summary.files == 1 ? "one file" : fmt::format("{} files", summary.files), described(source)));
     return kExitDone;
   }
-  const Tokenizer tokenizer = Tokenizer::load(source.model.text_folder / "tokenizer.json");
+  const Tokenizer tokenizer = Tokenizer::load(source.model.text_folder);
   const GgufSummary summary =
       export_gguf({.architecture = source.architecture,
                    .layout = source.parameters.layout,

@@ -125,7 +125,7 @@ void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std:
       ->required();
   command
       .add_option("--tokenizer", options.tokenizer,
-                  "bytes; bpe:SIZE, trained on the input; or a tokenizer.json or GGUF file")
+                  "bytes; bpe:SIZE, trained on the input; or a tokenizer.json, tokenizer.model or GGUF file")
       ->type_name("bytes|bpe:SIZE|FILE")
       ->required();
   command

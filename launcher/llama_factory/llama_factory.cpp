@@ -1,3 +1,4 @@
+#include "data/text/tokenizer.h"
 #include "launcher/llama_factory/llama_factory.h"
 
 #include <fmt/format.h>
@@ -365,7 +366,7 @@ class Translation {
     return pack;
   }
   void finish(PackOptions& pack, const fs::path& out) {
-    pack.tokenizer = (folder_ / "tokenizer.json").string();
+    pack.tokenizer = Tokenizer::file_of(folder_).string();
     pack.out = out;
     pack.overwrite = Overwrite::kOthers;  // of an earlier version of the file
     pack.split = {1, 0, 0};

@@ -282,7 +282,8 @@ TEST_F(PackTest, ChecksItsOptionsBeforeAnythingElse) {
   EXPECT_EQ(error_with([](PackOptions& o) { o.tokenizer = "bpe:many"; }),
             "--tokenizer bpe:many: expected bpe:SIZE with a size from 257 to 16777216");
   EXPECT_EQ(error_with([](PackOptions& o) { o.tokenizer = "byte"; }),
-            "--tokenizer byte: no such file; expected bytes, bpe:SIZE, or a tokenizer.json or GGUF file");
+            "--tokenizer byte: no such file; expected bytes, bpe:SIZE, or a tokenizer.json, tokenizer.model or "
+            "GGUF file");
   EXPECT_EQ(error_with([](PackOptions& o) { o.shard_mib = 0; }), "--shard-mib is 0, expected 1 to 1048576 MiB");
   EXPECT_EQ(error_with([](PackOptions& o) { o.memory_mib = 1048577; }),
             "--memory is 1048577, expected 1 to 1048576 MiB");

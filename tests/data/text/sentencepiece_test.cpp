@@ -283,7 +283,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadForm{"IgnoresMerges", R"({"model": {"ignore_merges": true}})", kUnsupported,
                 "t.json: model.ignore_merges is true, which is not supported; only false is, for SentencePiece"},
         BadForm{"ScoresOfOthers", R"({"model": {"scores": [1, 2]}})", kCorrupt,
-                "t.json: model.scores is an array of 2, expected one number for each of the 800 ids of model.vocab"}),
+                "t.json: model.scores is an array of 2, expected one number for each of the 800 ids"}),
     [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace

@@ -254,7 +254,7 @@ TEST(LoadTokenizer, TellsAFileByItsContentAndTakesAFolder) {
       EXPECT_EQ(error.code(), kCorrupt);
       EXPECT_EQ(error.what(), other.string() +
                                   ": neither a tokenizer.json (which starts with an open brace) nor a GGUF file (which "
-                                  "starts with GGUF)");
+                                  "starts with GGUF) nor a SentencePiece model (which starts with the byte 0x0A)");
     }
   }
 }
