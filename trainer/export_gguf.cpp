@@ -225,11 +225,19 @@ GgufMetadata metadata_of(const GgufSource& source, GgufKind kind) {
   }
 
   const GgufVocabulary vocabulary = gguf_vocabulary_of(source.tokenizer, a.vocab);
-  metadata.add("tokenizer.ggml.model", "gpt2");
+  metadata.add("tokenizer.ggml.model", vocabulary.model);
   metadata.add("tokenizer.ggml.pre", vocabulary.pre);
   metadata.add("tokenizer.ggml.tokens", vocabulary.tokens);
   metadata.add("tokenizer.ggml.token_type", vocabulary.types);
-  metadata.add("tokenizer.ggml.merges", vocabulary.merges);
+  if (vocabulary.model == "llama") {
+    metadata.add("tokenizer.ggml.scores", vocabulary.scores);
+    metadata.add("tokenizer.ggml.add_space_prefix", vocabulary.add_space_prefix);
+    if (vocabulary.unknown) {
+      metadata.add("tokenizer.ggml.unknown_token_id", *vocabulary.unknown);
+    }
+  } else {
+    metadata.add("tokenizer.ggml.merges", vocabulary.merges);
+  }
   const auto beginning = source.tokenizer.beginning_of_text();
   const auto end = source.ends.ends.empty() ? source.tokenizer.end_of_text()
                                             : std::optional(static_cast<std::uint32_t>(source.ends.ends.front()));

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "base/error.h"
@@ -25,6 +27,9 @@ struct Metadata {
   std::vector<std::string> tokens;
   std::vector<std::uint32_t> token_types;
   std::vector<std::string> merges;
+  std::vector<float> scores;
+  std::optional<bool> adds_space;
+  std::optional<std::uint32_t> unknown;
   std::optional<std::uint32_t> end_of_text;
   std::optional<std::uint32_t> beginning_of_text;
   std::optional<bool> adds_beginning;
@@ -42,7 +47,9 @@ std::size_t array_of(GgufReader& reader, GgufType type, std::string_view key, Gg
   expect_type(reader, key, type == GgufType::kArray, "an array");
   const GgufReader::Array head = reader.array(key);
   expect_type(reader, key, head.type == element,
-              element == GgufType::kString ? "an array of strings" : "an array of i32");
+              element == GgufType::kString ? "an array of strings"
+              : element == GgufType::kF32  ? "an array of f32"
+                                           : "an array of i32");
   if (head.count > limit) {
     fail(ErrorCode::kCorrupt, "{}: {} has {} elements, expected at most {}", reader.name(), key, head.count, limit);
   }
@@ -67,6 +74,10 @@ void read_value(GgufReader& reader, const std::string& key, Metadata& metadata) 
     expect_type(reader, key, type == GgufType::kU32 || type == GgufType::kI32, "u32");
     return reader.u32(key);
   };
+  const auto flag = [&] {
+    expect_type(reader, key, type == GgufType::kBool, "bool");
+    return reader.boolean(key);
+  };
   if (key == "tokenizer.ggml.model") {
     metadata.model = text();
   } else if (key == "tokenizer.ggml.pre") {
@@ -78,13 +89,20 @@ void read_value(GgufReader& reader, const std::string& key, Metadata& metadata) 
   } else if (key == "tokenizer.ggml.token_type") {
     metadata.token_types.resize(array_of(reader, type, key, GgufType::kI32, kMaxVocabSize));
     std::generate(metadata.token_types.begin(), metadata.token_types.end(), [&] { return reader.u32(key); });
+  } else if (key == "tokenizer.ggml.scores") {
+    metadata.scores.resize(array_of(reader, type, key, GgufType::kF32, kMaxVocabSize));
+    std::generate(metadata.scores.begin(), metadata.scores.end(),
+                  [&] { return std::bit_cast<float>(reader.u32(key)); });
+  } else if (key == "tokenizer.ggml.add_space_prefix") {
+    metadata.adds_space = flag();
+  } else if (key == "tokenizer.ggml.unknown_token_id") {
+    metadata.unknown = id();
   } else if (key == "tokenizer.ggml.eos_token_id") {
     metadata.end_of_text = id();
   } else if (key == "tokenizer.ggml.bos_token_id") {
     metadata.beginning_of_text = id();
   } else if (key == "tokenizer.ggml.add_bos_token") {
-    expect_type(reader, key, type == GgufType::kBool, "bool");
-    metadata.adds_beginning = reader.boolean(key);
+    metadata.adds_beginning = flag();
   } else {
     reader.skip(type, key);
   }
@@ -133,6 +151,51 @@ void apply_pre(const std::string& pre, TokenizerDefinition& definition) {
   }
 }
 
+// llama.cpp puts a space before each part of a text between special tokens and merges by score. Throws unless the file
+// has a score and a type for each token.
+void add_form(const Metadata& metadata, TokenizerDefinition& definition) {
+  if (metadata.scores.size() != metadata.tokens.size() || metadata.token_types.empty()) {
+    fail(ErrorCode::kCorrupt,
+         "{}: {} entries in tokenizer.ggml.scores and {} in tokenizer.ggml.token_type for {} tokens", definition.name,
+         metadata.scores.size(), metadata.token_types.size(), metadata.tokens.size());
+  }
+  const auto has_type = [](PieceType wanted) {
+    return [wanted](std::uint32_t type) { return type == static_cast<std::uint32_t>(wanted); };
+  };
+  const std::vector<std::uint32_t>& types = metadata.token_types;
+  SentencePieceForm& form = definition.sentencepiece.emplace();
+  form.prefix = metadata.adds_space.value_or(true) ? PrefixSpace::kEveryPart : PrefixSpace::kNone;
+  form.prefix_before_space = form.prefix != PrefixSpace::kNone;
+  form.normalizes_first = true;
+  form.drops_prefix = form.prefix != PrefixSpace::kNone;
+  form.byte_fallback = std::any_of(types.begin(), types.end(), has_type(PieceType::kByte));
+  form.unknown = metadata.unknown;
+  if (const auto found = std::find_if(types.begin(), types.end(), has_type(PieceType::kUnknown));
+      !form.unknown && found != types.end()) {
+    form.unknown = static_cast<std::uint32_t>(found - types.begin());
+  }
+  form.scores = metadata.scores;
+  if (!std::all_of(form.scores.begin(), form.scores.end(), [](float score) { return std::isfinite(score); })) {
+    fail(ErrorCode::kCorrupt, "{}: tokenizer.ggml.scores has a value that is not a number", definition.name);
+  }
+}
+
+Token token_of(const Metadata& metadata, std::uint32_t id, const TokenizerDefinition& definition) {
+  const std::string& text = metadata.tokens[id];
+  const std::uint32_t type = metadata.token_types.empty() ? 0 : metadata.token_types[id];
+  if (definition.sentencepiece) {
+    if (type < 1 || type > 6 || text.empty()) {
+      fail(ErrorCode::kCorrupt, "{}: token {} is {} with the type {}, expected some text and a type from 1 to 6",
+           definition.name, id, in_quotes(text), type);
+    }
+    return token_of_model_piece(text, static_cast<PieceType>(type), true, definition.name);
+  }
+  if (type == kControl || type == kUserDefined) {
+    return {text, type == kControl ? TokenKind::kSpecial : TokenKind::kAdded};
+  }
+  return token_of_characters(text);
+}
+
 TokenIds add_tokens(const Metadata& metadata, TokenizerDefinition& definition) {
   TokenIds ids;
   ids.reserve(metadata.tokens.size());
@@ -148,23 +211,32 @@ TokenIds add_tokens(const Metadata& metadata, TokenizerDefinition& definition) {
       fail(ErrorCode::kCorrupt, "{}: tokenizer.ggml.tokens: the tokens {} and {} are both {}", definition.name,
            other->second, id, in_quotes(text));
     }
-    const std::uint32_t type = metadata.token_types.empty() ? 0 : metadata.token_types[id];
-    if (type == kControl || type == kUserDefined) {
-      definition.tokens.push_back({text, type == kControl ? TokenKind::kSpecial : TokenKind::kAdded});
-    } else {
-      definition.tokens.push_back(token_of_characters(text));
-    }
+    definition.tokens.push_back(token_of(metadata, id, definition));
   }
   return ids;
+}
+
+void add_listed_merges(const Metadata& metadata, const TokenIds& ids, TokenizerDefinition& definition) {
+  for (std::size_t i = 0; i < metadata.merges.size(); ++i) {
+    const std::string_view merge = metadata.merges[i];
+    const std::size_t space = merge.find(' ', 1);
+    if (space == std::string_view::npos) {
+      fail(ErrorCode::kCorrupt, "{}: tokenizer.ggml.merges: entry {} is {}, expected two tokens with a space between",
+           definition.name, i, in_quotes(merge));
+    }
+    add_merge(definition, ids, merge.substr(0, space), merge.substr(space + 1), i);
+  }
 }
 
 TokenizerDefinition define(const Metadata& metadata, std::string_view name) {
   TokenizerDefinition definition;
   definition.name = name;
-  if (metadata.model != "gpt2") {
+  const bool is_sentencepiece = metadata.model == "llama";
+  if (metadata.model != "gpt2" && !is_sentencepiece) {
     fail(ErrorCode::kUnsupported,
-         "{}: tokenizer.ggml.model is {}, which is not supported; known is gpt2 (byte-level BPE)", name,
-         metadata.model.empty() ? "missing" : in_quotes(metadata.model));
+         "{}: tokenizer.ggml.model is {}, which is not supported; known are gpt2 (byte-level BPE) and llama "
+         "(SentencePiece BPE)",
+         name, metadata.model.empty() ? "missing" : in_quotes(metadata.model));
   }
   if (metadata.tokens.empty()) {
     fail(ErrorCode::kCorrupt, "{}: tokenizer.ggml.tokens is missing or empty", name);
@@ -173,16 +245,13 @@ TokenizerDefinition define(const Metadata& metadata, std::string_view name) {
     fail(ErrorCode::kCorrupt, "{}: {} entries in tokenizer.ggml.token_type for {} tokens", name,
          metadata.token_types.size(), metadata.tokens.size());
   }
-  apply_pre(metadata.pre, definition);
-  const TokenIds ids = add_tokens(metadata, definition);
-  for (std::size_t i = 0; i < metadata.merges.size(); ++i) {
-    const std::string_view merge = metadata.merges[i];
-    const std::size_t space = merge.find(' ', 1);
-    if (space == std::string_view::npos) {
-      fail(ErrorCode::kCorrupt, "{}: tokenizer.ggml.merges: entry {} is {}, expected two tokens with a space between",
-           name, i, in_quotes(merge));
-    }
-    add_merge(definition, ids, merge.substr(0, space), merge.substr(space + 1), i);
+  if (is_sentencepiece) {
+    add_form(metadata, definition);
+    static_cast<void>(add_tokens(metadata, definition));
+    add_scored_merges(definition);
+  } else {
+    apply_pre(metadata.pre, definition);
+    add_listed_merges(metadata, add_tokens(metadata, definition), definition);
   }
   const auto checked = [&](std::optional<std::uint32_t> id, std::string_view key) {
     if (id && *id >= metadata.tokens.size()) {
@@ -196,8 +265,11 @@ TokenizerDefinition define(const Metadata& metadata, std::string_view name) {
     definition.end_of_text = usual_end_of_text(definition);
   }
   const auto beginning = checked(metadata.beginning_of_text, "tokenizer.ggml.bos_token_id");
-  // Where the file does not say, llama.cpp adds the token for the Llama 3 pattern only.
-  if (metadata.adds_beginning.value_or(definition.ignore_merges)) {
+  if (is_sentencepiece) {
+    static_cast<void>(checked(definition.sentencepiece->unknown, "tokenizer.ggml.unknown_token_id"));
+  }
+  // Where the file does not say, llama.cpp adds the token for the Llama 3 pattern and for SentencePiece.
+  if (metadata.adds_beginning.value_or(definition.ignore_merges || is_sentencepiece)) {
     definition.beginning_of_text = beginning;
   }
   return definition;

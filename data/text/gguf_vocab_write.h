@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,12 +10,18 @@
 
 namespace lockstep {
 
-// The values of tokenizer.ggml.pre, tokens, token_type and merges.
+// The values of the keys tokenizer.ggml.*.
 struct GgufVocabulary {
+  std::string model;  // "gpt2" or, for SentencePiece, "llama"
   std::string pre;
   std::vector<std::string> tokens;  // by id
-  std::vector<std::int32_t> types;  // 1 normal, 3 control, 4 user-defined, 5 unused
-  std::vector<std::string> merges;  // "left right"
+  std::vector<std::int32_t> types;  // 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
+  std::vector<std::string> merges;  // "left right"; of gpt2
+  // Of llama. Without scores of its own a token has the place of its first merge, negative: those merge first that come
+  // first in the list.
+  std::vector<float> scores;
+  bool add_space_prefix = false;
+  std::optional<std::uint32_t> unknown;
 };
 
 // With unused tokens up to `size`, as many as the model's embedding has rows. Throws Error(kUnsupported) for a way of

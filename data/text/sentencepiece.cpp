@@ -60,6 +60,24 @@ Token token_of_piece(std::string_view piece, const SentencePieceForm& form) {
           is_reachable ? TokenKind::kNormal : TokenKind::kForeign};
 }
 
+Token token_of_model_piece(std::string_view piece, PieceType type, bool byte_fallback, std::string_view name) {
+  if (type == PieceType::kUnknown || type == PieceType::kControl) {
+    return {std::string(piece), TokenKind::kSpecial};
+  }
+  if (type == PieceType::kUserDefined) {
+    return {std::string(piece), TokenKind::kAdded};
+  }
+  SentencePieceForm form;
+  form.byte_fallback = true;
+  Token token = token_of_piece(piece, form);
+  const bool is_byte = type == PieceType::kByte;
+  if ((token.kind == TokenKind::kByte) != is_byte || (is_byte && !byte_fallback)) {
+    fail(ErrorCode::kCorrupt, "{}: the piece {} is {}marked as a byte{}", name, in_quotes(piece), is_byte ? "" : "not ",
+         is_byte && !byte_fallback ? ", but trainer_spec.byte_fallback is false" : "");
+  }
+  return token;
+}
+
 std::string piece_of_token(const Token& token) {
   switch (token.kind) {
     case TokenKind::kByte:

@@ -46,6 +46,21 @@ inline constexpr std::string_view kSpaceMark = "\u2581";
 [[nodiscard]] std::string with_spaces(std::string_view text);
 [[nodiscard]] std::string with_space_marks(std::string_view text);
 
+// ModelProto.SentencePiece.Type, and GGUF's tokenizer.ggml.token_type.
+enum class PieceType : std::uint8_t {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
+
+// A piece of a SentencePiece model as a token. An unused one is a normal one: whether it may be made is the caller's
+// business. Throws Error(kCorrupt), which begins with `name`, for a byte's piece that is none or not marked as one.
+[[nodiscard]] Token token_of_model_piece(std::string_view piece, PieceType type, bool byte_fallback,
+                                         std::string_view name);
+
 // A vocabulary's entry in the form of files: a byte's token where there is a fallback to them, or text with U+2581 for
 // spaces.
 [[nodiscard]] Token token_of_piece(std::string_view piece, const SentencePieceForm& form);

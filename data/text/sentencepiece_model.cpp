@@ -116,16 +116,6 @@ class ProtoMessage {
   unsigned wire_ = 0;
 };
 
-// ModelProto.SentencePiece.Type.
-enum class PieceType : std::uint8_t {
-  kNormal = 1,
-  kUnknown = 2,
-  kControl = 3,
-  kUserDefined = 4,
-  kUnused = 5,
-  kByte = 6
-};
-
 struct Piece {
   std::string_view text;
   float score = 0.0F;
@@ -290,47 +280,20 @@ PieceIds ids_of(const Model& model, std::string_view name) {
   return ids;
 }
 
-// SentencePiece makes such a piece on the way to others and takes it apart in the end, unless it is one character.
-Token unused_token(const Piece& piece, const PieceIds& ids, const Model& model, std::string_view name) {
-  const auto is_normal = [&](std::string_view text) {
+// SentencePiece makes an unused piece on the way to others and takes it apart in the end.
+void check_unused(const Piece& piece, const PieceIds& ids, const Model& model, std::string_view name) {
+  const auto is_made = [&](std::string_view text) {
     const auto found = ids.find(text);
-    return found != ids.end() && model.pieces[found->second].type == PieceType::kNormal;
+    return found != ids.end() && (model.pieces[found->second].type == PieceType::kNormal ||
+                                  model.pieces[found->second].type == PieceType::kUnused);
   };
-  const std::size_t first = decode_utf8(piece.text, 0).length;
-  if (first == piece.text.size()) {
-    return {with_spaces(piece.text), TokenKind::kNormal};
-  }
-  for (std::size_t at = first; at < piece.text.size(); at += decode_utf8(piece.text, at).length) {
-    if (is_normal(piece.text.substr(0, at)) && is_normal(piece.text.substr(at))) {
+  for (std::size_t at = decode_utf8(piece.text, 0).length; at < piece.text.size();
+       at += decode_utf8(piece.text, at).length) {
+    if (is_made(piece.text.substr(0, at)) && is_made(piece.text.substr(at))) {
       fail(ErrorCode::kUnsupported, "{}: the unused piece {} can be made of others, which is not supported", name,
            in_quotes(piece.text));
     }
   }
-  return {std::string(piece.text), TokenKind::kForeign};
-}
-
-Token token_of(const Piece& piece, const PieceIds& ids, const Model& model, std::string_view name) {
-  switch (piece.type) {
-    case PieceType::kUnknown:
-    case PieceType::kControl:
-      return {std::string(piece.text), TokenKind::kSpecial};
-    case PieceType::kUserDefined:
-      return {std::string(piece.text), TokenKind::kAdded, true};
-    case PieceType::kUnused:
-      return unused_token(piece, ids, model, name);
-    case PieceType::kByte:
-    case PieceType::kNormal:
-      break;
-  }
-  SentencePieceForm form;
-  form.byte_fallback = true;
-  Token token = token_of_piece(piece.text, form);
-  const bool is_byte = piece.type == PieceType::kByte;
-  if ((token.kind == TokenKind::kByte) != is_byte || (is_byte && !model.byte_fallback)) {
-    fail(ErrorCode::kCorrupt, "{}: the piece {} is {}marked as a byte{}", name, in_quotes(piece.text),
-         is_byte ? "" : "not ", is_byte && !model.byte_fallback ? ", but trainer_spec.byte_fallback is false" : "");
-  }
-  return token;
 }
 
 }  // namespace
@@ -356,7 +319,11 @@ TokenizerDefinition read_sentencepiece_model(std::string_view bytes, std::string
     if (piece.type == PieceType::kUnknown) {
       form.unknown = id;
     }
-    definition.tokens.push_back(token_of(piece, ids, model, name));
+    if (piece.type == PieceType::kUnused) {
+      check_unused(piece, ids, model, name);
+    }
+    definition.tokens.push_back(token_of_model_piece(piece.text, piece.type, model.byte_fallback, name));
+    definition.tokens.back().normalized = piece.type == PieceType::kUserDefined;
     form.scores.push_back(piece.score);
   }
   if (!form.unknown) {

@@ -1,6 +1,9 @@
 #include "data/text/tokenizer_json_sentencepiece.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "data/text/json_fields.h"
 
 namespace lockstep {
 namespace {

@@ -2,12 +2,13 @@
 // and tokenizer_json_write.cpp.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 
-#include "data/text/json_fields.h"
 #include "data/text/sentencepiece.h"
 
 namespace lockstep {
+
+class JsonField;
 
 // Whether the document is of this kind: a pre-tokenizer Metaspace, or a normaliser Prepend or Replace.
 [[nodiscard]] bool is_sentencepiece(const JsonField& root);

@@ -1,4 +1,3 @@
-#include "data/text/tokenizer.h"
 #include "launcher/llama_factory/llama_factory.h"
 
 #include <fmt/format.h>
@@ -16,6 +15,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "data/chat/dataset_info.h"
+#include "data/text/tokenizer.h"
 #include "trainer/model/architecture.h"
 
 namespace lockstep {

@@ -15,7 +15,7 @@ constexpr std::string_view kText = "Hello  world's 1234 \xC3\xA9 e\xCC\x81\r\n\x
 void check(const lockstep::Tokenizer& tokenizer) {
   std::vector<std::uint32_t> ids;
   tokenizer.encode(kText, ids, lockstep::SpecialTokens::kRecognized);
-  if (tokenizer.decode(ids) != kText) {
+  if (!tokenizer.model().definition.sentencepiece && tokenizer.decode(ids) != kText) {
     std::abort();
   }
   if (lockstep::Tokenizer::from_json(tokenizer.to_json(), "written").fingerprint() != tokenizer.fingerprint()) {

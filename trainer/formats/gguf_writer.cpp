@@ -71,6 +71,14 @@ void GgufMetadata::add(std::string_view key, const std::vector<std::int32_t>& nu
   ++count_;
 }
 
+void GgufMetadata::add(std::string_view key, const std::vector<float>& numbers) {
+  append_array(bytes_, key, GgufType::kF32, numbers.size());
+  for (const float number : numbers) {
+    append(bytes_, number);
+  }
+  ++count_;
+}
+
 std::int64_t GgufTensor::values() const {
   std::int64_t product = 1;
   for (const std::int64_t size : shape) {

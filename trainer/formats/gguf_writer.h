@@ -23,6 +23,7 @@ class GgufMetadata {
   void add(std::string_view key, bool flag);
   void add(std::string_view key, const std::vector<std::string>& texts);
   void add(std::string_view key, const std::vector<std::int32_t>& numbers);
+  void add(std::string_view key, const std::vector<float>& numbers);
 
   [[nodiscard]] std::uint64_t count() const { return count_; }
   [[nodiscard]] const std::string& bytes() const { return bytes_; }

@@ -1,6 +1,7 @@
 // Writes the metadata of a GGUF file, right or wrong, byte by byte.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -34,6 +35,13 @@ class GgufBuilder {
     array_key(name, GgufType::kI32, values.size());
     for (const std::uint32_t value : values) {
       u32(value);
+    }
+    return *this;
+  }
+  GgufBuilder& f32s_key(std::string_view name, const std::vector<float>& values) {
+    array_key(name, GgufType::kF32, values.size());
+    for (const float value : values) {
+      u32(std::bit_cast<std::uint32_t>(value));
     }
     return *this;
   }

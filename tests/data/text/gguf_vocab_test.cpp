@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
+
 #include "base/error.h"
 #include "data/text/byte_alphabet.h"
+#include "data/text/gguf_vocab_write.h"
 #include "tests/data/text/gguf_builder.h"
 #include "tests/data/text/golden_text.h"
 
@@ -133,8 +136,10 @@ TEST(GgufVocabulary, ChecksLengthsBeforeTakingMemory) {
             "v.gguf: tokenizer.ggml.tokens at byte 61 has 1099511627776 elements, but the file has only 0 more bytes");
   EXPECT_EQ(message_of(GgufBuilder().key("a", GgufType::kString).u64(1ULL << 62).bytes(), ErrorCode::kCorrupt),
             "v.gguf: a at byte 45 needs 4611686018427387904 bytes, but the file has only 0 more");
-  EXPECT_EQ(message_of(GgufBuilder().bytes(), ErrorCode::kUnsupported),
-            "v.gguf: tokenizer.ggml.model is missing, which is not supported; known is gpt2 (byte-level BPE)");
+  EXPECT_EQ(
+      message_of(GgufBuilder().bytes(), ErrorCode::kUnsupported),
+      "v.gguf: tokenizer.ggml.model is missing, which is not supported; known are gpt2 (byte-level BPE) and llama "
+      "(SentencePiece BPE)");
   std::string many_keys = GgufBuilder().bytes();
   many_keys.replace(16, 8, std::string(8, '\x7F'));
   EXPECT_EQ(message_of(many_keys, ErrorCode::kCorrupt), "v.gguf: 9187201950435737471 keys, expected at most 65536");
@@ -194,10 +199,76 @@ TEST(GgufVocabulary, NamesWhatIsWrongWithTheVocabulary) {
   file.u32_key("tokenizer.ggml.eos_token_id", 1000);
   EXPECT_EQ(message_of(file.bytes(), ErrorCode::kCorrupt),
             "v.gguf: tokenizer.ggml.eos_token_id is 1000, expected less than the 1000 tokens");
-  EXPECT_EQ(message_of(GgufBuilder().string_key("tokenizer.ggml.model", "llama").bytes(), ErrorCode::kUnsupported),
-            "v.gguf: tokenizer.ggml.model is \"llama\", which is not supported; known is gpt2 (byte-level BPE)");
+  EXPECT_EQ(
+      message_of(GgufBuilder().string_key("tokenizer.ggml.model", "bert").bytes(), ErrorCode::kUnsupported),
+      "v.gguf: tokenizer.ggml.model is \"bert\", which is not supported; known are gpt2 (byte-level BPE) and llama "
+      "(SentencePiece BPE)");
   EXPECT_EQ(message_of(GgufBuilder().string_key("tokenizer.ggml.model", "gpt2").bytes(), ErrorCode::kCorrupt),
             "v.gguf: tokenizer.ggml.tokens is missing or empty");
+}
+
+// What the exporter writes for a tokenizer.
+GgufBuilder exported(const Tokenizer& tokenizer, std::int64_t size) {
+  const GgufVocabulary vocabulary = gguf_vocabulary_of(tokenizer, size);
+  GgufBuilder file;
+  file.string_key("tokenizer.ggml.model", vocabulary.model)
+      .string_key("tokenizer.ggml.pre", vocabulary.pre)
+      .strings_key("tokenizer.ggml.tokens", vocabulary.tokens)
+      .f32s_key("tokenizer.ggml.scores", vocabulary.scores)
+      .i32s_key("tokenizer.ggml.token_type", {vocabulary.types.begin(), vocabulary.types.end()})
+      .key("tokenizer.ggml.add_space_prefix", GgufType::kBool)
+      .u8(vocabulary.add_space_prefix ? 1 : 0)
+      .u32_key("tokenizer.ggml.bos_token_id", 1)
+      .u32_key("tokenizer.ggml.eos_token_id", 2);
+  return file;
+}
+
+TEST(GgufVocabulary, OfSentencePieceEncodesAsTheModelItWasMadeFrom) {
+  const nlohmann::json cases = nlohmann::json::parse(read_file(golden_text_path("sentencepiece_cases.json")));
+  for (const char* const name : {"sentencepiece.model", "sentencepiece.json"}) {
+    const Tokenizer expected = Tokenizer::load(golden_text_path(name));
+    const GgufVocabulary vocabulary = gguf_vocabulary_of(expected, 802);
+    EXPECT_EQ(vocabulary.model, "llama");
+    EXPECT_EQ(vocabulary.pre, "default");
+    EXPECT_THAT(std::vector(vocabulary.types.begin(), vocabulary.types.begin() + 5),
+                testing::ElementsAre(name == std::string_view("sentencepiece.json") ? 3 : 2, 3, 3, 4, 6));
+    EXPECT_EQ(vocabulary.tokens[4], "<0x00>");
+    EXPECT_EQ(vocabulary.tokens[801], "[PAD801]");
+    EXPECT_EQ(vocabulary.types[801], 5);
+    const Tokenizer found = read(exported(expected, 802).bytes());
+    EXPECT_EQ(found.end_of_text(), 2U);
+    EXPECT_EQ(found.beginning_of_text(), 1U);
+    EXPECT_TRUE(found.is_special(0));
+    for (const auto& test_case : cases.at("cases")) {
+      const auto text = test_case.at("text").get<std::string>();
+      if (text.find("<tool>") ==
+          std::string::npos) {  // behind which llama.cpp puts a space, and sentencepiece does not
+        EXPECT_EQ(nlohmann::json(encoded(found, text)), test_case.at("models").at("sentencepiece")) << text;
+      }
+    }
+    EXPECT_EQ(Tokenizer::from_json(found.to_json(), "written").fingerprint(), found.fingerprint());
+  }
+}
+
+TEST(GgufVocabulary, OfSentencePieceNeedsScoresAndTypes) {
+  const auto file = [](const std::vector<float>& scores, const std::vector<std::uint32_t>& types) {
+    return message_of(GgufBuilder()
+                          .string_key("tokenizer.ggml.model", "llama")
+                          .strings_key("tokenizer.ggml.tokens", {"<unk>", "a"})
+                          .f32s_key("tokenizer.ggml.scores", scores)
+                          .i32s_key("tokenizer.ggml.token_type", types)
+                          .bytes(),
+                      ErrorCode::kCorrupt);
+  };
+  EXPECT_EQ(file({0, -1}, {2, 1}), "no error");
+  EXPECT_EQ(file({0}, {2, 1}),
+            "v.gguf: 1 entries in tokenizer.ggml.scores and 2 in tokenizer.ggml.token_type for 2 tokens");
+  EXPECT_EQ(file({0, -1}, {}),
+            "v.gguf: 2 entries in tokenizer.ggml.scores and 0 in tokenizer.ggml.token_type for 2 tokens");
+  EXPECT_EQ(file({0, INFINITY}, {2, 1}), "v.gguf: tokenizer.ggml.scores has a value that is not a number");
+  EXPECT_EQ(file({0, -1}, {2, 7}),
+            "v.gguf: token 1 is \"a\" with the type 7, expected some text and a type from 1 to 6");
+  EXPECT_EQ(file({0, -1}, {2, 6}), "v.gguf: the piece \"a\" is marked as a byte");
 }
 
 // Inputs that a fuzzer found worth keeping: an Error or a tokenizer, nothing else.

@@ -91,7 +91,7 @@ TEST(SentencePieceModel, KeepsUserDefinedPiecesWholeAndBehindTheOneSpace) {
   EXPECT_EQ(tokenizer.decode(encoded(tokenizer, "abcab")), "abcab");
 }
 
-TEST(SentencePieceModel, TakesUnusedPiecesForNone) {
+TEST(SentencePieceModel, NeverMakesUnusedPieces) {
   ProtoBuilder model = small_model();
   model.piece("xy", -1, kUnused).piece("ab", -1, kNormal);
   const Tokenizer tokenizer = tokenizer_of(with_specs(model));
@@ -187,6 +187,21 @@ TEST(SentencePieceModel, NamesThePlaceWhereItIsCutOff) {
       EXPECT_THAT(error.what(), testing::StartsWith("t.model: ")) << size;
     }
   }
+}
+
+// Inputs for the fuzzer: an Error or a tokenizer, nothing else.
+TEST(SentencePieceModel, TakesOrRefusesEveryFuzzedInput) {
+  std::size_t read = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(LOCKSTEP_FUZZ_CORPUS "/sentencepiece")) {
+    try {
+      const Tokenizer tokenizer = tokenizer_of(read_file(entry.path()));
+      EXPECT_EQ(Tokenizer::from_json(tokenizer.to_json(), "t.json").fingerprint(), tokenizer.fingerprint());
+      ++read;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::StartsWith("t.model: ")) << entry.path();
+    }
+  }
+  EXPECT_EQ(read, 2U);
 }
 
 class FolderTest : public testing::Test {
