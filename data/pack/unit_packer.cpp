@@ -24,6 +24,8 @@ class BlockEncoder {
  public:
   explicit BlockEncoder(Encoder& encoder) : encoder_(encoder) {}
 
+  // `starts_document` is false for a text that another unit began.
+  void begin(bool starts_document) { place_ = starts_document ? TextPlace::kStart : TextPlace::kInside; }
   // The ids that are certain now; valid until the next call.
   [[nodiscard]] std::span<const std::uint32_t> add(std::string_view text) {
     ids_.clear();
@@ -41,7 +43,6 @@ class BlockEncoder {
   [[nodiscard]] std::span<const std::uint32_t> finish() {
     ids_.clear();
     encode(pending_.size());
-    place_ = TextPlace::kStart;
     return ids_;
   }
 
@@ -108,6 +109,7 @@ class ShardSink : public DocumentSink {
 
   void begin(Split split, bool starts_document) override {
     writer_ = &writer_of(split);
+    blocks_.begin(starts_document);
     if (starts_document) {
       writer_->begin_document();
     }
