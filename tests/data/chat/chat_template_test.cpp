@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 
+#include "base/file.h"
 #include "data/chat/chat_encoder.h"
 #include "tests/support/error_matcher.h"
 
@@ -166,6 +168,39 @@ TEST_F(ChatEncoderTest, NamesTheMarkerThatTheVocabularyLacks) {
       message_of_error(ErrorCode::kUsage,
                        [] { (void)ChatEncoder(ChatTemplate::named("llama3"), tokenizer("gpt2"), TrainedTurns::kAll); }),
       "the template llama3 needs the token <|start_header_id|>, which the tokenizer gpt2.json does not have");
+}
+
+// The ids that Hugging Face's `tokenizers` gives for the whole text; tests/golden/text/make_sentencepiece.py.
+TEST(ChatEncoderWithSentencePiece, GivesTheIdsOfTheWholeText) {
+  using nlohmann::json;
+  const std::filesystem::path golden = LOCKSTEP_GOLDEN_TEXT;
+  const json cases = json::parse(read_file(golden / "sentencepiece_cases.json"));
+  const Conversation two_turns = {"",
+                                  {{Role::kUser, "the captain"},
+                                   {Role::kAssistant, "at dawn"},
+                                   {Role::kUser, "2+2?"},
+                                   {Role::kAssistant, "the 4"}}};
+  const Conversation one_turn = {"", {{Role::kUser, "the captain"}, {Role::kAssistant, "at dawn"}}};
+  const auto expected = [&](const std::string& text, const std::string& form) {
+    for (const json& test_case : cases.at("cases")) {
+      if (test_case.at("text") == text) {
+        return test_case.at("forms").at(form).at("recognized");
+      }
+    }
+    return json("no such case");
+  };
+  for (const char* const form : {"legacy", "first", "always"}) {
+    json document = json::parse(read_file(golden / "sentencepiece.json"));
+    document.merge_patch(cases.at("forms").at(form));
+    const Tokenizer tokenizer = Tokenizer::from_json(document.dump(), form);
+    Encoder encoder(tokenizer);
+    EncodedChat chat;
+    ChatEncoder(ChatTemplate::named("mistral"), tokenizer, TrainedTurns::kAll).encode(two_turns, encoder, chat);
+    EXPECT_EQ(json(chat.ids), expected("<s>[INST] the captain[/INST] at dawn</s>[INST] 2+2?[/INST] the 4</s>", form))
+        << form;
+    ChatEncoder(ChatTemplate::named("default"), tokenizer, TrainedTurns::kAll).encode(one_turn, encoder, chat);
+    EXPECT_EQ(json(chat.ids), expected("Human: the captain</s>\nAssistant:at dawn</s>\n", form)) << form;
+  }
 }
 
 }  // namespace

@@ -81,10 +81,12 @@ TEST_F(PackTest, PutsALongFileTogetherAgain) {
   EXPECT_EQ(documents_of(options_.out / "train"), (std::vector<std::string>{text}));
 }
 
-TEST_F(PackTest, TokenizesALongFileAsIfItWereInOnePiece) {
+class LongFileTest : public PackTest, public testing::WithParamInterface<const char*> {};
+
+TEST_P(LongFileTest, IsTokenizedAsIfItWereInOnePiece) {
   const std::string text = random_text(4'200'000, 4);
   write_input("long.txt", text);
-  options_.tokenizer = "bpe:500";
+  options_.tokenizer = GetParam();
   pack_on_ranks(2, options_);
   Dataset dataset = Dataset::open(options_.out / "train");
   ASSERT_GE(dataset.info().files.size(), 3U);
@@ -97,6 +99,9 @@ TEST_F(PackTest, TokenizesALongFileAsIfItWereInOnePiece) {
   EXPECT_TRUE(std::equal(tokens.begin(), tokens.end(), whole.begin(), whole.end(),
                          [](std::int32_t a, std::uint32_t b) { return static_cast<std::uint32_t>(a) == b; }));
 }
+
+INSTANTIATE_TEST_SUITE_P(Tokenizers, LongFileTest,
+                         testing::Values("bpe:500", LOCKSTEP_GOLDEN_TEXT "/sentencepiece.model"));
 
 TEST_F(PackTest, SplitsOneFileByPositionAtLines) {
   std::string text;

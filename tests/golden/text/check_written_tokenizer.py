@@ -4,7 +4,8 @@ the same vocabulary?
 
 Run: ninja tokenizer_program, pip install tokenizers, and
   python3 check_written_tokenizer.py PROGRAM [--train CORPUS SIZE] TOKENIZER...
-where PROGRAM is the built tokenizer_program and TOKENIZER is "bytes", a GGUF file or a tokenizer.json.
+where PROGRAM is the built tokenizer_program and TOKENIZER is "bytes", a GGUF file, a tokenizer.json, or a SentencePiece model: its ids
+are then compared with those of `sentencepiece` too (pip install sentencepiece).
 """
 import argparse
 import json
@@ -45,6 +46,22 @@ def check_tokenizer(program, name, folder, texts):
         assert len(ours) == len(texts) and not differ
 
 
+def texts_of_pieces(model):
+    """Any pieces in a row, and runs of spaces, among whose tokens merges are equal."""
+    rng = random.Random(2)
+    pieces = [model.id_to_piece(i).replace("\u2581", " ") for i in range(model.vocab_size()) if not model.is_byte(i) and not model.is_control(i)]
+    texts = ["".join(rng.choice(pieces) for _ in range(rng.randint(1, 40))) for _ in range(2000)]
+    return texts + ["".join(rng.choice([" ", "  ", "   ", "a", " x", "\n"]) for _ in range(rng.randint(1, 60))) for _ in range(300)]
+
+
+def check_sentencepiece(program, name, model, texts):
+    output = subprocess.run([program, "encode", name], input=json.dumps(texts), capture_output=True, text=True, check=True).stdout
+    ours = [json.loads(line) for line in output.splitlines()]
+    differ = [text for text, a, b in zip(texts, ours, model.encode(texts)) if a != b]
+    print(f"{name}, sentencepiece: {len(texts)} texts, {len(differ)} differ {[t[:60] for t in differ[:3]]}")
+    assert len(ours) == len(texts) and not differ
+
+
 def check_training(program, corpus, size, folder):
     written = folder / "trained.json"
     subprocess.run([program, "train", corpus, size, str(written)], check=True, stdout=subprocess.DEVNULL)
@@ -75,7 +92,13 @@ def main():
         if arguments.train:
             names.append(check_training(arguments.program, *arguments.train, folder))
         for tokenizer in names:
-            check_tokenizer(arguments.program, tokenizer, folder, texts)
+            more = []
+            if tokenizer.endswith(".model"):
+                import sentencepiece  # only for these
+                model = sentencepiece.SentencePieceProcessor(model_file=tokenizer)
+                more = texts_of_pieces(model)
+                check_sentencepiece(arguments.program, tokenizer, model, texts + more)
+            check_tokenizer(arguments.program, tokenizer, folder, texts + more)
 
 
 if __name__ == "__main__":
