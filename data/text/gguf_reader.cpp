@@ -80,6 +80,10 @@ T GgufReader::integer(std::string_view what) {
   return static_cast<T>(value);
 }
 
+std::uint8_t GgufReader::u8(std::string_view what) { return integer<std::uint8_t>(what); }
+
+std::uint16_t GgufReader::u16(std::string_view what) { return integer<std::uint16_t>(what); }
+
 std::uint32_t GgufReader::u32(std::string_view what) { return integer<std::uint32_t>(what); }
 
 std::uint64_t GgufReader::u64(std::string_view what) { return integer<std::uint64_t>(what); }
@@ -133,7 +137,10 @@ void GgufReader::skip(GgufType type, std::string_view what) {
     skip_bytes(smallest_size(type), what);
     return;
   }
-  const Array head = array(what);
+  skip_elements(array(what), what);
+}
+
+void GgufReader::skip_elements(const Array& head, std::string_view what) {
   if (head.type == GgufType::kArray) {
     fail(ErrorCode::kUnsupported, "{}: {} at byte {} is an array of arrays, which is not supported", name_, what,
          position_);

@@ -35,6 +35,8 @@ class GgufReader {
   GgufReader(Source source, std::uint64_t size, std::string_view name);
 
   // Each throws Error(kCorrupt) when the file ends before the value does, naming `what` and the place.
+  [[nodiscard]] std::uint8_t u8(std::string_view what);
+  [[nodiscard]] std::uint16_t u16(std::string_view what);
   [[nodiscard]] std::uint32_t u32(std::string_view what);
   [[nodiscard]] std::uint64_t u64(std::string_view what);
   [[nodiscard]] bool boolean(std::string_view what);
@@ -50,6 +52,8 @@ class GgufReader {
 
   // Steps over a value.
   void skip(GgufType type, std::string_view what);
+  // Over the elements of an array whose head was read. Throws Error(kUnsupported) for an array of arrays.
+  void skip_elements(const Array& head, std::string_view what);
 
   [[nodiscard]] std::uint64_t position() const { return position_; }
   [[nodiscard]] const std::string& name() const { return name_; }

@@ -1,9 +1,10 @@
-// lockstep inspect: what a dataset, a checkpoint, a run or a safetensors file holds.
+// lockstep inspect: what a dataset, a checkpoint, a run, or a safetensors or GGUF file holds.
 #include "trainer/checkpoint/inspect.h"
 
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -11,6 +12,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "base/error.h"
@@ -20,6 +24,7 @@
 #include "launcher/commands/command.h"
 #include "launcher/output.h"
 #include "trainer/checkpoint/retention.h"
+#include "trainer/formats/gguf_file.h"
 #include "trainer/formats/hf_weights.h"
 #include "trainer/formats/safetensors.h"
 #include "trainer/tuned_model.h"
@@ -181,6 +186,92 @@ Findings inspect_safetensors(const fs::path& path) {
   return found;
 }
 
+// What is said of a GGUF file's model: keys behind the architecture's name, in words and for programs.
+constexpr std::array<std::pair<const char*, const char*>, 14> kGgufSizes = {{
+    {"block_count", "blocks"},
+    {"embedding_length", "width"},
+    {"feed_forward_length", "feed-forward"},
+    {"attention.head_count", "heads"},
+    {"attention.head_count_kv", "heads of keys and values"},
+    {"attention.key_length", "of a head"},
+    {"context_length", "context"},
+    {"vocab_size", "vocabulary"},
+    {"attention.layer_norm_epsilon", "epsilon"},
+    {"attention.layer_norm_rms_epsilon", "epsilon"},
+    {"rope.freq_base", "rotary base"},
+    {"rope.scaling.type", "rotary scaling"},
+    {"rope.scaling.factor", "rotary factor"},
+    {"expert_count", "experts"},
+}};
+
+// A number or a text; of an array, how long it is.
+Json json_of(const GgufValue& value) {
+  return std::visit(
+      [](const auto& held) -> Json {
+        if constexpr (std::is_same_v<std::decay_t<decltype(held)>, GgufReader::Array>) {
+          return {{"array_of", held.count}};
+        } else {
+          return held;
+        }
+      },
+      value);
+}
+
+void tell_gguf_tensors(const GgufFile& file, Findings& found) {
+  struct Sum {
+    std::uint64_t tensors = 0, values = 0, bytes = 0;
+  };
+  std::map<std::string_view, Sum> by_type;
+  Sum all;
+  Json tensors = Json::array();
+  std::string lines;
+  for (const GgufFileTensor& tensor : file.tensors()) {
+    for (Sum* const sum : {&all, &by_type[tensor.type.name]}) {
+      *sum = {sum->tensors + 1, sum->values + tensor.count(), sum->bytes + tensor.bytes};
+    }
+    lines += fmt::format("  {:<5} {:<16} {}\n", tensor.type.name, shape_text(tensor.shape), tensor.name);
+    tensors.push_back({{"name", tensor.name}, {"type", tensor.type.name}, {"shape", tensor.shape}});
+  }
+  found.line("tensors", "{}, {} values, {}", all.tensors, all.values, format_bytes(fs::file_size(file.path())));
+  found.json["values"] = all.values;
+  for (const auto& [type, sum] : by_type) {
+    found.line("type", "{:<5} {} in {} tensors, {:.2f} bits a value", type, format_bytes(sum.bytes), sum.tensors,
+               8.0 * static_cast<double>(sum.bytes) / static_cast<double>(sum.values));
+    found.json["types"][std::string(type)] = {{"tensors", sum.tensors}, {"values", sum.values}, {"bytes", sum.bytes}};
+  }
+  found.text += lines;
+  found.json["tensors"] = tensors;
+}
+
+Findings inspect_gguf(const fs::path& path) {
+  const GgufFile file(path);
+  Findings found;
+  const std::string architecture = file.text("general.architecture").value_or("");
+  found.json = {{"what", "gguf"}, {"path", path.string()}, {"version", file.version()}, {"architecture", architecture}};
+  found.line("gguf", "{}", path.string());
+  found.line("architecture", "{}", architecture.empty() ? "not said" : architecture);
+  Json sizes = Json::object();
+  for (const auto& [key, words] : kGgufSizes) {
+    const auto value = file.metadata().find(architecture + "." + key);
+    if (value != file.metadata().end()) {
+      sizes[key] = json_of(value->second);
+      found.line("", "{} {}", words, sizes[key].dump(-1, ' ', false, Json::error_handler_t::replace));
+    }
+  }
+  found.json["sizes"] = sizes;
+  const auto tokens = file.array("tokenizer.ggml.tokens");
+  const std::string kind = file.text("tokenizer.ggml.model").value_or("none");
+  const std::string pre = file.text("tokenizer.ggml.pre").value_or("");
+  found.line("tokenizer", "{}{}, {} tokens", kind, pre.empty() ? "" : fmt::format(" ({})", pre),
+             tokens ? tokens->count : 0);
+  found.json["tokenizer"] = {{"model", kind}, {"pre", pre}, {"tokens", tokens ? tokens->count : 0}};
+  const bool has_template = file.metadata().contains("tokenizer.chat_template");
+  found.line("template", "{}", has_template ? "there is one for chats" : "none");
+  found.json["chat_template"] = has_template;
+  tell_gguf_tensors(file, found);
+  return found;
+}
+
 // A run's folder (or its folder of checkpoints): what it could be resumed from.
 Findings inspect_run(const fs::path& path, const fs::path& checkpoints, bool verify) {
   Findings found;
@@ -258,7 +349,7 @@ Findings inspect_file(const fs::path& path) {
   std::string head(kHdf5Signature.size(), '\0');
   head.resize(File::open_to_read(path).read_some(0, std::as_writable_bytes(std::span(head))));
   require(head != kHdf5Signature, "{} is an HDF5 file; to inspect a dataset, give its folder", path.string());
-  return inspect_safetensors(path);
+  return is_gguf_file(path) ? inspect_gguf(path) : inspect_safetensors(path);
 }
 
 Findings inspect_path(const InspectOptions& options) {
@@ -306,8 +397,10 @@ Findings inspect_readable(const InspectOptions& options) {
 
 void add_inspect(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<InspectOptions>();
-  CLI::App* command = app.add_subcommand("inspect", "Say what a dataset, checkpoint, run or safetensors file holds");
-  command->add_option("PATH", options->path, "A dataset, checkpoint or run folder, or a safetensors file")->required();
+  CLI::App* command =
+      app.add_subcommand("inspect", "Say what a dataset, checkpoint, run, safetensors or GGUF file holds");
+  command->add_option("PATH", options->path, "A dataset, checkpoint or run folder, or a safetensors or GGUF file")
+      ->required();
   command->add_flag("--json", options->json, "Print JSON");
   command->add_flag("--verify", options->verify, "Read every file and compare it with its checksum");
   command->callback([options, &context] {

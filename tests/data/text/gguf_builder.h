@@ -1,4 +1,4 @@
-// Writes the metadata of a GGUF file, right or wrong, byte by byte.
+// Writes a GGUF file, right or wrong, byte by byte: keys first, then tensors, then what tensors hold.
 #pragma once
 
 #include <bit>
@@ -49,6 +49,23 @@ class GgufBuilder {
     return key(name, GgufType::kArray).u32(static_cast<std::uint32_t>(element)).u64(count);
   }
 
+  // `sizes`: the fastest first.
+  GgufBuilder& tensor(std::string_view name, const std::vector<std::uint64_t>& sizes, std::uint32_t type,
+                      std::uint64_t offset) {
+    ++tensors_;
+    string(name).u32(static_cast<std::uint32_t>(sizes.size()));
+    for (const std::uint64_t size : sizes) {
+      u64(size);
+    }
+    return u32(type).u64(offset);
+  }
+  // So many bytes of 0 behind the border that the tensors' offsets count from.
+  GgufBuilder& data(std::size_t size, std::size_t alignment = 32) {
+    const std::size_t described = bytes().size();
+    body_.append((described + alignment - 1) / alignment * alignment - described + size, '\0');
+    return *this;
+  }
+
   GgufBuilder& string(std::string_view text) {
     u64(text.size());
     body_ += text;
@@ -62,7 +79,7 @@ class GgufBuilder {
   [[nodiscard]] std::string bytes() const {
     GgufBuilder header;
     header.body_ = "GGUF";
-    header.u32(version_).u64(0).u64(keys_);
+    header.u32(version_).u64(tensors_).u64(keys_);
     return header.body_ + body_;
   }
 
@@ -75,6 +92,7 @@ class GgufBuilder {
   }
 
   std::uint32_t version_;
+  std::uint64_t tensors_ = 0;
   std::uint64_t keys_ = 0;
   std::string body_;
 };
