@@ -6,22 +6,19 @@
 
 #include "trainer/checkpoint/digest.h"
 #include "trainer/checkpoint/reader.h"
-#include "trainer/formats/hf_weights.h"
 
 namespace lockstep {
 
 Hash128 load_base(const std::filesystem::path& folder, Replica& replica, std::span<float> trained) {
   assert(trained.empty() || trained.size() == replica.layout().total());
   const ParameterLayout base = make_parameters(replica.model().architecture()).layout;
-  verify_weights(folder);
-  const HfWeights source(folder);
-  source.check(base);
+  const ParameterReader read = open_weights(folder, base);
   StateDigest digest(base);
   std::vector<float> values;
   for (std::size_t i = 0; i < base.size(); ++i) {
     const ParameterSpec& spec = base.specs()[i];
     values.resize(base.count(i));
-    source.read(spec, values);
+    read(spec, values);
     digest.add_parameter(StateKind::kMaster, i, 0, values);
     if (const auto frozen = replica.frozen().find(spec.name)) {
       replica.fill_frozen(*frozen, values);

@@ -9,11 +9,11 @@
 
 namespace lockstep {
 
-// Reads the base model's weights from a checkpoint or a Hugging Face folder, one parameter at a time, into the frozen
-// parameters of `replica`. Where the replica trains one of them, its values go into `trained`, f32 on the host, in the
-// replica's layout; an empty span leaves those out. Returns the model's fingerprint: the digest (checkpoint/digest.h)
-// of its weights as they stand in the files, in f32, whatever their type and however they are cut into files. Throws
-// what load_weights() throws.
+// Reads the base model's weights from a checkpoint, a Hugging Face folder or a GGUF file, one parameter at a time, into
+// the frozen parameters of `replica`. Where the replica trains one of them, its values go into `trained`, f32 on the
+// host, in the replica's layout; an empty span leaves those out. Returns the model's fingerprint: the digest
+// (checkpoint/digest.h) of its weights as they stand in the files, in f32, whatever their type and however they are cut
+// into files. Throws what open_weights() throws.
 Hash128 load_base(const std::filesystem::path& folder, Replica& replica, std::span<float> trained);
 
 }  // namespace lockstep

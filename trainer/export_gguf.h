@@ -35,7 +35,8 @@ struct GgufSource {
   const Tokenizer& tokenizer;
   HfTextEnds ends;  // of config.json; where it names none, the tokenizer's
   std::string name;
-  std::string chat_template;  // Jinja, empty: none
+  std::string chat_template;       // Jinja, empty: none
+  std::string template_name = {};  // ChatTemplate::name(), empty: not known
 };
 struct GgufSummary {
   std::uint64_t size_bytes = 0;

@@ -1,7 +1,11 @@
 #include "trainer/load_model.h"
 
+#include <nlohmann/json.hpp>
+
 #include "base/error.h"
 #include "base/file.h"
+#include "trainer/formats/gguf_file.h"
+#include "trainer/gguf_model.h"
 
 namespace lockstep {
 namespace {
@@ -19,12 +23,21 @@ void set_text_ends(LoadedModel& model, const HfTextEnds& config) {
   }
 }
 
+// Of tokenizer_config.json, if it says so.
+std::string template_name_in(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "tokenizer_config.json";
+  const auto json = std::filesystem::is_regular_file(path) ? nlohmann::json::parse(read_file(path), nullptr, false)
+                                                           : nlohmann::json();
+  const bool is_named = json.is_object() && json.contains(kTemplateNameKey) && json[kTemplateNameKey].is_string();
+  return is_named ? json[kTemplateNameKey].get<std::string>() : std::string();
+}
+
 }  // namespace
 
 std::filesystem::path find_model_folder(const std::filesystem::path& path,
                                         const std::function<void(const DamagedCheckpoint&)>& on_damaged) {
   require(std::filesystem::is_directory(path),
-          "{}: no such folder; expected a run, a checkpoint or a Hugging Face folder", path.string());
+          "{}: no such folder; expected a run, a checkpoint, a Hugging Face folder or a GGUF file", path.string());
   for (const char* name : {"config.json", "adapter_config.json", kManifestName}) {
     if (std::filesystem::is_regular_file(path / name)) {
       return path;
@@ -41,8 +54,15 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path,
 ModelSource find_model(const std::filesystem::path& path, const std::filesystem::path& adapter,
                        const std::function<void(const DamagedCheckpoint&)>& on_damaged) {
   ModelSource source;
-  source.folder = find_model_folder(path, on_damaged);
-  source.tuned = find_tuned_model(source.folder);
+  if (std::filesystem::is_regular_file(path)) {
+    require(is_gguf_file(path), "{} is no GGUF file; expected one, or a run, a checkpoint or a Hugging Face folder",
+            path.string());
+    source.folder = path;
+    source.is_gguf = true;
+  } else {
+    source.folder = find_model_folder(path, on_damaged);
+    source.tuned = find_tuned_model(source.folder);
+  }
   if (!adapter.empty()) {
     require(!source.tuned, "{} has trained weights beside those of {} already; adapters stand beside a whole model",
             source.folder.string(), source.tuned ? source.tuned->base.string() : "");
@@ -56,29 +76,44 @@ ModelSource find_model(const std::filesystem::path& path, const std::filesystem:
             "{} stands beside the model {}, which is not there; --model MODEL --adapter {} says where it is",
             source.tuned->folder.string(), source.folder.string(), source.tuned->folder.string());
   }
-  require(std::filesystem::is_regular_file(source.folder / "config.json"), "{}: no config.json is in it",
-          source.folder.string());
+  require(source.is_gguf || std::filesystem::is_regular_file(source.folder / "config.json"),
+          "{}: no config.json is in it", source.folder.string());
   const bool has_text = source.tuned && std::filesystem::is_regular_file(Tokenizer::file_of(source.tuned->folder));
   source.text_folder = has_text ? source.tuned->folder : source.folder;
   return source;
 }
 
+ModelDescription describe_model(const ModelSource& source) {
+  ModelDescription description;
+  if (source.is_gguf) {
+    const GgufModel model(source.folder);
+    description = {model.architecture(), model.text_ends(), model.template_name()};
+  } else {
+    const std::filesystem::path config = source.folder / "config.json";
+    const std::string text = read_file(config);
+    description = {from_hf_config(text, config.string()), text_ends_of_hf_config(text, config.string()), {}};
+  }
+  if (std::filesystem::is_directory(source.text_folder)) {
+    description.template_name = template_name_in(source.text_folder);
+  }
+  return description;
+}
+
 LoadedModel load_model(const ModelSource& source, Precision precision, Backend& backend) {
-  const std::filesystem::path config = source.folder / "config.json";
-  const std::string config_text = read_file(config);
-  const Architecture architecture = from_hf_config(config_text, config.string());
+  const ModelDescription description = describe_model(source);
   TuneConfig tune = source.tuned ? source.tuned->tune : TuneConfig{};
   tune.quantize = Packing::kNone;  // saves memory in training; here each token would unpack all weights
   LoadedModel model{source.name(),
                     source.text_folder,
-                    Replica(architecture, precision, backend, tune),
+                    Replica(description.architecture, precision, backend, tune),
                     Tokenizer::load(source.text_folder),
                     {},
-                    {}};
-  require(static_cast<std::int64_t>(model.tokenizer.vocab_size()) <= architecture.vocab,
+                    {},
+                    description.template_name};
+  require(static_cast<std::int64_t>(model.tokenizer.vocab_size()) <= description.architecture.vocab,
           "{}: the tokenizer has {} tokens, the model {}", source.text_folder.string(), model.tokenizer.vocab_size(),
-          architecture.vocab);
-  set_text_ends(model, text_ends_of_hf_config(config_text, config.string()));
+          description.architecture.vocab);
+  set_text_ends(model, description.text_ends);
   if (source.tuned) {
     load_tuned(*source.tuned, source.folder, model.replica);
   } else {

@@ -14,8 +14,8 @@
 namespace lockstep {
 
 struct LoadedModel {
-  std::filesystem::path folder;       // of the trained weights
-  std::filesystem::path text_folder;  // of tokenizer.json and what belongs to it
+  std::filesystem::path folder;       // of the trained weights; or the GGUF file that holds them
+  std::filesystem::path text_folder;  // of tokenizer.json and what belongs to it; or the GGUF file
   Replica replica;
   Tokenizer tokenizer;
   // Stands before a text, as the tokenizer's post-processing says (Llama 3). None where config.json names another
@@ -23,6 +23,8 @@ struct LoadedModel {
   std::optional<std::int32_t> beginning_of_text;
   // Each of these ends a text: the tokenizer's end_of_text() and config.json's eos_token_id.
   std::vector<std::int32_t> ends_of_text;
+  // ChatTemplate::name() of the conversations that it was trained on, as its files say; empty: they do not.
+  std::string template_name;
 };
 
 // The folder of the model that `path` names: a run's newest intact checkpoint (each damaged one on the way is given to
@@ -32,21 +34,30 @@ struct LoadedModel {
 
 // Where a model is to be found, and what stands beside it.
 struct ModelSource {
-  std::filesystem::path folder;       // of the model; with adapters, of the model that they stand beside
+  std::filesystem::path folder;       // of the model, or its GGUF file; with adapters, of the model that they are for
+  bool is_gguf = false;               // that is, `folder` is a file
   std::optional<TunedModel> tuned;    // trained weights of their own: adapters, or some layers
   std::filesystem::path text_folder;  // of tokenizer.json and what belongs to it: the tuned model's own first
 
   // Of the trained weights: what a message calls the model.
   [[nodiscard]] const std::filesystem::path& name() const { return tuned ? tuned->folder : folder; }
 };
-// `path` is a run, a checkpoint, a Hugging Face folder, or a folder with adapters; `adapter`, empty or one of the
-// latter three with adapters, is laid over the model at `path`. Throws Error(kUsage) naming what is missing,
-// Error(kCorrupt) for damaged files and for a run none of whose checkpoints is intact.
+// `path` is a run, a checkpoint, a Hugging Face folder, a GGUF file, or a folder with adapters; `adapter`, empty or a
+// run, a checkpoint or a folder with adapters, is laid over the model at `path`. Throws Error(kUsage) naming what is
+// missing, Error(kCorrupt) for damaged files and for a run none of whose checkpoints is intact.
 [[nodiscard]] ModelSource find_model(const std::filesystem::path& path, const std::filesystem::path& adapter,
                                      const std::function<void(const DamagedCheckpoint&)>& on_damaged);
 
+// What is said of a model beside its weights. Throws as load_model().
+struct ModelDescription {
+  Architecture architecture;
+  HfTextEnds text_ends;
+  std::string template_name;
+};
+[[nodiscard]] ModelDescription describe_model(const ModelSource& source);
+
 // Weights are kept in the working dtype of `precision`, adapters beside them. Throws Error(kUsage) naming what is
-// missing, Error(kCorrupt) for damaged files.
+// missing, Error(kCorrupt) for damaged files, Error(kUnsupported) for what is in a GGUF file and not known here.
 [[nodiscard]] LoadedModel load_model(const ModelSource& source, Precision precision, Backend& backend);
 
 }  // namespace lockstep

@@ -7,13 +7,11 @@
 #include <CLI/CLI.hpp>
 #include <array>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "comm/self_communicator.h"
 #include "data/chat/chat_encoder.h"
 #include "launcher/command_line.h"
@@ -76,13 +74,9 @@ std::string template_name(const Options& options, const LoadedModel& model) {
   if (!options.chat_template.empty()) {
     return options.chat_template;
   }
-  const std::filesystem::path path = model.text_folder / "tokenizer_config.json";
-  const auto json = std::filesystem::is_regular_file(path) ? nlohmann::json::parse(read_file(path), nullptr, false)
-                                                           : nlohmann::json();
-  const bool is_named = json.is_object() && json.contains(kTemplateNameKey) && json[kTemplateNameKey].is_string();
-  require(is_named, "{} does not say which template it was trained with; expected --template {}", model.folder.string(),
-          fmt::join(ChatTemplate::names(), ", "));
-  return json[kTemplateNameKey].get<std::string>();
+  require(!model.template_name.empty(), "{} does not say which template it was trained with; expected --template {}",
+          model.folder.string(), fmt::join(ChatTemplate::names(), ", "));
+  return model.template_name;
 }
 
 class Chat {

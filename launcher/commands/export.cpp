@@ -53,6 +53,8 @@ Source load(const Options& options, Log& log) {
   source.model = find_model(options.model, options.adapter, [&](const DamagedCheckpoint& damaged) {
     log.warning("checkpoint {} is damaged and not used: {}", damaged.path.string(), damaged.reason);
   });
+  require(!source.model.is_gguf, "{} is an export already; expected a run, a checkpoint or a Hugging Face folder",
+          source.model.folder.string());
   const fs::path config = source.model.folder / "config.json";
   source.config = read_file(config);
   source.architecture = from_hf_config(source.config, config.string());
@@ -154,7 +156,8 @@ int run_export(const Options& options, CommandContext& context) {
                    .tokenizer = tokenizer,
                    .ends = text_ends_of_hf_config(source.config, (source.model.folder / "config.json").string()),
                    .name = fs::path(options.out).stem().string(),
-                   .chat_template = chat_template_of(source.model.text_folder)},
+                   .chat_template = chat_template_of(source.model.text_folder),
+                   .template_name = describe_model(source.model).template_name},
                   kind, options.out, on_progress);
   for (const auto& [other, count] : summary.fallbacks) {
     context.log.info("export: {} tensors have rows that {} cannot take, and are {}", count, type, other);

@@ -19,9 +19,11 @@ DeviceConfig ModelOptions::device() const {
 int ModelOptions::threads_or_all() const { return threads > 0 ? threads : usable_cores(); }
 
 void add_model_options(CLI::App& command, ModelOptions& options) {
-  command.add_option("--model", options.path, "A run (its newest checkpoint), a checkpoint, or a Hugging Face folder")
+  command
+      .add_option("--model,MODEL", options.path,
+                  "A run (its newest checkpoint), a checkpoint, a Hugging Face folder, or a GGUF file")
       ->required()
-      ->type_name("DIR");
+      ->type_name("PATH");
   command.add_option("--adapter", options.adapter, "Adapters to lay over it: of a run, a checkpoint, or peft's")
       ->type_name("DIR");
   command.add_option("--precision", options.precision_name, "Compute in fp32 or bf16")

@@ -4,14 +4,17 @@
 
 #include <algorithm>
 #include <cassert>
+#include <memory>
 #include <utility>
 
 #include "base/error.h"
 #include "trainer/checkpoint/files.h"
 #include "trainer/checkpoint/retention.h"
 #include "trainer/checkpoint/state_files.h"
+#include "trainer/formats/gguf_file.h"
 #include "trainer/formats/hf_weights.h"
 #include "trainer/formats/strict_json.h"
+#include "trainer/gguf_model.h"
 
 namespace lockstep {
 
@@ -109,9 +112,25 @@ void verify_weights(const fs::path& path) {
   }
 }
 
-void load_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
+ParameterReader open_weights(const fs::path& path, const ParameterLayout& layout) {
+  if (fs::is_regular_file(path) && is_gguf_file(path)) {
+    const auto model = std::make_shared<const GgufModel>(path);
+    model->check(layout);
+    return [model](const ParameterSpec& spec, std::span<float> values) { model->read(spec, values); };
+  }
   verify_weights(path);
-  load_hf_weights(path, layout, weights);
+  const auto source = std::make_shared<const HfWeights>(path);
+  source->check(layout);
+  return [source](const ParameterSpec& spec, std::span<float> values) { source->read(spec, values); };
+}
+
+void load_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
+  assert(weights.size() == layout.total());
+  const ParameterReader read = open_weights(path, layout);
+  std::fill(weights.begin(), weights.end(), 0.0F);
+  for (std::size_t i = 0; i < layout.size(); ++i) {
+    read(layout.specs()[i], weights.subspan(layout.offset(i), layout.count(i)));
+  }
 }
 
 }  // namespace lockstep

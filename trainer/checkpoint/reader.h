@@ -55,8 +55,13 @@ struct DamagedCheckpoint {
 // Error(kCorrupt).
 void verify_weights(const std::filesystem::path& path);
 
+// Reads one parameter of the layout that it was opened for; values.size() is the parameter's.
+using ParameterReader = std::function<void(const ParameterSpec& spec, std::span<float> values)>;
 // Weights only, for generate and eval: from a checkpoint folder (its model.safetensors is verified first), a Hugging
-// Face folder, or a .safetensors file. See load_hf_weights().
+// Face folder, a .safetensors file, or a GGUF file, whose tensors all have to be the layout's. See HfWeights and
+// GgufModel. Throws Error(kUsage) naming the first tensor that is missing or has another shape, before any is read.
+[[nodiscard]] ParameterReader open_weights(const std::filesystem::path& path, const ParameterLayout& layout);
+// All of them; padding is set to zero, and nothing is changed when open_weights() throws.
 void load_weights(const std::filesystem::path& path, const ParameterLayout& layout, std::span<float> weights);
 
 }  // namespace lockstep

@@ -20,37 +20,6 @@ constexpr std::int64_t kMostWidth = 1'048'576;
 constexpr std::int64_t kMostHidden = 4'194'304;
 constexpr std::int64_t kMostTokens = 16'777'216;  // of context and vocabulary
 
-void check(const Architecture& a, const std::string& origin) {
-  const auto in_range = [&](const char* name, std::int64_t value, std::int64_t most) {
-    require(value > 0, "{}: {} is {}, expected a positive number", origin, name, value);
-    require(value <= most, "{}: {} is {}, expected at most {}", origin, name, value, most);
-  };
-  in_range("layers", a.layers, kMostLayers);
-  in_range("heads", a.heads, kMostHeads);
-  in_range("kv_heads", a.kv_heads, kMostHeads);
-  in_range("width", a.width, kMostWidth);
-  require(a.head_dim != 0, "{}: width {} is not a multiple of {} heads", origin, a.width, a.heads);
-  in_range("head_dim", a.head_dim, kMostHeads);
-  in_range("hidden", a.hidden, kMostHidden);
-  in_range("context", a.context, kMostTokens);
-  in_range("vocab", a.vocab, kMostTokens);
-  require(a.heads % a.kv_heads == 0, "{}: {} heads are not a multiple of {} kv_heads", origin, a.heads, a.kv_heads);
-  require(!a.is_gpt2() || a.kv_heads == a.heads, "{}: gpt2 has no grouped queries: kv_heads {}, heads {}", origin,
-          a.kv_heads, a.heads);
-  require(!a.is_gpt2() || a.query_width() == a.width, "{}: {} heads of {} are not gpt2's width of {}", origin, a.heads,
-          a.head_dim, a.width);
-  require(!a.is_gpt2() || a.tied, "{}: gpt2's head is always tied to its embedding", origin);
-  require(a.is_gpt2() || a.head_dim % 2 == 0, "{}: head size {} is odd, rotary positions need pairs", origin,
-          a.head_dim);
-  const bool has_band = a.rope_low_freq_factor > 0 && a.rope_low_freq_factor < a.rope_high_freq_factor;
-  require(a.rope_scaling == RopeScaling::kNone || a.rope_factor >= 1, "{}: a rope factor of {}, expected at least 1",
-          origin, a.rope_factor);
-  require(a.rope_scaling != RopeScaling::kLlama3 || has_band,
-          "{}: rope's low and high frequency factors are {} and {}, expected the first to be positive and smaller",
-          origin, a.rope_low_freq_factor, a.rope_high_freq_factor);
-  in_range("rope_original_context", a.rope_original_context, kMostTokens);
-}
-
 class Reader {
  public:
   Reader(const json& object, const std::string& origin) : object_(object), origin_(origin) {}
@@ -209,6 +178,42 @@ const char* architecture_name(ModelFamily family) {
 
 }  // namespace
 
+void check_architecture(const Architecture& a, const std::string& origin) {
+  const auto in_range = [&](const char* name, std::int64_t value, std::int64_t most) {
+    require(value > 0, "{}: {} is {}, expected a positive number", origin, name, value);
+    require(value <= most, "{}: {} is {}, expected at most {}", origin, name, value, most);
+  };
+  in_range("layers", a.layers, kMostLayers);
+  in_range("heads", a.heads, kMostHeads);
+  in_range("kv_heads", a.kv_heads, kMostHeads);
+  in_range("width", a.width, kMostWidth);
+  require(a.head_dim != 0, "{}: width {} is not a multiple of {} heads", origin, a.width, a.heads);
+  in_range("head_dim", a.head_dim, kMostHeads);
+  in_range("hidden", a.hidden, kMostHidden);
+  in_range("context", a.context, kMostTokens);
+  in_range("vocab", a.vocab, kMostTokens);
+  require(a.heads % a.kv_heads == 0, "{}: {} heads are not a multiple of {} kv_heads", origin, a.heads, a.kv_heads);
+  require(!a.is_gpt2() || a.kv_heads == a.heads, "{}: gpt2 has no grouped queries: kv_heads {}, heads {}", origin,
+          a.kv_heads, a.heads);
+  require(!a.is_gpt2() || a.query_width() == a.width, "{}: {} heads of {} are not gpt2's width of {}", origin, a.heads,
+          a.head_dim, a.width);
+  require(!a.is_gpt2() || a.tied, "{}: gpt2's head is always tied to its embedding", origin);
+  require(a.is_gpt2() || a.head_dim % 2 == 0, "{}: head size {} is odd, rotary positions need pairs", origin,
+          a.head_dim);
+  const bool has_band = a.rope_low_freq_factor > 0 && a.rope_low_freq_factor < a.rope_high_freq_factor;
+  require(a.rope_scaling == RopeScaling::kNone || a.rope_factor >= 1, "{}: a rope factor of {}, expected at least 1",
+          origin, a.rope_factor);
+  require(a.rope_scaling != RopeScaling::kLlama3 || has_band,
+          "{}: rope's low and high frequency factors are {} and {}, expected the first to be positive and smaller",
+          origin, a.rope_low_freq_factor, a.rope_high_freq_factor);
+  require(a.rope_factors.empty() || 2 * static_cast<std::int64_t>(a.rope_factors.size()) == a.head_dim,
+          "{}: {} rotary factors for heads of {}, expected {}", origin, a.rope_factors.size(), a.head_dim,
+          a.head_dim / 2);
+  require(std::ranges::all_of(a.rope_factors, [](float factor) { return factor > 0 && std::isfinite(factor); }),
+          "{}: a rotary factor is not positive", origin);
+  in_range("rope_original_context", a.rope_original_context, kMostTokens);
+}
+
 Architecture architecture_of(const ModelConfig& model) {
   Architecture a;
   a.family = model.family;
@@ -229,7 +234,7 @@ Architecture architecture_of(const ModelConfig& model) {
   a.rope_low_freq_factor = model.rope_low_freq_factor;
   a.rope_high_freq_factor = model.rope_high_freq_factor;
   a.rope_original_context = model.rope_original_context;
-  check(a, "model");
+  check_architecture(a, "model");
   return a;
 }
 
@@ -251,7 +256,9 @@ std::vector<float> inverse_frequencies(const Architecture& a) {
   std::vector<float> frequencies;
   for (std::int64_t i = 0; 2 * i < a.head_dim; ++i) {
     const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(a.head_dim);
-    frequencies.push_back(static_cast<float>(stretched(std::pow(a.rope_theta, exponent))));
+    const double factor =
+        a.rope_factors.empty() ? 1.0 : static_cast<double>(a.rope_factors[static_cast<std::size_t>(i)]);
+    frequencies.push_back(static_cast<float>(stretched(std::pow(a.rope_theta, exponent)) / factor));
   }
   return frequencies;
 }
@@ -368,7 +375,7 @@ Architecture from_hf_config(std::string_view text, const std::string& origin) {
           "{}: \"model_type\" is \"{}\", only gpt2, llama, mistral, qwen2 and qwen3 are supported", origin, type);
   const Architecture architecture =
       *family == ModelFamily::kGpt2 ? read_gpt2(config) : read_llama(*family, object, origin);
-  check(architecture, origin);
+  check_architecture(architecture, origin);
   return architecture;
 }
 

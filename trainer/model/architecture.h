@@ -35,6 +35,9 @@ struct Architecture {
   double rope_low_freq_factor = 1;
   double rope_high_freq_factor = 4;
   std::int64_t rope_original_context = 8192;
+  // Of models in GGUF files, beside rope_scaling: what the frequency of each pair of a head is divided by, [head_dim /
+  // 2]; empty: 1.
+  std::vector<float> rope_factors = {};
 
   [[nodiscard]] bool is_gpt2() const { return family == ModelFamily::kGpt2; }
   // Of what attention reads, side by side, and of what it gives.
@@ -45,12 +48,16 @@ struct Architecture {
   friend bool operator==(const Architecture&, const Architecture&) = default;
 };
 
+// Throws Error(kUsage) naming `origin` when the sizes do not go together, or are beyond what the configuration allows.
+void check_architecture(const Architecture& architecture, const std::string& origin);
+
 // From a resolved configuration. Throws Error(kUsage) when the sizes do not go together.
 [[nodiscard]] Architecture architecture_of(const ModelConfig& model);
 
-// Of the pairs of a head, [head_dim / 2]: theta^(-2 i / head_dim), stretched as rope_scaling says. llama3: wavelengths
-// beyond rope_original_context / rope_low_freq_factor by rope_factor, those below rope_original_context /
-// rope_high_freq_factor not at all, and between the two evenly (Grattafiori et al. 2024, as transformers computes it).
+// Of the pairs of a head, [head_dim / 2]: theta^(-2 i / head_dim), stretched as rope_scaling and rope_factors say.
+// llama3: wavelengths beyond rope_original_context / rope_low_freq_factor by rope_factor, those below
+// rope_original_context / rope_high_freq_factor not at all, and between the two evenly (Grattafiori et al. 2024, as
+// transformers computes it).
 [[nodiscard]] std::vector<float> inverse_frequencies(const Architecture& architecture);
 
 // Hugging Face's config.json, which transformers loads, and back. `origin` is what messages call the text;

@@ -257,6 +257,19 @@ Loss Transformer::base_loss(Tape& tape, std::span<const Tensor> weights, const R
                               {rows.targets, 1});
 }
 
+Tensor Transformer::logits_of(const Context& context, const Tensor& y) const {
+  const Linear head{context.weight(parameters_.head), Tensor(), WeightLayout::kOutIn};
+  const Tensor logits = context.tape.make({y.dim(0), architecture_.vocab}, DType::kF32);
+  context.tape.backend().gemm({.a = matrix_of(y), .b = weight_in_out(head), .d = matrix_of(logits)});
+  return logits;
+}
+
+Tensor Transformer::logits(Tape& tape, std::span<const Tensor> weights, const Rows& rows) const {
+  check(rows);
+  const Context context{tape, weights, rows, {}};
+  return logits_of(context, hidden(context));
+}
+
 Tensor Transformer::next_logits(Tape& tape, std::span<const Tensor> weights, std::span<const std::int32_t> tokens,
                                 KvCache& cache) const {
   const auto count = static_cast<std::int64_t>(tokens.size());
@@ -265,10 +278,7 @@ Tensor Transformer::next_logits(Tape& tape, std::span<const Tensor> weights, std
   const Context context{tape, weights, {tokens, {}, 1, count}, {}, &cache};
   const Tensor y = hidden(context);
   cache.length_ += count;
-  const Linear head{context.weight(parameters_.head), Tensor(), WeightLayout::kOutIn};
-  const Tensor logits = tape.make({1, architecture_.vocab}, DType::kF32);
-  tape.backend().gemm({.a = matrix_of(y.slice(count - 1, 1)), .b = weight_in_out(head), .d = matrix_of(logits)});
-  return logits.reshaped({architecture_.vocab});
+  return logits_of(context, y.slice(count - 1, 1)).reshaped({architecture_.vocab});
 }
 
 }  // namespace lockstep

@@ -71,6 +71,9 @@ class Transformer {
   // outputs' weights have before any training. Of `weights`, the frozen ones are read.
   void initialize_magnitudes(Tape& tape, std::span<const Tensor> weights, std::span<float> trained) const;
 
+  // Logits [batch * sequence, vocab] f32 of the token after each input; targets are not read. `tape` must not record.
+  [[nodiscard]] Tensor logits(Tape& tape, std::span<const Tensor> weights, const Rows& rows) const;
+
   // Logits [vocab] f32 of the token after `tokens`, which follow what the cache holds; the cache then holds them too.
   // `tape` must not record. cache.length() + tokens.size() is at most the capacity.
   [[nodiscard]] Tensor next_logits(Tape& tape, std::span<const Tensor> weights, std::span<const std::int32_t> tokens,
@@ -80,6 +83,7 @@ class Transformer {
   struct Context;  // one forward pass
   void check(const Rows& rows) const;
   [[nodiscard]] Tensor hidden(const Context& context) const;
+  [[nodiscard]] Tensor logits_of(const Context& context, const Tensor& y) const;
   [[nodiscard]] std::array<Tensor, 2> block(const Context& context, std::int64_t layer, const Tensor& x,
                                             const Tensor& y) const;
   [[nodiscard]] Norm norm_of(const Context& context, int gain, int bias) const;

@@ -13,6 +13,7 @@
 #include "data/text/gguf_reader.h"
 #include "tests/support/error_matcher.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/trainer/model/golden_weights.h"
 #include "trainer/export_gguf.h"
 #include "trainer/export_safetensors.h"
 #include "trainer/formats/hf_weights.h"
@@ -23,22 +24,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::ElementsAre;
-
-struct Model {
-  fs::path folder;
-  Architecture architecture;
-  ModelParameters parameters;
-  std::vector<float> weights;
-};
-Model golden(const std::string& name) {
-  const fs::path folder = fs::path(LOCKSTEP_GOLDEN_MODELS) / name;
-  const fs::path config = folder / "config.json";
-  Model model{folder, from_hf_config(read_file(config), config.string()), {}, {}};
-  model.parameters = make_parameters(model.architecture);
-  model.weights.resize(model.parameters.layout.total());
-  load_hf_weights(folder, model.parameters.layout, model.weights);
-  return model;
-}
 
 // A GGUF file as it says that it is.
 struct ReadTensor {
@@ -98,7 +83,7 @@ ReadGguf read_gguf(const fs::path& path) {
 
 class ExportTest : public testing::Test {
  protected:
-  GgufSummary export_to(const Model& model, GgufKind kind, const fs::path& path) {
+  GgufSummary export_to(const GoldenWeights& model, GgufKind kind, const fs::path& path) {
     return export_gguf({.architecture = model.architecture,
                         .layout = model.parameters.layout,
                         .weights = model.weights,
@@ -109,7 +94,7 @@ class ExportTest : public testing::Test {
                        kind, path);
   }
   // The values of a tensor of the model's own files.
-  static std::vector<float> original(const Model& model, const std::string& name) {
+  static std::vector<float> original(const GoldenWeights& model, const std::string& name) {
     const SafetensorsFile file(model.folder / "model.safetensors");
     std::vector<float> values(file.get(name).count());
     file.read_f32(file.get(name), 0, values);
@@ -120,7 +105,7 @@ class ExportTest : public testing::Test {
 };
 
 TEST_F(ExportTest, OfLlamaHasItsQueriesAndKeysInPairs) {
-  const Model model = golden("llama");
+  const GoldenWeights model = golden("llama");
   EXPECT_EQ(export_to(model, GgufKind::kF32, folder_ / "m.gguf").tensors, 2U * 9 + 3);
   const ReadGguf gguf = read_gguf(folder_ / "m.gguf");
   EXPECT_EQ(gguf.texts.at("general.architecture"), "llama");
@@ -145,7 +130,7 @@ TEST_F(ExportTest, OfLlamaHasItsQueriesAndKeysInPairs) {
 }
 
 TEST_F(ExportTest, OfOtherFamiliesIsAsLlamaCppHasThem) {
-  const Model gpt2 = golden("gpt2");
+  const GoldenWeights gpt2 = golden("gpt2");
   export_to(gpt2, GgufKind::kF32, folder_ / "gpt2.gguf");
   const ReadGguf of_gpt2 = read_gguf(folder_ / "gpt2.gguf");
   const ReadTensor& qkv = of_gpt2.tensors.at("blk.1.attn_qkv.weight");
@@ -159,7 +144,7 @@ TEST_F(ExportTest, OfOtherFamiliesIsAsLlamaCppHasThem) {
   EXPECT_TRUE(of_gpt2.tensors.contains("position_embd.weight"));
   EXPECT_TRUE(of_gpt2.tensors.contains("output_norm.bias"));
 
-  const Model qwen3 = golden("qwen3");
+  const GoldenWeights qwen3 = golden("qwen3");
   export_to(qwen3, GgufKind::kF32, folder_ / "qwen3.gguf");
   const ReadGguf of_qwen3 = read_gguf(folder_ / "qwen3.gguf");
   EXPECT_EQ(of_qwen3.numbers.at("qwen3.attention.key_length"), 16U);
@@ -184,7 +169,7 @@ TEST_F(ExportTest, OfOtherFamiliesIsAsLlamaCppHasThem) {
 }
 
 TEST_F(ExportTest, GivesBiasesToAModelWithoutThem) {
-  Model model = golden("gpt2");
+  GoldenWeights model = golden("gpt2");
   Architecture a = model.architecture;
   a.bias = false;
   const ModelParameters parameters = make_parameters(a);
@@ -231,7 +216,7 @@ TEST_F(ExportTest, MixesTypesAsLlamaCppDoes) {
 }
 
 TEST_F(ExportTest, QuantisesWithinWhatTheTypeLoses) {
-  const Model model = golden("qwen2");
+  const GoldenWeights model = golden("qwen2");
   const GgufSummary summary = export_to(model, GgufKind::kQ8_0, folder_ / "m.gguf");
   EXPECT_THAT(summary.fallbacks, ElementsAre(testing::Pair("F16", 2)));  // ffn_down: rows of 48
   const ReadGguf gguf = read_gguf(folder_ / "m.gguf");
@@ -253,7 +238,7 @@ TEST_F(ExportTest, LeavesNoHalfFile) {
 }
 
 TEST_F(ExportTest, CutsSafetensorsBySize) {
-  const Model model = golden("llama");
+  const GoldenWeights model = golden("llama");
   const auto export_as = [&](SafetensorsType type, std::uint64_t shard_bytes, const fs::path& out) {
     return export_safetensors({.text_folder = model.folder,
                                .config = read_file(model.folder / "config.json"),
