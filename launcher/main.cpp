@@ -88,6 +88,7 @@ int run_command(CLI::App& app, const RankEnvironment& ranks, const std::vector<s
   add_eval(app, context);
   add_export(app, context);
   add_merge(app, context);
+  add_verify(app, context);
   add_inspect(app, context);
   add_bench(app, context);
   add_devices(app, context);

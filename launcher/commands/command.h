@@ -43,6 +43,7 @@ void add_chat(CLI::App& app, CommandContext& context);
 void add_eval(CLI::App& app, CommandContext& context);
 void add_export(CLI::App& app, CommandContext& context);
 void add_merge(CLI::App& app, CommandContext& context);
+void add_verify(CLI::App& app, CommandContext& context);
 void add_inspect(CLI::App& app, CommandContext& context);
 void add_bench(CLI::App& app, CommandContext& context);
 void add_devices(CLI::App& app, CommandContext& context);

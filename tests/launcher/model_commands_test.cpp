@@ -1,4 +1,5 @@
 // lockstep generate and lockstep eval as people run them, on a small run that lockstep train made.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -233,7 +234,7 @@ TEST_F(ModelCommandsTest, RefuseOptionsThatMeanNothing) {
   const ProcessResult nowhere = generate({}, job_->folder() / "nowhere");
   EXPECT_EQ(nowhere.exit_code, 2);
   EXPECT_EQ(nowhere.err, "lockstep generate: " + (job_->folder() / "nowhere").string() +
-                             ": no such folder; expected a run, a checkpoint or a Hugging Face folder\n");
+                             ": no such folder; expected a run, a checkpoint, a Hugging Face folder or a GGUF file\n");
 }
 
 TEST_F(ModelCommandsTest, RefuseToEvaluateWhatDoesNotFitTheModel) {
@@ -291,6 +292,16 @@ TEST_F(ModelCommandsTest, TalkWithAModelOfConversations) {
   EXPECT_THAT(ask("hi\\n", "--template chatml").err,
               EndsWith("\nlockstep chat: the template chatml needs the token <|im_start|>, which the tokenizer "
                        "tokenizer.json does not have\n"));
+  const fs::path gguf = job_->folder() / "chats.gguf";
+  ASSERT_EQ(
+      lockstep("export", {"--model", job_->folder() / "runs" / "chats", "--to", "gguf", "--type", "f32", "--out", gguf})
+          .exit_code,
+      0);
+  EXPECT_EQ(run_process(
+                {"sh", "-c",
+                 "printf 'hi\\n\\nbye' | " + std::string(LOCKSTEP_PROGRAM) + " chat --temperature 0 " + gguf.string()})
+                .out,
+            "yo\nagain\n");
   const ProcessResult untold = lockstep("chat", {"--model", run()});
   EXPECT_EQ(untold.exit_code, 2);
   EXPECT_THAT(untold.err, EndsWith(" does not say which template it was trained with; expected --template alpaca, "
@@ -325,6 +336,132 @@ TEST_F(ModelCommandsTest, ExportWhatTheyLoad) {
   EXPECT_FALSE(fs::exists("x.gguf"));
 }
 
+TEST_F(ModelCommandsTest, TakeAGgufFileForTheModelThatItWasExportedFrom) {
+  const fs::path gguf = job_->folder() / "whole.gguf";
+  ASSERT_EQ(lockstep("export", {"--model", run(), "--to", "gguf", "--type", "f32", "--out", gguf}).exit_code, 0);
+  EXPECT_EQ(generate({"--temperature", "5"}, gguf).out, text({"--temperature", "5"}));
+  EXPECT_EQ(lockstep("generate", {gguf, "--max-tokens", "20", "--prompt", "w1 w7 ", "--temperature", "0"}).out,
+            text({"--temperature", "0"}));
+  const auto loss = [&](const fs::path& model) {
+    return nlohmann::json::parse(eval({"--json"}, model).out).at("loss").get<double>();
+  };
+  EXPECT_EQ(loss(gguf), loss(run()));
+
+  const ProcessResult described = lockstep("inspect", {gguf});
+  EXPECT_EQ(described.exit_code, 0) << described.err;
+  EXPECT_THAT(described.out, AllOf(HasSubstr("gguf         " + gguf.string() + "\narchitecture gpt2\n"),
+                                   HasSubstr("             context 32\n"), HasSubstr("tokenizer    gpt2 (gpt-2), "),
+                                   HasSubstr("template     none\n"), HasSubstr("type         F32   "),
+                                   HasSubstr(" token_embd.weight\n")));
+  const auto json = nlohmann::json::parse(lockstep("inspect", {gguf, "--json"}).out);
+  EXPECT_EQ(json.at("what"), "gguf");
+  EXPECT_EQ(json.at("architecture"), "gpt2");
+  EXPECT_EQ(json.at("sizes").at("context_length"), 32);
+  EXPECT_EQ(json.at("tokenizer").at("model"), "gpt2");
+  EXPECT_EQ(json.at("chat_template"), false);
+  EXPECT_EQ(json.at("types").at("F32").at("values"), json.at("values"));
+  EXPECT_EQ(json.at("types").at("F32").at("tensors"), json.at("tensors").size());
+
+  const ProcessResult again = lockstep("export", {"--model", gguf, "--to", "gguf", "--out", "again.gguf"});
+  EXPECT_EQ(again.exit_code, 2);
+  EXPECT_EQ(again.err, "lockstep export: " + gguf.string() +
+                           " is an export already; expected a run, a checkpoint or a Hugging Face folder\n");
+  const ProcessResult other = generate({}, checkpoint() / "config.json");
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_THAT(other.err, HasSubstr("config.json is no GGUF file; expected one, or a run, a checkpoint"));
+  fs::resize_file(gguf, fs::file_size(gguf) / 2);
+  const ProcessResult cut = generate({}, gguf);
+  EXPECT_EQ(cut.exit_code, 2);
+  EXPECT_THAT(cut.err, AllOf(HasSubstr(gguf.string() + ": tensor "), HasSubstr(", but the file has only ")));
+}
+
+TEST_F(ModelCommandsTest, SayWhatAnExportHasLost) {
+  Words exports;
+  for (const std::string type : {"f32", "bf16", "q8_0", "q4_0"}) {
+    exports.push_back(job_->folder() / ("lost-" + type + ".gguf"));
+    ASSERT_EQ(lockstep("export", {"--model", run(), "--to", "gguf", "--type", type, "--out", exports.back()}).exit_code,
+              0);
+  }
+  exports.push_back(job_->folder() / "lost-hf");
+  ASSERT_EQ(
+      lockstep("export", {"--model", run(), "--to", "safetensors", "--type", "f32", "--out", exports.back()}).exit_code,
+      0);
+  const auto verify = [&](const Words& options) {
+    Words words = {run()};
+    words.insert(words.end(), exports.begin(), exports.end());
+    words.insert(words.end(), options.begin(), options.end());
+    return lockstep("verify", words);
+  };
+  const ProcessResult result = verify({"--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  EXPECT_EQ(json.at("positions"), 512);
+  EXPECT_EQ(json.at("model").at("kind"), "checkpoint");
+  const auto& rows = json.at("compared");
+  ASSERT_EQ(rows.size(), 5U);
+  for (const std::size_t exact : {0U, 4U}) {
+    EXPECT_EQ(rows[exact].at("max_difference"), 0) << rows[exact];
+    EXPECT_EQ(rows[exact].at("max_kl"), 0);
+    EXPECT_EQ(rows[exact].at("same_top"), 1);
+    EXPECT_EQ(rows[exact].at("perplexity"), json.at("model").at("perplexity"));
+    EXPECT_EQ(rows[exact].at("type"), "F32");
+  }
+  EXPECT_EQ(rows[1].at("type"), "BF16");
+  EXPECT_EQ(rows[2].at("type"), "Q8_0");
+  EXPECT_EQ(rows[2].at("kind"), "gguf");
+  EXPECT_EQ(rows[2].at("bytes"), fs::file_size(exports[2]));
+  EXPECT_EQ(rows[4].at("kind"), "safetensors");
+  const auto kl = [&](std::size_t row) { return rows[row].at("mean_kl").get<double>(); };
+  EXPECT_GT(kl(1), 0);
+  EXPECT_GT(kl(2), 0);
+  EXPECT_LT(kl(2), 1e-3);
+  EXPECT_GT(kl(3), 10 * kl(2));
+
+  const ProcessResult table = verify({"--tokens", "100"});
+  EXPECT_EQ(table.exit_code, 0) << table.err;
+  EXPECT_THAT(table.out, StartsWith("100 tokens of the built-in text, in 4 windows\nmodel "));
+  EXPECT_EQ(std::count(table.out.begin(), table.out.end(), '\n'), 8);
+  EXPECT_THAT(table.out, HasSubstr("100.0 %"));
+  const ProcessResult failed = verify({"--max-kl", fmt::format("{}", (kl(2) + kl(3)) / 2)});
+  EXPECT_EQ(failed.exit_code, 1);
+  EXPECT_THAT(failed.err, AllOf(HasSubstr("lost-q4_0.gguf: the mean KL is "), Not(HasSubstr("q8_0"))));
+
+  const std::string loss = eval({"--json", "--batches", "1", "--batch-size", "4"}).out;
+  const auto of_data =
+      nlohmann::json::parse(verify({"--json", "--data", job_->folder() / "data" / "valid", "--tokens", "128"}).out);
+  EXPECT_NEAR(of_data.at("model").at("perplexity").get<double>(),
+              nlohmann::json::parse(loss).at("perplexity").get<double>(), 1e-3);
+}
+
+TEST_F(ModelCommandsTest, RefuseToCompareWhatIsNoExportOfTheModel) {
+  ASSERT_EQ(job_->train({"wide", 1, {"model.vocab=320", "train.steps=2"}}).exit_code, 0);
+  const fs::path wide = job_->folder() / "runs" / "wide";
+  const ProcessResult vocab = lockstep("verify", {run(), wide});
+  EXPECT_EQ(vocab.exit_code, 2);
+  EXPECT_THAT(vocab.err, HasSubstr(" has a vocabulary of 320, the model " + checkpoint().string() + " one of 257\n"));
+  // Holes of the vocabulary have names in the file.
+  const fs::path gguf = job_->folder() / "wide.gguf";
+  ASSERT_EQ(lockstep("export", {"--model", wide, "--to", "gguf", "--type", "f32", "--out", gguf}).exit_code, 0);
+  const ProcessResult padded = lockstep("verify", {wide, gguf, "--max-kl", "0"});
+  EXPECT_EQ(padded.exit_code, 0) << padded.err;
+
+  const fs::path other = hugging_face_folder("other-tokens");
+  change_json(other / "tokenizer.json", [](nlohmann::json& tokenizer) {
+    auto& tokens = tokenizer.at("model").at("vocab");
+    std::swap(tokens.at("a"), tokens.at("b"));
+  });
+  const ProcessResult swapped = lockstep("verify", {run(), other});
+  EXPECT_EQ(swapped.exit_code, 2);
+  EXPECT_THAT(swapped.err, AllOf(HasSubstr(other.string() + " has another tokenizer than the model "),
+                                 HasSubstr("; token 97 differs\n")));
+  write_file_atomic(job_->folder() / "short.txt", "w");
+  EXPECT_EQ(lockstep("verify", {run(), run(), "--text", job_->folder() / "short.txt"}).err,
+            "lockstep verify: the text has 1 tokens, expected at least 2\n");
+  EXPECT_EQ(lockstep("verify", {run(), run(), "--sequence", "33"}).err,
+            "lockstep verify: --sequence is 33; expected at most the model's context, 32\n");
+  EXPECT_EQ(lockstep("verify", {run()}).err, "lockstep verify: EXPORT is required\n");
+}
+
 TEST_F(ModelCommandsTest, LayAdaptersOverTheirModelAndMergeThem) {
   const std::string from = "model.from=" + checkpoint().string();
   ASSERT_EQ(job_->train({"lora", 1, {from, "tune.method=lora", "tune.rank=4", "train.steps=20", "optimizer.lr=1e-2"}})
@@ -350,6 +487,23 @@ TEST_F(ModelCommandsTest, LayAdaptersOverTheirModelAndMergeThem) {
   EXPECT_THAT(lockstep("inspect", {apart}).out, AllOf(HasSubstr("rank 4, scale 2, of c_attn,c_proj,c_fc"),
                                                       HasSubstr("trained on   " + checkpoint().string())));
   EXPECT_THAT(lockstep("inspect", {adapters}).out, HasSubstr(", fingerprint "));
+
+  const auto verified =
+      nlohmann::json::parse(lockstep("verify", {"--model", run(), "--adapter", lora, merged, apart, "--json"}).out);
+  const auto& rows = verified.at("compared");
+  ASSERT_EQ(rows.size(), 3U);
+  EXPECT_EQ(verified.at("model").at("kind"), "adapter");
+  EXPECT_EQ(rows[0].at("name"), "base without the adapter");
+  EXPECT_GT(rows[0].at("mean_kl").get<double>(), 1e-3);
+  EXPECT_EQ(rows[1].at("kind"), "safetensors");
+  EXPECT_LT(rows[1].at("mean_kl").get<double>(), 1e-9);
+  EXPECT_LT(rows[1].at("relative_difference").get<double>(), 1e-4);
+  EXPECT_EQ(rows[2].at("kind"), "adapter");
+  EXPECT_EQ(rows[2].at("max_difference"), 0);
+  // Adapters over a file of the same weights.
+  const fs::path base = job_->folder() / "base.gguf";
+  ASSERT_EQ(lockstep("export", {"--model", run(), "--to", "gguf", "--type", "f32", "--out", base}).exit_code, 0);
+  EXPECT_EQ(generate({"--temperature", "0", "--adapter", lora}, base).out, tuned);
 
   // Losses are the same to the rounding of sums in another order.
   const auto loss = [&](const fs::path& model) {

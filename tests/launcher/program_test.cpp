@@ -42,7 +42,7 @@ TEST(ProgramTest, ExplainsItself) {
 TEST(ProgramTest, ExplainsEveryCommandItLists) {
   const std::string help = lockstep({"--help"}).out;
   std::size_t commands = 0;
-  for (const std::string command : {"pack", "train", "generate", "eval", "inspect"}) {
+  for (const std::string command : {"pack", "train", "generate", "eval", "verify", "inspect"}) {
     if (help.find("\n  " + command + " ") == std::string::npos) {
       continue;
     }
@@ -72,7 +72,7 @@ TEST(ProgramTest, ShowsItsHelpWhenACommandIsMissing) {
   EXPECT_THAT(result.err, testing::HasSubstr("Usage"));
   EXPECT_THAT(result.err,
               testing::EndsWith("lockstep: a command is missing: pack, train, launch, status, generate, chat, eval, "
-                                "export, merge, inspect, bench, devices\n"));
+                                "export, merge, verify, inspect, bench, devices\n"));
 }
 
 TEST(ProgramTest, RefusesEnvironmentVariablesThatMeanNothing) {
