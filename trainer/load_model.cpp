@@ -1,5 +1,6 @@
 #include "trainer/load_model.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -120,6 +121,24 @@ LoadedModel load_model(const ModelSource& source, Precision precision, Backend& 
     model.replica.fill([&](std::span<float> weights) { load_weights(source.folder, model.replica.layout(), weights); });
   }
   return model;
+}
+
+std::optional<std::uint32_t> first_difference(const Tokenizer& a, const Tokenizer& b) {
+  for (std::uint32_t id = 0; id < std::min(a.vocab_size(), b.vocab_size()); ++id) {
+    if (a.has_token(id) && b.has_token(id) && a.token_bytes(id) != b.token_bytes(id)) {
+      return id;
+    }
+  }
+  return {};
+}
+
+void check_tokenizer(const Dataset& dataset, const LoadedModel& model) {
+  const DatasetTokenizer& packed = dataset.info().tokenizer;
+  const bool is_same = packed.fingerprint == model.tokenizer.fingerprint() ||
+                       (std::filesystem::is_regular_file(model.text_folder) &&
+                        !first_difference(Tokenizer::load(dataset.tokenizer_path()), model.tokenizer));
+  require(is_same, "{} was packed with the tokenizer {}, which is not the model's in {}", dataset.folder().string(),
+          packed.name, model.text_folder.string());
 }
 
 }  // namespace lockstep

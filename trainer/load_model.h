@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "data/dataset.h"
 #include "data/text/tokenizer.h"
 #include "trainer/checkpoint/reader.h"
 #include "trainer/replica.h"
@@ -59,5 +60,14 @@ struct ModelDescription {
 // Weights are kept in the working dtype of `precision`, adapters beside them. Throws Error(kUsage) naming what is
 // missing, Error(kCorrupt) for damaged files, Error(kUnsupported) for what is in a GGUF file and not known here.
 [[nodiscard]] LoadedModel load_model(const ModelSource& source, Precision precision, Backend& backend);
+
+// The first id that both tokenizers have, but with different bytes. Where there is none, tokens that one of them made
+// mean the same to the other, even if their fingerprints differ: a GGUF file has names for ids that no token has, and
+// does not keep how texts are normalised.
+[[nodiscard]] std::optional<std::uint32_t> first_difference(const Tokenizer& a, const Tokenizer& b);
+
+// Throws Error(kUsage) unless the dataset was packed with the model's tokenizer: by their fingerprints, or for a
+// tokenizer out of a GGUF file by its tokens.
+void check_tokenizer(const Dataset& dataset, const LoadedModel& model);
 
 }  // namespace lockstep

@@ -44,9 +44,7 @@ void check_data(const LoadedModel& model, const Options& options) {
   require(has_conversations(dataset.info().kind) || dataset.info().tokens > static_cast<std::uint64_t>(sequence),
           "{} holds {} tokens; a sample of {} needs {}, see --sequence", options.data, dataset.info().tokens, sequence,
           sequence + 1);
-  require(dataset.info().tokenizer.fingerprint == model.tokenizer.fingerprint(),
-          "{} was packed with the tokenizer {}, which is not the model's in {}", options.data,
-          dataset.info().tokenizer.name, model.text_folder.string());
+  check_tokenizer(dataset, model);
 }
 
 void print_result(const Options& options, const LoadedModel& model, const EvaluationResult& result) {

@@ -129,10 +129,7 @@ std::vector<TokenWindow> windows_of_text(const LoadedModel& model, const std::st
 }
 
 std::vector<TokenWindow> windows_of_data(const LoadedModel& model, const Options& options) {
-  const DatasetInfo info = Dataset::open(options.data).info();
-  require(info.tokenizer.fingerprint == model.tokenizer.fingerprint(),
-          "{} was packed with the tokenizer {}, which is not the model's in {}", options.data, info.tokenizer.name,
-          model.text_folder.string());
+  check_tokenizer(Dataset::open(options.data), model);
   EvaluationBatches batches({.dataset = options.data, .sequence = window_of(model, options)});
   std::vector<TokenWindow> windows;
   std::int64_t tokens = 0;
@@ -145,8 +142,7 @@ std::vector<TokenWindow> windows_of_data(const LoadedModel& model, const Options
   return windows;
 }
 
-// The same ids have to mean the same. Fingerprints may differ where only the form does: a GGUF file fills holes of a
-// vocabulary, and does not say how texts are normalised.
+// The same ids have to mean the same, and the text has to give the same ids.
 void check_same_vocabulary(const Reference& reference, const LoadedModel& other) {
   const std::string name = other.folder.string();
   const std::int64_t vocab = other.replica.model().architecture().vocab;
@@ -157,10 +153,10 @@ void check_same_vocabulary(const Reference& reference, const LoadedModel& other)
   if (mine.fingerprint() == its.fingerprint()) {
     return;
   }
-  for (std::uint32_t id = 0; id < std::min(mine.vocab_size(), its.vocab_size()); ++id) {
-    require(!mine.has_token(id) || !its.has_token(id) || mine.token_bytes(id) == its.token_bytes(id),
-            "{} has another tokenizer than the model {}: its fingerprint is {}, expected {}; token {} differs", name,
-            reference.name, its.fingerprint(), mine.fingerprint(), id);
+  if (const auto id = first_difference(mine, its)) {
+    fail(ErrorCode::kUsage,
+         "{} has another tokenizer than the model {}: its fingerprint is {}, expected {}; token {} differs", name,
+         reference.name, its.fingerprint(), mine.fingerprint(), *id);
   }
   std::vector<std::uint32_t> expected;
   std::vector<std::uint32_t> found;

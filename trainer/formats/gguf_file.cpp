@@ -22,7 +22,7 @@ constexpr std::uint32_t kMaxDimensions = 4;
 constexpr std::uint64_t kMaxAlignment = std::uint64_t{1} << 20;
 constexpr std::uint64_t kPieceBytes = std::uint64_t{1} << 20;  // of a tensor, dequantised at a time
 
-// The types of ggml.h that can be in files.
+// The types of ggml.h that files have; Q8_1 and Q8_K are for products only.
 constexpr std::array kTypes = {
     GgufTensorType{0, "F32", 1, 4, GgmlType::kF32},
     GgufTensorType{1, "F16", 1, 2, GgmlType::kF16},
@@ -31,13 +31,11 @@ constexpr std::array kTypes = {
     GgufTensorType{6, "Q5_0", 32, 22, GgmlType::kQ5_0},
     GgufTensorType{7, "Q5_1", 32, 24, {}},
     GgufTensorType{8, "Q8_0", 32, 34, GgmlType::kQ8_0},
-    GgufTensorType{9, "Q8_1", 32, 36, {}},
     GgufTensorType{10, "Q2_K", 256, 84, {}},
     GgufTensorType{11, "Q3_K", 256, 110, {}},
     GgufTensorType{12, "Q4_K", 256, 144, GgmlType::kQ4_K},
     GgufTensorType{13, "Q5_K", 256, 176, {}},
     GgufTensorType{14, "Q6_K", 256, 210, GgmlType::kQ6_K},
-    GgufTensorType{15, "Q8_K", 256, 292, {}},
     GgufTensorType{16, "IQ2_XXS", 256, 66, {}},
     GgufTensorType{17, "IQ2_XS", 256, 74, {}},
     GgufTensorType{18, "IQ3_XXS", 256, 98, {}},
