@@ -255,7 +255,10 @@ Findings inspect_gguf(const fs::path& path) {
     const auto value = file.metadata().find(architecture + "." + key);
     if (value != file.metadata().end()) {
       sizes[key] = json_of(value->second);
-      found.line("", "{} {}", words, sizes[key].dump(-1, ' ', false, Json::error_handler_t::replace));
+      const auto* const real = std::get_if<double>(&value->second);  // mostly of f32
+      found.line("", "{} {}", words,
+                 real != nullptr ? fmt::format("{:.7g}", *real)
+                                 : sizes[key].dump(-1, ' ', false, Json::error_handler_t::replace));
     }
   }
   found.json["sizes"] = sizes;

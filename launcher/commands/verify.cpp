@@ -333,11 +333,6 @@ void add_verify(CLI::App& app, CommandContext& context) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("verify", "Compare exports of a model with the model itself");
   add_model_options(*command, options->model);
-  command
-      ->add_option("EXPORT", options->exports,
-                   "What is compared: GGUF files, Hugging Face folders, checkpoints, adapters")
-      ->required()
-      ->type_name("PATH");
   CLI::Option* const text =
       command->add_option("--text", options->text, "A file of text; not given: a text of its own");
   text->type_name("FILE");
@@ -351,6 +346,11 @@ void add_verify(CLI::App& app, CommandContext& context) {
   for (CLI::Option* option : command->get_options()) {
     option->capture_default_str();
   }
+  command
+      ->add_option("EXPORT", options->exports,
+                   "What is compared: GGUF files, Hugging Face folders, checkpoints, adapters")
+      ->required()
+      ->type_name("PATH");
   command->footer(
       "max diff is the largest difference of a logit, relative the same in units of the model's largest logit; KL is\n"
       "KL(model || export) of a token in nats; top-1 is the share of tokens with the same likeliest successor. Of a\n"

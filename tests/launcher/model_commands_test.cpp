@@ -350,9 +350,9 @@ TEST_F(ModelCommandsTest, TakeAGgufFileForTheModelThatItWasExportedFrom) {
   const ProcessResult described = lockstep("inspect", {gguf});
   EXPECT_EQ(described.exit_code, 0) << described.err;
   EXPECT_THAT(described.out, AllOf(HasSubstr("gguf         " + gguf.string() + "\narchitecture gpt2\n"),
-                                   HasSubstr("             context 32\n"), HasSubstr("tokenizer    gpt2 (gpt-2), "),
-                                   HasSubstr("template     none\n"), HasSubstr("type         F32   "),
-                                   HasSubstr(" token_embd.weight\n")));
+                                   HasSubstr("             context 32\n"), HasSubstr("             epsilon 1e-05\n"),
+                                   HasSubstr("tokenizer    gpt2 (gpt-2), "), HasSubstr("template     none\n"),
+                                   HasSubstr("type         F32   "), HasSubstr(" token_embd.weight\n")));
   const auto json = nlohmann::json::parse(lockstep("inspect", {gguf, "--json"}).out);
   EXPECT_EQ(json.at("what"), "gguf");
   EXPECT_EQ(json.at("architecture"), "gpt2");
