@@ -96,6 +96,35 @@ CharClass class_of(char32_t value) {
   }
 }
 
+char32_t to_upper(char32_t value) {
+  return static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(value)));
+}
+
+char32_t to_lower(char32_t value) {
+  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(value)));
+}
+
+char32_t to_title(char32_t value) {
+  return static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(value)));
+}
+
+bool is_printable(char32_t value) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(value))) {
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return false;
+    case UTF8PROC_CATEGORY_ZS:
+      return value == U' ';
+    default:
+      return true;
+  }
+}
+
 std::string to_nfc(std::string_view text) {
   // 0xCC leads U+0300, the first code point that composition or reordering can touch.
   if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0xCC; })) {

@@ -50,6 +50,14 @@ enum class CharClass : std::uint8_t {
 
 [[nodiscard]] CharClass class_of(char32_t value);
 
+// Simple mappings, one character to one: U+00DF stays where Python's str.upper() makes two letters of it.
+[[nodiscard]] char32_t to_upper(char32_t value);
+[[nodiscard]] char32_t to_lower(char32_t value);
+[[nodiscard]] char32_t to_title(char32_t value);
+
+// Neither a control, a format or a separator other than the space, nor private or unassigned.
+[[nodiscard]] bool is_printable(char32_t value);
+
 // `text`, valid UTF-8, in normal form C. Returns at once where nothing can change (no code point above U+02FF).
 [[nodiscard]] std::string to_nfc(std::string_view text);
 
