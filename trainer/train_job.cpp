@@ -25,7 +25,22 @@ struct Data {
   SavedTokenizer tokenizer;
 };
 
-SavedTokenizer saved_tokenizer(const Tokenizer& tokenizer, const DatasetInfo& info, std::string json) {
+// By the name of the template that the dataset in `folder` was packed with.
+ChatEncoder chat_encoder(const std::string& template_name, const std::filesystem::path& folder,
+                         const Tokenizer& tokenizer) {
+  if (template_name != kOwnTemplateName) {
+    return {ChatTemplate::named(template_name), tokenizer, TrainedTurns::kAll};
+  }
+  const std::optional<OwnTemplate> own = OwnTemplate::find(folder);
+  require(own.has_value(),
+          "{} was packed with the template of its model, which is missing there: tokenizer_config.json",
+          folder.string());
+  return {*own, tokenizer, TrainedTurns::kAll};
+}
+
+SavedTokenizer saved_tokenizer(const Tokenizer& tokenizer, const Dataset& dataset, std::string json) {
+  const DatasetInfo& info = dataset.info();
+  const std::filesystem::path& folder = dataset.folder();
   SavedTokenizer saved;
   saved.json = std::move(json);
   const auto special = [&](std::uint32_t id) {
@@ -34,8 +49,7 @@ SavedTokenizer saved_tokenizer(const Tokenizer& tokenizer, const DatasetInfo& in
   saved.end_of_text = special(static_cast<std::uint32_t>(info.tokenizer.end_of_text));
   if (has_conversations(info.kind)) {
     const auto end = static_cast<std::uint32_t>(info.tokenizer.end_of_text);
-    const ChatEncoder chat(ChatTemplate::named(info.chat_template), tokenizer.with_end_of_text(end),
-                           TrainedTurns::kAll);
+    const ChatEncoder chat = chat_encoder(info.chat_template, folder, tokenizer.with_end_of_text(end));
     saved.end_of_text = special(chat.end_of_answer());
     if (chat.beginning_of_text()) {
       saved.beginning_of_text = special(*chat.beginning_of_text());
@@ -56,7 +70,7 @@ Data inspect_data(const Config& config) {
   require(tokenizer.fingerprint() == data.info.tokenizer.fingerprint,
           "{} is not the tokenizer that {} was packed with (fingerprint {}, expected {})",
           train.tokenizer_path().string(), config.data.train, tokenizer.fingerprint(), data.info.tokenizer.fingerprint);
-  data.tokenizer = saved_tokenizer(tokenizer, data.info, std::move(json));
+  data.tokenizer = saved_tokenizer(tokenizer, train, std::move(json));
   if (!config.data.valid.empty()) {
     const Dataset valid = Dataset::open(config.data.valid);
     require(valid.info().tokenizer.fingerprint == data.info.tokenizer.fingerprint,

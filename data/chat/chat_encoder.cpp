@@ -37,28 +37,79 @@ ChatEncoder::ChatEncoder(ChatTemplate chat_template, const Tokenizer& tokenizer,
       end_(tokenizer.end_of_text().value_or(0)) {
   require(tokenizer.end_of_text().has_value(), "the tokenizer {} names no end-of-text token", tokenizer.name());
   const Conversation everything{"system", {{Role::kUser, "question"}, {Role::kAssistant, "answer"}}};
-  for (const ChatPiece& piece : template_.render(everything)) {
+  for (const ChatPiece& piece : render(everything)) {
     if (piece.kind == ChatPiece::Kind::kMarker) {
       static_cast<void>(marker(piece.text));
     }
   }
 }
 
+ChatEncoder::ChatEncoder(OwnTemplate own_template, const Tokenizer& tokenizer, TrainedTurns trained_turns)
+    : template_(std::move(own_template)),
+      tokenizer_(tokenizer),
+      trained_turns_(trained_turns),
+      beginning_(tokenizer.added_token(std::get<OwnTemplate>(template_).beginning())),
+      end_(tokenizer.end_of_text().value_or(0)) {
+  const auto named = tokenizer.added_token(std::get<OwnTemplate>(template_).end());
+  require(named.has_value() || tokenizer.end_of_text().has_value(), "the tokenizer {} names no end-of-text token",
+          tokenizer.name());
+  end_ = own_end_of_answer().value_or(named.value_or(end_));
+}
+
 std::uint32_t ChatEncoder::marker(const std::string& text) const {
   const auto id = tokenizer_.added_token(text);
-  require(id.has_value(), "the template {} needs the token {}, which the tokenizer {} does not have", template_.name(),
+  require(id.has_value(), "the template {} needs the token {}, which the tokenizer {} does not have", template_name(),
           text, tokenizer_.name());
   return *id;
 }
 
+std::string ChatEncoder::template_name() const {
+  const ChatTemplate* const ours = std::get_if<ChatTemplate>(&template_);
+  return ours != nullptr ? ours->name() : std::string(kOwnTemplateName);
+}
+
+std::vector<ChatPiece> ChatEncoder::render(const Conversation& conversation) const {
+  if (const ChatTemplate* const ours = std::get_if<ChatTemplate>(&template_)) {
+    return ours->render(conversation);
+  }
+  const auto find_marker = [this](std::string_view text,
+                                  std::size_t from) -> std::optional<std::pair<std::size_t, std::size_t>> {
+    const auto found = tokenizer_.find_added_token(text, from);
+    return found ? std::optional(std::pair(found->begin, found->end)) : std::nullopt;
+  };
+  return std::get<OwnTemplate>(template_).render(conversation, find_marker);
+}
+
+// The marker that closes an answer to a question, if the template takes one and closes it with one.
+std::optional<std::uint32_t> ChatEncoder::own_end_of_answer() const {
+  try {
+    const std::vector<ChatPiece> pieces = render({"", {{Role::kUser, "question"}, {Role::kAssistant, "answer"}}});
+    const auto last = std::find_if(pieces.rbegin(), pieces.rend(), [](const ChatPiece& piece) {
+      return piece.is_answer && piece.kind == ChatPiece::Kind::kMarker;
+    });
+    return last == pieces.rend() ? std::nullopt : tokenizer_.added_token(last->text);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUsage) {
+      throw;
+    }
+    return std::nullopt;
+  }
+}
+
 std::uint32_t ChatEncoder::end_of_answer() const {
-  const ChatPiece closing = template_.closing();
+  if (std::holds_alternative<OwnTemplate>(template_)) {
+    return end_;
+  }
+  const ChatPiece closing = std::get<ChatTemplate>(template_).closing();
   return closing.kind == ChatPiece::Kind::kMarker ? marker(closing.text) : end_;
 }
 
 std::string ChatEncoder::to_jinja() const {
+  if (const OwnTemplate* const own = std::get_if<OwnTemplate>(&template_)) {
+    return own->source();
+  }
   const std::string_view beginning = beginning_ ? tokenizer_.token_bytes(*beginning_) : std::string_view();
-  return template_.to_jinja(beginning, tokenizer_.token_bytes(end_));
+  return std::get<ChatTemplate>(template_).to_jinja(beginning, tokenizer_.token_bytes(end_));
 }
 
 void ChatEncoder::encode(const Conversation& conversation, Encoder& encoder, EncodedChat& chat) const {
@@ -66,7 +117,7 @@ void ChatEncoder::encode(const Conversation& conversation, Encoder& encoder, Enc
   chat.trained.clear();
   const std::size_t last = conversation.turns.size() - 1;
   TextPlace place = TextPlace::kStart;
-  for (const ChatPiece& piece : template_.render(conversation)) {
+  for (const ChatPiece& piece : render(conversation)) {
     switch (piece.kind) {
       case ChatPiece::Kind::kText:
         encoder.encode(piece.text, chat.ids, SpecialTokens::kAsText, place);

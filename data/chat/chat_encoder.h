@@ -5,9 +5,11 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "data/chat/chat_template.h"
+#include "data/chat/own_template.h"
 #include "data/text/encoder.h"
 
 namespace lockstep {
@@ -28,20 +30,25 @@ class ChatEncoder {
   // Throws Error(kUsage) where the template has a marker that the vocabulary lacks, and for a tokenizer that does not
   // say what ends a text.
   ChatEncoder(ChatTemplate chat_template, const Tokenizer& tokenizer, TrainedTurns trained_turns);
+  // The model's own template: added tokens of the vocabulary are markers where the template writes their texts.
+  ChatEncoder(OwnTemplate own_template, const Tokenizer& tokenizer, TrainedTurns trained_turns);
 
   // The token that ends an answer, and the one before a text, where the template and the vocabulary have one.
   [[nodiscard]] std::uint32_t end_of_answer() const;
   [[nodiscard]] std::optional<std::uint32_t> beginning_of_text() const { return beginning_; }
-  // ChatTemplate::to_jinja() for this vocabulary.
+  // ChatTemplate::to_jinja() for this vocabulary, or the model's own template as it is.
   [[nodiscard]] std::string to_jinja() const;
 
   // `encoder` is the tokenizer's. Throws Error(kUsage) that says which turn has no place in the template.
   void encode(const Conversation& conversation, Encoder& encoder, EncodedChat& chat) const;
 
  private:
+  [[nodiscard]] std::string template_name() const;
   [[nodiscard]] std::uint32_t marker(const std::string& text) const;
+  [[nodiscard]] std::vector<ChatPiece> render(const Conversation& conversation) const;
+  [[nodiscard]] std::optional<std::uint32_t> own_end_of_answer() const;
 
-  ChatTemplate template_;
+  std::variant<ChatTemplate, OwnTemplate> template_;
   Tokenizer tokenizer_;
   TrainedTurns trained_turns_;
   std::optional<std::uint32_t> beginning_;

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/writable_folder.h"
 #include "data/dataset.h"
 #include "data/pack/document_reader.h"
@@ -66,8 +67,8 @@ void check_options(const PackOptions& options) {
           "--end-of-text is for a tokenizer that is read from a file, not for {}", options.tokenizer);
   static_cast<void>(checked_shares(options.split));
   const bool is_chat = has_conversations(options.format);
-  require(!is_chat || !options.chat_template.empty(), "--format {} needs a --template: {}", name_of(options.format),
-          fmt::join(ChatTemplate::names(), ", "));
+  require(!is_chat || !options.chat_template.empty(), "--format {} needs a --template: {}, or {}, the model's",
+          name_of(options.format), fmt::join(ChatTemplate::names(), ", "), kOwnTemplateName);
   require(is_chat || options.chat_sources.empty(),
           "--dataset, --weights and --max-samples are for --format chat or pairs");
   for (const ChatSource& source : options.chat_sources) {
@@ -111,6 +112,21 @@ Tokenizer load_file(const PackOptions& options) {
   require(id.has_value(), "--end-of-text {}: the tokenizer {} has no such added token", in_quotes(options.end_of_text),
           options.tokenizer);
   return tokenizer.with_end_of_text(*id);
+}
+
+bool has_own_template(const PackOptions& options) { return options.chat_template == kOwnTemplateName; }
+
+// Of the folder in which the tokenizer lies.
+OwnTemplate find_own_template(const PackOptions& options) {
+  const fs::path tokenizer = options.tokenizer;
+  const fs::path folder = fs::is_directory(tokenizer) ? tokenizer : fs::absolute(tokenizer).parent_path();
+  const bool is_file = options.tokenizer != "bytes";
+  std::optional<OwnTemplate> found = is_file ? OwnTemplate::find(folder) : std::nullopt;
+  require(found.has_value(),
+          "--template {}: no chat template lies beside the tokenizer {}; expected chat_template.jinja, or "
+          "\"chat_template\" in tokenizer_config.json",
+          kOwnTemplateName, options.tokenizer);
+  return *found;
 }
 
 // All that makes a difference to what is packed.
@@ -199,6 +215,7 @@ class PackRun {
   std::string input_fingerprint_;
   std::optional<Tokenizer> tokenizer_;  // empty until a bpe:SIZE is trained
   std::uint32_t end_of_text_ = 0;
+  std::string own_template_;  // OwnTemplate::to_json(), empty: one of ours
   std::optional<ChatEncoder> chat_;
   Plan plan_;
   std::vector<std::optional<UnitRecord>> records_;  // of finished units
@@ -220,8 +237,13 @@ void PackRun::find_files() {
 void PackRun::set_tokenizer(Tokenizer tokenizer) {
   end_of_text_ = tokenizer.end_of_text().value();
   if (has_conversations(options_.format)) {
-    chat_.emplace(ChatTemplate::named(options_.chat_template), tokenizer,
-                  options_.format == PackFormat::kPairs ? TrainedTurns::kLast : options_.trained_turns);
+    const TrainedTurns turns = options_.format == PackFormat::kPairs ? TrainedTurns::kLast : options_.trained_turns;
+    if (has_own_template(options_)) {
+      own_template_ = on_first_rank(peers_, [&] { return find_own_template(options_).to_json(); });
+      chat_.emplace(OwnTemplate::from_json(own_template_, options_.tokenizer).value(), tokenizer, turns);
+    } else {
+      chat_.emplace(ChatTemplate::named(options_.chat_template), tokenizer, turns);
+    }
   }
   tokenizer_ = std::move(tokenizer);
 }
@@ -252,7 +274,9 @@ PackSettings PackRun::settings() const {
     settings.emplace_back("field", options_.field);
   }
   if (has_conversations(options_.format)) {
-    settings.emplace_back("template", options_.chat_template);
+    settings.emplace_back("template", own_template_.empty()
+                                          ? options_.chat_template
+                                          : fmt::format("{} {}", options_.chat_template, hash_of(own_template_).hex()));
     settings.emplace_back("train-on", options_.trained_turns == TrainedTurns::kAll ? "all" : "last");
     settings.emplace_back("max-tokens",
                           fmt::format("{}{}", options_.max_tokens, options_.drop_long ? ", drop longer" : ""));
@@ -489,7 +513,10 @@ void PackRun::publish(WorkFolder& work) {
   on_first_rank(peers_, [&] {
     work.publish(records,
                  {tokenizer_->name(), tokenizer_->fingerprint(), tokenizer_->vocab_size(), std::int64_t{end_of_text_}},
-                 tokenizer_->to_json(), dataset_kind(options_.format), options_.chat_template);
+                 {.tokenizer_json = tokenizer_->to_json(),
+                  .kind = dataset_kind(options_.format),
+                  .chat_template = options_.chat_template,
+                  .own_template = own_template_});
     if (cut + dropped > 0) {
       hooks_.message(fmt::format("too long: {} cut to {} tokens, {} left out", cut, options_.max_tokens, dropped));
     }

@@ -52,6 +52,7 @@ struct PackOptions {
   std::uint64_t seed = 1337;
   std::string field = "text";  // of a JSON line
   // Of conversations. One of more than max_tokens tokens is cut there, or left out; 0: there is no limit.
+  // The template is one of ChatTemplate's, or kOwnTemplateName: that of the folder in which the tokenizer lies.
   std::string chat_template;
   TrainedTurns trained_turns = TrainedTurns::kAll;  // of pairs always the last
   std::uint64_t max_tokens = 0;

@@ -59,12 +59,12 @@ bool is_shard_name(const std::string& name) {
   return digits >= 5 && name.substr(digits) == ".h5";
 }
 
-// dataset.json and tokenizer.json, and what is left of writing them.
+// dataset.json, tokenizer.json and tokenizer_config.json, and what is left of writing them.
 bool is_description_name(std::string name) {
   if (name.ends_with(kPartialSuffix)) {
     name.resize(name.size() - kPartialSuffix.size());
   }
-  return name == "dataset.json" || name == "tokenizer.json";
+  return name == "dataset.json" || name == "tokenizer.json" || name == "tokenizer_config.json";
 }
 
 bool has_size(const fs::path& file, std::uint64_t size) {
@@ -274,16 +274,19 @@ DatasetInfo WorkFolder::place_shards(std::size_t split, const std::vector<UnitRe
 }
 
 void WorkFolder::publish(const std::vector<UnitRecord>& records, const DatasetTokenizer& tokenizer,
-                         const std::string& tokenizer_json, DatasetKind kind, const std::string& chat_template) {
+                         const Description& description) {
   make_place();
   std::array<DatasetInfo, kSplits> infos;
   for (std::size_t s = 0; s < kSplits; ++s) {
     if (shares_[s] > 0) {
       infos[s] = place_shards(s, records);
       infos[s].tokenizer = tokenizer;
-      infos[s].kind = kind;
-      infos[s].chat_template = chat_template;
-      write_file_atomic(split_folder(s) / "tokenizer.json", tokenizer_json);
+      infos[s].kind = description.kind;
+      infos[s].chat_template = description.chat_template;
+      write_file_atomic(split_folder(s) / "tokenizer.json", description.tokenizer_json);
+      if (!description.own_template.empty()) {
+        write_file_atomic(split_folder(s) / "tokenizer_config.json", description.own_template);
+      }
     }
   }
   for (std::size_t s = 0; s < kSplits; ++s) {

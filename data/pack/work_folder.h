@@ -55,8 +55,14 @@ class WorkFolder {
   // Removes the datasets that an earlier run left, moves the shards to their final places, and writes tokenizer.json,
   // dataset.json and OUT/pack.json, in this order: a run that is killed in between does it again. `records` holds every
   // unit, in order.
+  struct Description {
+    std::string tokenizer_json;
+    DatasetKind kind = DatasetKind::kText;
+    std::string chat_template;  // its name
+    std::string own_template;   // tokenizer_config.json of the model's own template, empty: none is written
+  };
   void publish(const std::vector<UnitRecord>& records, const DatasetTokenizer& tokenizer,
-               const std::string& tokenizer_json, DatasetKind kind, const std::string& chat_template);
+               const Description& description);
 
   // Removes all that this run made, for input that cannot be packed. A dataset that was there before stays.
   void discard();

@@ -164,6 +164,17 @@ std::optional<std::uint32_t> Tokenizer::added_token(std::string_view text) const
   return found == model_->added_ids.end() ? std::nullopt : std::optional(found->second);
 }
 
+std::optional<Tokenizer::AddedTokenPlace> Tokenizer::find_added_token(std::string_view text, std::size_t from) const {
+  std::optional<AddedTokenPlace> first;
+  for (const AddedTokens* tokens : {&model_->added_before, &model_->added_after}) {
+    const auto found = tokens->empty() ? std::nullopt : tokens->find(text, from, true);
+    if (found && (!first || found->begin < first->begin || (found->begin == first->begin && found->end > first->end))) {
+      first = {found->begin, found->end, found->id};
+    }
+  }
+  return first;
+}
+
 const std::string& Tokenizer::name() const { return model_->definition.name; }
 
 const std::string& Tokenizer::fingerprint() const { return model_->fingerprint; }

@@ -90,6 +90,14 @@ class Tokenizer {
   // The id of an added token by its text: added_token("<|im_start|>").
   [[nodiscard]] std::optional<std::uint32_t> added_token(std::string_view text) const;
 
+  // Where the first added token's text stands in `text` from a place on, the longest of those that begin there.
+  struct AddedTokenPlace {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+    std::uint32_t id = 0;
+  };
+  [[nodiscard]] std::optional<AddedTokenPlace> find_added_token(std::string_view text, std::size_t from) const;
+
   // For people: "bytes", "bpe:16384", or the name of the file that it was read from.
   [[nodiscard]] const std::string& name() const;
 

@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <array>
+#include <ctime>
 #include <memory>
 #include <optional>
 #include <string>
@@ -69,14 +70,28 @@ class LineInput {
   bool at_end_ = false;
 };
 
-// What is given, or what the model was trained with.
+// What is given, or what the model was trained with here, or else the template that it brought along.
 std::string template_name(const Options& options, const LoadedModel& model) {
   if (!options.chat_template.empty()) {
     return options.chat_template;
   }
-  require(!model.template_name.empty(), "{} does not say which template it was trained with; expected --template {}",
+  if (!model.template_name.empty()) {
+    return model.template_name;
+  }
+  require(!OwnTemplate::source_in(model.text_folder).empty(),
+          "{} has no template of its own and does not say which it was trained with; expected --template {}",
           model.folder.string(), fmt::join(ChatTemplate::names(), ", "));
-  return model.template_name;
+  return std::string(kOwnTemplateName);
+}
+
+ChatEncoder make_encoder(const Options& options, const LoadedModel& model) {
+  const std::string name = template_name(options, model);
+  if (name != kOwnTemplateName) {
+    return {ChatTemplate::named(name), model.tokenizer, TrainedTurns::kAll};
+  }
+  const std::optional<OwnTemplate> own = OwnTemplate::find(model.text_folder);
+  require(own.has_value(), "--template {}: {} has no chat template", kOwnTemplateName, model.text_folder.string());
+  return {own->at(std::time(nullptr)), model.tokenizer, TrainedTurns::kAll};
 }
 
 class Chat {
@@ -85,7 +100,7 @@ class Chat {
       : options_(options),
         model_(model),
         context_(context),
-        chat_(ChatTemplate::named(template_name(options, model)), model.tokenizer, TrainedTurns::kAll),
+        chat_(make_encoder(options, model)),
         encoder_(model.tokenizer),
         arena_([&backend](std::size_t size_bytes) { return backend.allocate(size_bytes); }) {
     conversation_.system = options.system;
@@ -163,8 +178,8 @@ void add_chat(CLI::App& app, CommandContext& context) {
   add_model_options(*command, options->model);
   command
       ->add_option("--template", options->chat_template,
-                   fmt::format("What stands around what is said, where the model does not tell: {}",
-                               fmt::join(ChatTemplate::names(), ", ")))
+                   fmt::format("What stands around what is said, where the model does not tell: {}; {}: the model's",
+                               fmt::join(ChatTemplate::names(), ", "), kOwnTemplateName))
       ->type_name("NAME");
   command->add_option("--system", options->system, "What the model is told first; empty: what the template says")
       ->type_name("TEXT");

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/progress.h"
+#include "data/chat/own_template.h"
 #include "launcher/command_line.h"
 #include "launcher/commands/command.h"
 #include "launcher/output.h"
@@ -74,20 +75,6 @@ Source load(const Options& options, Log& log) {
     load_weights(source.model.folder, source.parameters.layout, source.weights);
   }
   return source;
-}
-
-// Of tokenizer_config.json, or the file that newer versions keep it in.
-std::string chat_template_of(const fs::path& folder) {
-  if (fs::is_regular_file(folder / "chat_template.jinja")) {
-    return read_file(folder / "chat_template.jinja");
-  }
-  if (!fs::is_regular_file(folder / "tokenizer_config.json")) {
-    return {};
-  }
-  const auto json = nlohmann::json::parse(read_file(folder / "tokenizer_config.json"), nullptr, false);
-  return json.is_object() && json.contains("chat_template") && json["chat_template"].is_string()
-             ? json["chat_template"].get<std::string>()
-             : std::string();
 }
 
 SafetensorsType parse_safetensors_type(const std::string& name) {
@@ -156,7 +143,7 @@ int run_export(const Options& options, CommandContext& context) {
                    .tokenizer = tokenizer,
                    .ends = text_ends_of_hf_config(source.config, (source.model.folder / "config.json").string()),
                    .name = fs::path(options.out).stem().string(),
-                   .chat_template = chat_template_of(source.model.text_folder),
+                   .chat_template = OwnTemplate::source_in(source.model.text_folder),
                    .template_name = describe_model(source.model).template_name},
                   kind, options.out, on_progress);
   for (const auto& [other, count] : summary.fallbacks) {

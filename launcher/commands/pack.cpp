@@ -146,7 +146,8 @@ void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std:
   const std::string group = "Conversations (with --format chat or pairs)";
   command
       .add_option("--template", options.chat_template,
-                  fmt::format("What stands around what is said: {}", fmt::join(ChatTemplate::names(), ", ")))
+                  fmt::format("What stands around what is said: {}; {}: what the model's folder has",
+                              fmt::join(ChatTemplate::names(), ", "), kOwnTemplateName))
       ->type_name("NAME")
       ->group(group);
   command

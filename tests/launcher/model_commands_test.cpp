@@ -304,8 +304,47 @@ TEST_F(ModelCommandsTest, TalkWithAModelOfConversations) {
             "yo\nagain\n");
   const ProcessResult untold = lockstep("chat", {"--model", run()});
   EXPECT_EQ(untold.exit_code, 2);
-  EXPECT_THAT(untold.err, EndsWith(" does not say which template it was trained with; expected --template alpaca, "
-                                   "chatml, default, gemma, llama2, llama3, mistral, qwen\n"));
+  EXPECT_THAT(untold.err, EndsWith(" has no template of its own and does not say which it was trained with; expected "
+                                   "--template alpaca, chatml, default, gemma, llama2, llama3, mistral, qwen\n"));
+}
+
+// With the chat template that a model brings along: into the dataset, through training, and back.
+TEST_F(ModelCommandsTest, TalkInTheModelsOwnTemplate) {
+  const fs::path model = job_->folder() / "model";
+  fs::create_directories(model);
+  write_file_atomic(job_->folder() / "own.jsonl", R"({"instruction": "hi", "output": "yo"})");
+  const auto pack = [&](const std::string& chat_template, const std::string& tokenizer, const std::string& out) {
+    return lockstep("pack", {"--format", "chat", "--template", chat_template, "--tokenizer", tokenizer, "--split", "1",
+                             "--out", job_->folder() / out, job_->folder() / "own.jsonl"});
+  };
+  ASSERT_EQ(pack("default", "bytes", "bytes").exit_code, 0);
+  fs::copy_file(job_->folder() / "bytes" / "train" / "tokenizer.json", model / "tokenizer.json");
+  const std::string source =
+      "{% for m in messages %}{{ m.role[0] ~ ':' ~ m.content ~ eos_token }}{% endfor %}{{ 'a:' if "
+      "add_generation_prompt }}";
+  const std::string config = nlohmann::json{{"chat_template", source}, {"eos_token", "<|endoftext|>"}}.dump();
+  write_file_atomic(model / "tokenizer_config.json", config);
+  const ProcessResult packed = pack("own", model / "tokenizer.json", "own");
+  ASSERT_EQ(packed.exit_code, 0) << packed.err;
+  const ProcessResult trained = job_->train(
+      {"own",
+       1,
+       {"data.train=" + (job_->folder() / "own" / "train").string(), "data.valid=", "evaluate.every_steps=0",
+        "train.steps=80", "model.context=64", "model.dropout=0", "optimizer.lr=0.01"}});
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+  const fs::path saved = job_->checkpoints("own") / "step-00000080";
+  EXPECT_EQ(nlohmann::json::parse(read_file(saved / "tokenizer_config.json")).at("chat_template"), source);
+  const auto ask = [&](const fs::path& of) {
+    return run_process({"sh", "-c", "echo hi | " LOCKSTEP_PROGRAM " chat --temperature 0 --model " + of.string()});
+  };
+  EXPECT_EQ(ask(job_->folder() / "runs" / "own").out, "yo\n");
+
+  // As another's model has it: the template alone, without a name of ours.
+  for (const char* name : {"config.json", "model.safetensors", "tokenizer.json"}) {
+    fs::copy_file(saved / name, model / name, fs::copy_options::overwrite_existing);
+  }
+  const ProcessResult others = ask(model);
+  EXPECT_EQ(others.out, "yo\n") << others.err;
 }
 
 TEST_F(ModelCommandsTest, ExportWhatTheyLoad) {
