@@ -185,6 +185,20 @@ Text OwnTemplate::rendered(const Conversation& conversation, std::size_t turns, 
   return template_.render_marked(JinjaValue::record(std::move(context)), {.now = now_});
 }
 
+namespace {
+
+// Where the answer ends whose last said character stands before `from`; `written` is what the template writes behind an
+// answer that stands last. What it writes may begin in the same way and go on otherwise when more turns follow.
+std::size_t end_of_answer(const Text& text, std::size_t from, TextView written, const std::vector<Marker>& markers) {
+  const std::size_t common = common_beginning(TextView(text).substr(from), written);
+  const auto closing = std::ranges::find_if(markers, [&](const Marker& marker) { return marker.first >= from; });
+  const bool is_closed =
+      closing != markers.end() && !written.empty() && (closing->first == from || closing->first < from + common);
+  return is_closed ? closing->second : common == written.size() ? from + common : from;
+}
+
+}  // namespace
+
 // The turn whose answer each character belongs to, or kNoTurn.
 std::vector<std::size_t> OwnTemplate::answers_in(const Text& text, const Conversation& conversation,
                                                  const std::vector<Marker>& markers) const {
@@ -207,13 +221,8 @@ std::vector<std::size_t> OwnTemplate::answers_in(const Text& text, const Convers
     const bool is_asked_so = TextView(text).substr(opening, said.first - opening).starts_with(asked);
     const std::size_t begin = is_asked_so ? opening + asked.size() : said.first;
 
-    const auto closing = std::ranges::find_if(markers, [&](const Marker& marker) { return marker.first > said.last; });
     const Text alone = i + 1 == turns.size() ? text : rendered(conversation, i + 1, false);
-    const TextView written = behind(alone, last_said(alone, alone.size()));
-    std::size_t end = from + common_beginning(TextView(text).substr(from), written);
-    if (closing != markers.end() && closing->first < end) {
-      end = closing->second;
-    }
+    const std::size_t end = end_of_answer(text, from, behind(alone, last_said(alone, alone.size())), markers);
     std::fill(answers.begin() + static_cast<std::ptrdiff_t>(begin), answers.begin() + static_cast<std::ptrdiff_t>(end),
               i);
   }

@@ -109,6 +109,22 @@ TEST(OwnTemplateTest, FollowsATemplateThatChangesEarlierTurns) {
             "[hi]:{ hello.}[Be brief./2+2?]:{ 4.}");
 }
 
+// Behind the last answer stands another marker, or more, or nothing.
+TEST(OwnTemplateTest, EndsAnswersAsTheTemplateDoes) {
+  const Conversation plain = {
+      "", {{Role::kUser, "q"}, {Role::kAssistant, "a"}, {Role::kUser, "r"}, {Role::kAssistant, "b"}}};
+  EXPECT_EQ(written(own("{% for m in messages %}{{ m.content }}{{ '<|endoftext|>' if loop.last else '<|im_end|>' }}"
+                        "{% endfor %}"),
+                    plain),
+            "q⟨<|im_end|>⟩{a⟨<|im_end|>⟩}r⟨<|im_end|>⟩{b⟨<|endoftext|>⟩}");
+  EXPECT_EQ(written(own("{% for m in messages %}{{ '#' if m.role == 'user' else '>' }}{{ m.content }};"
+                        "{% endfor %}{{ '>' if add_generation_prompt else '!' }}"),
+                    plain),
+            "#q;>{a};#r;>{b;!}");
+  EXPECT_EQ(written(own("{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}"), plain),
+            "⟨<|im_start|>⟩q{⟨<|im_start|>⟩a}⟨<|im_start|>⟩r{⟨<|im_start|>⟩b}");
+}
+
 TEST(OwnTemplateTest, GoesByTheMarksOfTheTemplate) {
   EXPECT_EQ(written(own("{% for m in messages %}{% if m.role == 'assistant' %}A: {% generation %}<{{ m.content }}>"
                         "{% endgeneration %}{% else %}{{ m.content }}{% endif %}/{% endfor %}"),
