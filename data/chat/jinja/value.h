@@ -98,7 +98,8 @@ struct None {
   friend bool operator==(None, None) = default;
 };
 struct Undefined {
-  std::string what;  // "'messages' is undefined"
+  std::string what;  // "messages is undefined"
+  friend bool operator==(const Undefined&, const Undefined&) { return true; }
 };
 
 class Value {
@@ -170,8 +171,6 @@ class Value {
                std::shared_ptr<const Loop>, std::shared_ptr<const Callable>>
       data_;
 };
-
-[[nodiscard]] inline bool operator==(const Undefined&, const Undefined&) { return true; }
 
 // Python's ==.
 [[nodiscard]] bool equal(const Value& a, const Value& b, Budget& budget);
