@@ -36,7 +36,7 @@ class EvaluateTest : public testing::Test {
   }
 
   [[nodiscard]] EvaluationOptions options(std::int64_t batch_size, std::uint64_t max_batches = 0) const {
-    return {folder_ / "d", kSequence, batch_size, max_batches};
+    return {folder_ / "d", kSequence, false, batch_size, max_batches};
   }
   [[nodiscard]] EvaluationResult on_all_ranks(const EvaluationOptions& options) {
     return *evaluate(replica_, arena_, *comm_, options);
