@@ -25,7 +25,7 @@ KEPT_IN_PLACE = [
     ("Asio", re.compile(r"boost/asio"), re.compile(r"^(comm|launcher)/([^/]*/)*(asio|control|server)[^/]*(/|$)")),
     ("NCCL", re.compile(r"nccl[^/]*\.h$"), re.compile(r"(^|/)nccl[^/]*(/|$)")),
     ("CUDA", re.compile(r"^(cuda|cublas|cudnn)[^/]*\.h$"), re.compile(r"(^|/)cuda[^/]*(/|$)|(^|/)nccl[^/]*(/|$)")),
-    ("yaml-cpp", re.compile(r"^yaml-cpp/"), re.compile(r"^trainer/config[^/]*\.cpp$")),
+    ("yaml-cpp", re.compile(r"^yaml-cpp/"), re.compile(r"^(trainer/config[^/]*|launcher/llama_factory/[^/]*)\.cpp$")),
     ("CLI11", re.compile(r"^CLI/"), re.compile(r"^(tests/)?launcher/.*\.cpp$")),
 ]
 

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <cstring>
 #include <functional>
 #include <span>
 #include <vector>

@@ -11,8 +11,8 @@
 #include <utility>
 
 #include "base/error.h"
-#include "trainer/flat_parameters.h"
 #include "base/half.h"
+#include "trainer/flat_parameters.h"
 #include "trainer/formats/strict_json.h"
 
 namespace lockstep {

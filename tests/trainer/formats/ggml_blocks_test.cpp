@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "base/random.h"
 #include "base/half.h"
+#include "base/random.h"
 #include "trainer/formats/safetensors.h"
 
 namespace lockstep {
