@@ -38,6 +38,7 @@ struct Options {
   std::string out;
   std::uint64_t shard_mib = 4768;  // 5 GB, as transformers cuts models
   bool overwrite = false;
+  bool needs_adapter = false;  // there must be something to merge
 };
 
 // What is written: weights in the layout of `parameters`.
@@ -61,6 +62,8 @@ Source load(const Options& options, Log& log) {
   source.architecture = from_hf_config(source.config, config.string());
   const std::optional<TunedModel>& tuned = source.model.tuned;
   const bool apart = options.to == "adapter";
+  require(!options.needs_adapter || tuned, "{} has nothing that stands beside a model; --adapter DIR names it",
+          source.model.name().string());
   require(!apart || (tuned && tuned->tune.method == TuneMethod::kLora),
           "{} has no adapters; expected a run with tune.method lora, or adapters of peft",
           source.model.name().string());
@@ -202,6 +205,7 @@ void add_merge(CLI::App& app, CommandContext& context) {
   const auto options = std::make_shared<Options>();
   options->to = "safetensors";
   options->type = "bf16";
+  options->needs_adapter = true;
   CLI::App* command =
       app.add_subcommand("merge", "Make a model and the adapters trained on it one Hugging Face folder");
   command->add_option("--model", options->model, "The model: a run (its newest checkpoint), a checkpoint, or a folder")
@@ -209,8 +213,8 @@ void add_merge(CLI::App& app, CommandContext& context) {
       ->type_name("DIR");
   command
       ->add_option("--adapter", options->adapter,
-                   "The adapters: a run (its newest checkpoint), a checkpoint, or peft's")
-      ->required()
+                   "The adapters: a run (its newest checkpoint), a checkpoint, or peft's; missing: --model has them, "
+                   "and says what they stand beside")
       ->type_name("DIR");
   command->add_option("--type", options->type, "Of the weights")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))

@@ -137,6 +137,7 @@ void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std:
       ->required();
   command.add_option("--split", options.split, "Shares of train, valid and test")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->type_name("A,B,C")
       ->default_str("0.9,0.05,0.05");
   command.add_option("--seed", options.seed, "Decides which documents go where")
@@ -164,6 +165,7 @@ void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std:
       .add_option("--dataset", chat.datasets,
                   "Instead of INPUT: entries of DIR/dataset_info.json, which says what their keys are called")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->type_name("NAME,...")
       ->group(group);
   command.add_option("--dataset-dir", chat.dataset_dir, "Where dataset_info.json and its files are")
@@ -174,6 +176,7 @@ void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std:
       .add_option("--weights", chat.weights,
                   "Of each input: how often its conversations are trained on; of 0.3, three in ten are taken")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->type_name("W,...")
       ->group(group);
   command.add_option("--max-samples", chat.max_samples, "Take the first N conversations of a file; 0: all")

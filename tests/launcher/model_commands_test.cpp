@@ -520,6 +520,11 @@ TEST_F(ModelCommandsTest, LayAdaptersOverTheirModelAndMergeThem) {
   ASSERT_EQ(merge.exit_code, 0) << merge.err;
   EXPECT_THAT(merge.out, EndsWith(adapters.string() + " over " + checkpoint().string() + "\n"));
   EXPECT_EQ(generate(likeliest, merged).out, tuned);
+  const fs::path merged_alone = job_->folder() / "merged-alone";
+  EXPECT_EQ(lockstep("merge", {"--model", lora, "--type", "f32", "--out", merged_alone}).exit_code, 0);
+  EXPECT_EQ(read_file(merged_alone / "model.safetensors"), read_file(merged / "model.safetensors"));
+  EXPECT_THAT(lockstep("merge", {"--model", run(), "--out", job_->folder() / "none"}).err,
+              HasSubstr("has nothing that stands beside a model; --adapter DIR names it"));
   const fs::path apart = job_->folder() / "apart";
   ASSERT_EQ(lockstep("export", {"--model", lora, "--to", "adapter", "--type", "f32", "--out", apart}).exit_code, 0);
   EXPECT_EQ(generate(likeliest, apart).out, tuned);

@@ -63,7 +63,7 @@ TEST_F(PackProgramTest, ShowsWhatIsTrainedOn) {
                                   "<|endoftext|>]]\n\n"));
   }
   EXPECT_EQ(run_process(command(0, "x", {"--format", "text", "--tokenizer", "bytes", "--show", "1"})).err,
-            "lockstep pack: --show is for --format chat\n");
+            "lockstep pack: --show is for --format chat or pairs\n");
 }
 
 TEST_F(PackProgramTest, NamesFileAndLineOnceOnAllRanksAndLeavesNothing) {

@@ -297,7 +297,7 @@ TEST_F(PackTest, ChecksItsOptionsBeforeAnythingElse) {
   EXPECT_EQ(error_with([](PackOptions& o) { o.split = {0.5}; }), "the shares of --split add up to 0.5, expected 1");
   EXPECT_EQ(error_with([](PackOptions& o) { o.inputs = {}; }), "no input given");
   EXPECT_EQ(message_of_error(ErrorCode::kUsage, [] { static_cast<void>(parse_pack_format("txt")); }),
-            "--format is txt, expected text, jsonl, tokens or chat");
+            "--format is txt, expected text, jsonl, tokens, chat or pairs");
   EXPECT_FALSE(std::filesystem::exists(options_.out));
 }
 
