@@ -70,7 +70,9 @@ void check_options(const PackOptions& options) {
   require(!is_chat || !options.chat_template.empty(), "--format {} needs a --template: {}, or {}, the model's",
           name_of(options.format), fmt::join(ChatTemplate::names(), ", "), kOwnTemplateName);
   require(is_chat || options.chat_sources.empty(),
-          "--dataset, --weights and --max-samples are for --format chat or pairs");
+          "--dataset and --weights are for --format chat or pairs, --max-samples for those and jsonl");
+  require(options.most == 0 || options.format == PackFormat::kJsonl,
+          "--max-samples is for --format jsonl, chat or pairs");
   for (const ChatSource& source : options.chat_sources) {
     require(source.weight > 0 && source.weight <= 1000, "--weights holds {}, expected numbers above 0, at most 1000",
             source.weight);
@@ -272,6 +274,9 @@ PackSettings PackRun::settings() const {
   PackSettings settings = {{"format", std::string(name_of(options_.format))}};
   if (options_.format == PackFormat::kJsonl) {
     settings.emplace_back("field", options_.field);
+    if (options_.most > 0) {
+      settings.emplace_back("most", std::to_string(options_.most));
+    }
   }
   if (has_conversations(options_.format)) {
     settings.emplace_back("template", own_template_.empty()

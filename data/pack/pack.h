@@ -51,6 +51,7 @@ struct PackOptions {
   std::vector<double> split = {0.9, 0.05, 0.05};  // shares of train, valid, test; missing ones are 0
   std::uint64_t seed = 1337;
   std::string field = "text";  // of a JSON line
+  std::uint64_t most = 0;      // JSON lines that are taken, from the beginning of each file; 0: all
   // Of conversations. One of more than max_tokens tokens is cut there, or left out; 0: there is no limit.
   // The template is one of ChatTemplate's, or kOwnTemplateName: that of the folder in which the tokenizer lies.
   std::string chat_template;

@@ -102,13 +102,14 @@ std::vector<Piece> text_pieces(const Plan& plan, std::uint64_t unit_bytes) {
   return pieces;
 }
 
-// Lets the file end where the first conversation begins that is not taken.
-void cut_after(std::uint64_t most, std::uint64_t max_object_bytes, InputFile& file) {
+// Lets the file end where the first document begins that is not taken; `scan` visits its documents.
+template <typename Scan>
+void cut_after(std::uint64_t most, InputFile& file, const Scan& scan) {
   if (most == 0) {
     return;
   }
   std::uint64_t seen = 0;
-  scan_json_objects(file, max_object_bytes, [&](DocumentExtent extent) {
+  scan([&](DocumentExtent extent) {
     if (++seen > most) {
       file.size = extent.begin;
     }
@@ -214,8 +215,12 @@ Plan make_plan(const PackOptions& options, std::vector<InputFile> files, std::ui
   usual.format.is_pairs = plan.format == PackFormat::kPairs;
   plan.chat_sources.resize(options.inputs.size(), usual);
   for (InputFile& file : plan.files) {
+    const std::uint64_t longest = options.memory_mib * kMiB;
     if (has_conversations(plan.format)) {
-      cut_after(plan.chat_sources[file.input].most, options.memory_mib * kMiB, file);
+      cut_after(plan.chat_sources[file.input].most, file,
+                [&](const auto& visit) { scan_json_objects(file, longest, visit); });
+    } else if (plan.format == PackFormat::kJsonl) {
+      cut_after(options.most, file, [&](const auto& visit) { scan_json_lines(file, options.field, longest, visit); });
     }
     plan.bytes += file.size;
     if (plan.format == PackFormat::kTokens) {

@@ -94,7 +94,11 @@ struct ChatInputs {
 // Datasets come behind files.
 void take_chat_inputs(const ChatInputs& inputs, PackOptions& options) {
   require(options.inputs.empty() || inputs.datasets.empty(), "expected INPUT or --dataset, not both");
-  if (inputs.datasets.empty() && inputs.weights.empty() && inputs.max_samples == 0) {
+  if (!has_conversations(options.format)) {
+    options.most = inputs.max_samples;
+  }
+  if (inputs.datasets.empty() && inputs.weights.empty() &&
+      (inputs.max_samples == 0 || !has_conversations(options.format))) {
     return;
   }
   ChatSource usual;
@@ -179,7 +183,9 @@ void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std:
       ->allow_extra_args(false)
       ->type_name("W,...")
       ->group(group);
-  command.add_option("--max-samples", chat.max_samples, "Take the first N conversations of a file; 0: all")
+  command
+      .add_option("--max-samples", chat.max_samples,
+                  "Take the first N conversations, or lines of jsonl, of a file; 0: all")
       ->type_name("N")
       ->transform(whole_number())
       ->group(group);

@@ -347,8 +347,8 @@ class Translation {
   // Of texts: files of JSON lines, or plain ones.
   PackOptions texts(const std::vector<std::string>& names, const fs::path& out) {
     static_cast<void>(keys_.find("template"));
-    require(!keys_.find("max_samples"), "{}: max_samples cannot be honoured in stage pt", origin());
     PackOptions pack;
+    const auto most = static_cast<std::uint64_t>(keys_.whole("max_samples", 0));
     std::set<std::string> kinds;
     for (const std::string& name : names) {
       const NamedDataset dataset = find_named_dataset(keys_.text("dataset_dir", "data"), name);
@@ -357,6 +357,7 @@ class Translation {
               origin(), name, dataset.path.string());
       pack.format = is_lines ? PackFormat::kJsonl : PackFormat::kText;
       pack.field = is_lines ? dataset.format.prompt : "text";
+      pack.most = is_lines ? most : 0;  // a plain file is one text
       kinds.insert(fmt::format("{} {}", dataset.path.extension().string(), pack.field));
       pack.inputs.push_back(dataset.path);
     }

@@ -150,6 +150,7 @@ TEST_F(LlamaFactoryTest, TakesTextsForPretraining) {
   const LlamaFactoryJob job = read_llama_factory(text, "pt.yaml", 1);
   EXPECT_EQ(job.packs.front().format, PackFormat::kJsonl);
   EXPECT_EQ(job.packs.front().field, "text");
+  EXPECT_EQ(read_llama_factory(text + "max_samples: 7\n", "pt.yaml", 1).packs.front().most, 7U);
 }
 
 TEST_F(LlamaFactoryTest, TakesPairsForPreferences) {

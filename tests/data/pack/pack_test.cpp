@@ -255,6 +255,21 @@ TEST_F(PackTest, LeavesNothingWhenThePatternOfATokenizerGivesUp) {
   EXPECT_FALSE(std::filesystem::exists(options_.out));
 }
 
+TEST_F(PackTest, TakesTheFirstLinesOfEachFile) {
+  options_.format = PackFormat::kJsonl;
+  options_.tokenizer = "bytes";
+  options_.split = {1};
+  options_.most = 2;
+  write_input("a.jsonl", "{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n{\"text\": \"c\"}\n");
+  write_input("b.jsonl", "{\"text\": \"d\"}\n");
+  EXPECT_EQ(pack(options_, {}, {}).splits.front().documents, 3U);
+  EXPECT_EQ(Dataset::open(options_.out / "train").info().tokens, 6U);  // each with its end
+  options_.format = PackFormat::kText;
+  options_.out = folder_ / "other";
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+            "--max-samples is for --format jsonl, chat or pairs");
+}
+
 TEST_F(PackTest, ReportsItsProgressFromTheBeginningOfAStageToItsEnd) {
   write_input("a.txt", random_text(3'000'000, 1));
   options_.tokenizer = "bpe:300";
