@@ -167,8 +167,8 @@ void TrainLoop::open(RunLock& lock) {
           .completed_steps = completed_,
           .evaluation_pending = progress_.evaluation_pending,
           .peak_flop_per_s = peak_flop_per_s(*backend_, replica.working_dtype()) * communicator_.world_size(),
-          .flop_per_token =
-              training_flop_per_token(replica.model().architecture(), parameters, config_.data.sequence, frozen)},
+          .flop_per_token = training_flop_per_token(replica.model().architecture(), replica.model().parameters(),
+                                                    config_.data.sequence)},
       log_);
   log_.info("configuration:\n{}", to_yaml(config_));
   const bool on_gpu = backend_->device().kind == DeviceKind::kCuda;

@@ -127,9 +127,8 @@ StepBenchResult bench_step(const BenchModel& model, int rounds, Communicator& co
     steps.run();
   }
   const auto tokens = static_cast<double>(steps.step().tokens_per_step());
-  const double flop =
-      tokens * training_flop_per_token(replica.model().architecture(),
-                                       static_cast<double>(replica.layout().parameters()), config.data.sequence);
+  const double flop = tokens * training_flop_per_token(replica.model().architecture(), replica.model().parameters(),
+                                                       config.data.sequence);
   std::vector<double> step_ms;
   std::vector<double> ceilings;
   std::vector<double> ratios;

@@ -403,11 +403,4 @@ HfTextEnds text_ends_of_hf_config(std::string_view text, const std::string& orig
   return result;
 }
 
-double training_flop_per_token(const Architecture& architecture, double parameters, std::int64_t sequence,
-                               double frozen) {
-  return 6.0 * parameters + 4.0 * frozen +
-         12.0 * static_cast<double>(architecture.layers) * static_cast<double>(architecture.query_width()) *
-             static_cast<double>(sequence);
-}
-
 }  // namespace lockstep

@@ -96,9 +96,4 @@ inline constexpr const char* kTemplateNameKey = "lockstep_chat_template";
 // `folder` is what messages call the source.
 [[nodiscard]] ModelConfig with_shape_of(ModelConfig model, const Architecture& source, const std::string& folder);
 
-// Floating-point operations of a training step for one token: 6 x parameters + 12 x layers x query_width() x sequence
-// (Chowdhery et al. 2022, appendix B), and 4 for each parameter that is frozen, whose own gradient is not computed.
-[[nodiscard]] double training_flop_per_token(const Architecture& architecture, double parameters, std::int64_t sequence,
-                                             double frozen = 0);
-
 }  // namespace lockstep

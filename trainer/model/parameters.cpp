@@ -419,4 +419,26 @@ std::vector<Tensor> tensors_over(const ModelParameters& parameters, const Buffer
   return tensors;
 }
 
+double training_flop_per_token(const Architecture& architecture, const ModelParameters& parameters,
+                               std::int64_t sequence) {
+  // The backward pass ends at the last parameter whose gradient is asked for.
+  int last = -1;
+  for (int number = 0; number < static_cast<int>(parameters.places.size()); ++number) {
+    last = parameters.places[static_cast<std::size_t>(number)].trained ? number : last;
+  }
+  double flop = 0;
+  for (int number = 0; number < static_cast<int>(parameters.places.size()); ++number) {
+    const ModelParameters::Place& place = parameters.places[static_cast<std::size_t>(number)];
+    const bool is_lookup = number == parameters.position_table ||
+                           (number == parameters.token_table && parameters.head != parameters.token_table);
+    const ParameterLayout& layout = place.trained ? parameters.layout : parameters.frozen;
+    const double each = place.trained ? 6 : is_lookup ? 0 : number < last ? 4 : 2;
+    flop += each * static_cast<double>(layout.count(place.index));
+  }
+  for (const BlockParameters& block : parameters.blocks) {
+    flop += (block.attention_out < last ? 12.0 : 4.0) * static_cast<double>(architecture.query_width() * sequence);
+  }
+  return flop;
+}
+
 }  // namespace lockstep

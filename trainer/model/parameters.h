@@ -70,6 +70,12 @@ struct ModelParameters {
 void initialize(const Architecture& architecture, const ModelParameters& parameters, std::uint64_t seed,
                 ThreadPool& pool, std::span<float> master);
 
+// Floating-point operations of a training step for one token: 6 x parameters + 12 x layers x query_width() x sequence
+// (Chowdhery et al. 2022, appendix B). Of what is frozen, the gradient of a parameter is not computed (4), where no
+// gradient comes by neither is that of its input (2), and rows that are looked up cost nothing.
+[[nodiscard]] double training_flop_per_token(const Architecture& architecture, const ModelParameters& parameters,
+                                             std::int64_t sequence);
+
 // Of a vector or a matrix.
 [[nodiscard]] Shape shape_of(const ParameterSpec& spec);
 

@@ -250,9 +250,5 @@ TEST(Architecture, OfAConfigurationWithBadSizesIsRefused) {
   EXPECT_FALSE(architecture_of(model).tied);
 }
 
-TEST(Architecture, CountsFlopAsChowdheryEtAlDo) {
-  EXPECT_EQ(training_flop_per_token(small_gpt2(), 1000, 24), 6.0 * 1000 + 12.0 * 2 * 32 * 24);
-}
-
 }  // namespace
 }  // namespace lockstep

@@ -138,6 +138,37 @@ TEST(TunedParameters, OfFrozenModelsAreTheLastBlocksAndWhatIsNamed) {
   EXPECT_EQ(parameters.layout.size() + parameters.frozen.size(), make_parameters(a).layout.size());
 }
 
+TEST(FlopPerToken, IsThatOfChowdheryEtAlWhereEverythingIsTrained) {
+  const Architecture a = small_gpt2();
+  const ModelParameters parameters = make_parameters(a);
+  const auto count = static_cast<double>(parameters.layout.parameters());
+  EXPECT_EQ(training_flop_per_token(a, parameters, 24), 6 * count + 12.0 * 2 * 32 * 24);
+}
+
+// The last of two blocks: the one before it, and the rows that are looked up, have no backward pass.
+TEST(FlopPerToken, LeavesOutGradientsThatNobodyAsksFor) {
+  const Architecture a = small_llama();
+  TuneConfig tune;
+  tune.method = TuneMethod::kFreeze;
+  tune.blocks = 1;
+  const ModelParameters last = make_parameters(a, tune);
+  const auto table = static_cast<double>(a.vocab * a.width);
+  const auto trained = static_cast<double>(last.layout.parameters());
+  const auto before = trained;  // a block is like the other
+  const auto behind = table + static_cast<double>(a.width);
+  const auto query = static_cast<double>(a.query_width());
+  EXPECT_EQ(training_flop_per_token(a, last, 24), 6 * trained + 2 * before + 4 * behind + (12 + 4) * query * 24);
+
+  tune.method = TuneMethod::kLora;
+  const ModelParameters lora = make_parameters(a, tune);
+  const auto adapters = static_cast<double>(lora.layout.parameters());
+  const auto frozen = static_cast<double>(lora.frozen.parameters()) - table;
+  const double flop = training_flop_per_token(a, lora, 24);
+  // Nobody asks for the gradient of what the first adapter reads.
+  const auto first = static_cast<double>(a.width + a.width * (a.query_width() + 2 * a.kv_width()));
+  EXPECT_EQ(flop, 6 * adapters + 4 * frozen - 2 * first + 2 * 12 * query * 24);
+}
+
 TEST(TunedParameters, RefuseNamesThatNothingHas) {
   TuneConfig tune;
   tune.method = TuneMethod::kLora;
