@@ -177,6 +177,9 @@ struct CrossEntropy {
   float scale = 1;
   Tensor dlogits;  // out, as logits, f32 or bf16; undefined when only losses are wanted
   Tensor losses;   // out [R] f32
+  // Out [R] i32: the token of the largest logit, the lowest of several; -1 in rows with target -1 and where the loss is
+  // NaN. Undefined when nobody asks.
+  Tensor likeliest = {};
 };
 
 // AdamW with decoupled weight decay (Loshchilov, Hutter 2019) on one range of the flat parameters, all f32.

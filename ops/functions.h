@@ -152,17 +152,21 @@ struct LossTargets {
   // The loss is scale * sum of -log p(target). With scale = 1 / (targets in the whole global batch) the gradients of
   // all micro-batches simply add up.
   float scale = 1;
+  bool with_likeliest = false;  // fills Loss::likeliest
 };
 struct Loss {
   Tensor value;            // the scalar scale * sum(), for backward(): a variable without contents
   Tensor row_losses;       // [N] f32: -log p(target), 0 where there is none
   std::int64_t count = 0;  // targets that are not -1
+  Tensor likeliest = {};   // [N] i32 where asked for: see CrossEntropy
   Backend* backend = nullptr;
 
   // Of row_losses, in their order. Waits for the device.
   [[nodiscard]] double sum() const;
   // The same of the rows of each sequence.
   [[nodiscard]] std::vector<double> sums(SequenceLengths lengths) const;
+  // Of the op's targets [N], those that are the likeliest token of their row. Waits for the device.
+  [[nodiscard]] std::int64_t hits(std::span<const std::int32_t> targets) const;
 };
 // The head and the cross-entropy as one op: logits[N, V] = x[N, C] weight exist only a chunk of rows at a time. On a
 // recording tape the chunk's gradients are computed while its logits are there, so the loss must be what backward()

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cassert>
 #include <numeric>
 #include <vector>
 
@@ -26,7 +27,8 @@ void check(const Tensor& x, const WeightSizes& sizes, std::span<const std::int32
 // has depends on the vocabulary alone.
 class HeadLoss {
  public:
-  HeadLoss(Tape& tape, const Tensor& x, const Linear& head, std::span<const std::int32_t> targets)
+  HeadLoss(Tape& tape, const Tensor& x, const Linear& head, std::span<const std::int32_t> targets,
+           bool with_likeliest = false)
       : backend_(tape.backend()),
         head_(head),
         sizes_(sizes_of(head)),
@@ -41,6 +43,9 @@ class HeadLoss {
     logits_ = tape.make({chunk_, shape.stride}, shape.dtype);
     dlogits_ = trains_ && x.dtype() != shape.dtype ? tape.make(logits_.shape(), x.dtype()) : logits_;
     loss_.row_losses = tape.make({x.rows()}, DType::kF32);
+    if (with_likeliest) {
+      loss_.likeliest = tape.make({x.rows()}, DType::kI32);
+    }
     loss_.backend = &backend_;
     loss_.count = std::ranges::count_if(targets, [](std::int32_t target) { return target >= 0; });
     if (trains_ && Gradients::wants(x)) {
@@ -94,7 +99,8 @@ class HeadLoss {
                             .targets = targets_.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(n)),
                             .scale = scale,
                             .dlogits = with_gradients ? dlogits : Tensor(),
-                            .losses = loss_.row_losses.slice(begin, n)});
+                            .losses = loss_.row_losses.slice(begin, n),
+                            .likeliest = loss_.likeliest.is_defined() ? loss_.likeliest.slice(begin, n) : Tensor()});
     const Matrix gradient = first_columns(dlogits, sizes_.out);
     if (with_gradients && dx_.is_defined()) {
       backend_.gemm({.a = gradient, .b = transposed(weight_in_out(head_)), .d = matrix_of(rows_of_dx(begin, n))});
@@ -121,9 +127,10 @@ class HeadLoss {
 };
 
 // The values of a tensor on the host, those of a GPU by way of `copied`.
-std::span<const float> host_values(const Tensor& tensor, Backend& backend, std::vector<float>& copied) {
+template <typename T>
+std::span<const T> host_values(const Tensor& tensor, Backend& backend, std::vector<T>& copied) {
   if (tensor.device().kind == DeviceKind::kCpu) {
-    return tensor.as<float>();
+    return tensor.as<T>();
   }
   copied.resize(static_cast<std::size_t>(tensor.count()));
   backend.copy(tensor.buffer(), view_of(std::span(copied)));
@@ -153,8 +160,19 @@ std::vector<double> Loss::sums(SequenceLengths lengths) const {
   return sums;
 }
 
+std::int64_t Loss::hits(std::span<const std::int32_t> targets) const {
+  std::vector<std::int32_t> copied;
+  const std::span<const std::int32_t> guesses = host_values(likeliest, *backend, copied);
+  assert(guesses.size() == targets.size());
+  std::int64_t hits = 0;
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    hits += targets[i] >= 0 && guesses[i] == targets[i] ? 1 : 0;
+  }
+  return hits;
+}
+
 Loss linear_cross_entropy(Tape& tape, const Tensor& x, const Linear& head, const LossTargets& targets) {
-  HeadLoss head_loss(tape, x, head, targets.targets);
+  HeadLoss head_loss(tape, x, head, targets.targets, targets.with_likeliest);
   head_loss.compute(0, x.rows(), head_loss.trains(), targets.scale);
   return head_loss.finish(tape, x);
 }

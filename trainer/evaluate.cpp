@@ -23,21 +23,23 @@ bool any_rank(Communicator& communicator, bool mine) {
 struct BatchSum {
   PreferenceSums sums;  // its loss alone, but with a reference
   std::int64_t tokens = 0;
+  std::int64_t hits = 0;
   std::int64_t pairs = 0;
 };
 
 BatchSum sum_of(const Loss& loss, const TokenBatch& batch, const EvaluationOptions& options, Arena& arena) {
   if (options.reference == nullptr) {
-    return {{.loss = loss.sum()}, loss.count, batch.pairs};
+    return {{.loss = loss.sum()}, loss.count, loss.hits(batch.targets), batch.pairs};
   }
   const std::vector<double> policy = loss.sums(batch.lengths);
   const std::vector<double> reference = options.reference->sums(batch, arena);
-  return {preference_loss(options.preference, batch, policy, reference, 1, {}), loss.count, batch.pairs};
+  return {preference_loss(options.preference, batch, policy, reference, 1, {}), loss.count, 0, batch.pairs};
 }
 
 }  // namespace
 
 double EvaluationResult::perplexity() const { return std::exp(loss); }
+double EvaluationResult::accuracy() const { return static_cast<double>(hits) / static_cast<double>(tokens); }
 
 std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, Communicator& communicator,
                                          const EvaluationOptions& options, const EvaluationHooks& hooks) {
@@ -59,7 +61,9 @@ std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, C
       continue;  // others have one more
     }
     const TokenBatch& batch = batches.read(i);
-    const Loss loss = replica.model().loss(tape, replica.weights(), rows_of(batch), {}, 1.0F);
+    Transformer::Rows rows = rows_of(batch);
+    rows.with_likeliest = options.reference == nullptr;
+    const Loss loss = replica.model().loss(tape, replica.weights(), rows, {}, 1.0F);
     mine[i - begin] = sum_of(loss, batch, options, arena);
     if (hooks.progress) {
       hooks.progress(i - begin + 1, end - begin);
@@ -72,10 +76,11 @@ std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, C
   for (const BatchSum& sum : all) {
     total.sums += sum.sums;
     total.tokens += sum.tokens;
+    total.hits += sum.hits;
     total.pairs += sum.pairs;
   }
   const auto weight = static_cast<double>(options.reference != nullptr ? total.pairs : total.tokens);
-  EvaluationResult result{total.sums.loss / weight, total.tokens};
+  EvaluationResult result{total.sums.loss / weight, total.tokens, total.hits};
   if (options.reference != nullptr) {
     result.preference = means_of(total.sums, weight);
   }

@@ -26,8 +26,10 @@ struct EvaluationOptions {
 struct EvaluationResult {
   double loss = 0;  // mean over the tokens, or over pairs
   std::int64_t tokens = 0;
+  std::int64_t hits = 0;  // tokens that were the likeliest, the lowest id of several; 0 with a reference
   std::optional<PreferenceMetrics> preference = {};
   [[nodiscard]] double perplexity() const;
+  [[nodiscard]] double accuracy() const;  // share of the tokens
 };
 
 struct EvaluationHooks {

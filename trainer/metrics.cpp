@@ -68,10 +68,11 @@ std::string MetricsWriter::write(const StepMetrics& m) {
 }
 
 std::string MetricsWriter::write(const EvaluationMetrics& m) {
-  const std::string perplexity =
-      m.preference ? std::string() : fmt::format(R"(, "perplexity": {})", number(m.perplexity));
+  const std::string of_tokens =
+      m.preference ? std::string()
+                   : fmt::format(R"(, "perplexity": {}, "accuracy": {})", number(m.perplexity), number(m.accuracy));
   return write_line(fmt::format(R"({{"step": {}, "valid_loss": {}{}, "valid_tokens": {}{}}})", m.step,
-                                number(m.valid_loss), perplexity, m.tokens, keys_of(m.preference)));
+                                number(m.valid_loss), of_tokens, m.tokens, keys_of(m.preference)));
 }
 
 std::string MetricsWriter::write_line(const std::string& line) {

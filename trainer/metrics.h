@@ -43,8 +43,9 @@ struct EvaluationMetrics {
   std::int64_t step = 0;
   double valid_loss = 0;
   double perplexity = 0;
+  double accuracy = 0;                               // share of the tokens
   std::int64_t tokens = 0;                           // evaluated
-  std::optional<PreferenceMetrics> preference = {};  // with it perplexity means nothing, and is left out
+  std::optional<PreferenceMetrics> preference = {};  // with it the two mean nothing, and are left out
 };
 
 class MetricsWriter {

@@ -359,6 +359,7 @@ void TrainLoop::evaluate_now() {
   report_->evaluated({.step = completed_,
                       .valid_loss = result.loss,
                       .perplexity = result.perplexity(),
+                      .accuracy = result.accuracy(),
                       .tokens = result.tokens,
                       .preference = result.preference});
   const auto& best = progress_.best_validation_loss;

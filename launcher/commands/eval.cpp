@@ -48,14 +48,16 @@ void check_data(const LoadedModel& model, const Options& options) {
 }
 
 void print_result(const Options& options, const LoadedModel& model, const EvaluationResult& result) {
-  const std::string text = options.json ? nlohmann::ordered_json{{"model", model.folder.string()},
-                                                                 {"data", options.data},
-                                                                 {"loss", result.loss},
-                                                                 {"perplexity", result.perplexity()},
-                                                                 {"tokens", result.tokens}}
-                                              .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
-                                        : fmt::format("loss {:.4f}, perplexity {:.2f}, over {} tokens", result.loss,
-                                                      result.perplexity(), result.tokens);
+  const std::string text = options.json
+                               ? nlohmann::ordered_json{{"model", model.folder.string()},
+                                                        {"data", options.data},
+                                                        {"loss", result.loss},
+                                                        {"perplexity", result.perplexity()},
+                                                        {"accuracy", result.accuracy()},
+                                                        {"tokens", result.tokens}}
+                                     .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+                               : fmt::format("loss {:.4f}, perplexity {:.2f}, accuracy {:.2f} %, over {} tokens",
+                                             result.loss, result.perplexity(), 100 * result.accuracy(), result.tokens);
   print(text + "\n");
 }
 
@@ -102,7 +104,7 @@ int run_eval(const Options& options, CommandContext& context) {
 
 void add_eval(CLI::App& app, CommandContext& context) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("eval", "Loss and perplexity of a trained model on a dataset");
+  CLI::App* command = app.add_subcommand("eval", "Loss, perplexity and accuracy of a trained model on a dataset");
   add_model_options(*command, options->model);
   command->add_option("--data", options->data, "A packed dataset, for example data/shakespeare/valid")
       ->required()

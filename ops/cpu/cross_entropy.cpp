@@ -40,6 +40,21 @@ float sum_of_exponentials(const float* logits, std::size_t count, float largest)
   return sum_of(sum);
 }
 
+// The first that is `value`: one of them is.
+std::size_t first_equal(const float* logits, std::size_t count, float value) {
+  const Float sought = set(value);
+  const auto place_in = [&](std::size_t i, auto extent) LOCKSTEP_LAMBDA {
+    return hn::FindFirstTrue(kFloat, hn::Eq(load(logits + i, extent), sought));
+  };
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    if (const auto lane = place_in(i, Whole()); lane >= 0) {
+      return i + static_cast<std::size_t>(lane);
+    }
+  }
+  return i + static_cast<std::size_t>(place_in(i, Part{count - i}));
+}
+
 struct RowSoftmax {
   float largest;
   float sum;
@@ -66,6 +81,10 @@ void cross_entropy_row(const CrossEntropy& args, std::size_t row) {
   const float* logits = args.logits.data<float>() + row * stride;
   T* dlogits = args.dlogits.is_defined() ? args.dlogits.data<T>() + row * stride : nullptr;
   const std::int32_t target = args.targets[row];
+  std::int32_t* const likeliest = args.likeliest.is_defined() ? args.likeliest.data<std::int32_t>() + row : nullptr;
+  if (likeliest != nullptr) {
+    *likeliest = -1;
+  }
   if (target < 0) {
     args.losses.data<float>()[row] = 0;
     if (dlogits != nullptr) {
@@ -78,6 +97,9 @@ void cross_entropy_row(const CrossEntropy& args, std::size_t row) {
   const auto index = static_cast<std::size_t>(target);
   const double distance = static_cast<double>(largest) - static_cast<double>(logits[index]);
   args.losses.data<float>()[row] = static_cast<float>(std::log(static_cast<double>(sum)) + distance);
+  if (likeliest != nullptr && !std::isnan(sum)) {
+    *likeliest = static_cast<std::int32_t>(first_equal(logits, vocabulary, largest));
+  }
   if (dlogits != nullptr) {
     gradient_of_row(logits, vocabulary, {largest, sum}, index, args.scale, dlogits);
   }

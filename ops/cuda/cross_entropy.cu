@@ -130,6 +130,49 @@ __global__ void __launch_bounds__(kThreads)
       [&](int i) { to[i] = from_float<T>(gradient(to_float(from[i]), i)); });
 }
 
+struct Candidate {
+  float logit;
+  int token;
+};
+// The likelier of two, the lower token of equals. NaN is the likeliest of all.
+__device__ Candidate likelier(const Candidate& a, const Candidate& b) {
+  const bool is_first = a.logit != a.logit || a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+  return is_first ? a : b;
+}
+
+// A block for a row. A kernel of its own, so that training does not pay for it.
+template <typename In>
+__global__ void __launch_bounds__(kThreads) likeliest_kernel(const In* logits, std::int64_t stride, int vocabulary,
+                                                             const std::int32_t* targets, std::int32_t* likeliest) {
+  const std::int64_t row = blockIdx.x;
+  if (targets[row] < 0) {
+    if (threadIdx.x == 0) {
+      likeliest[row] = -1;
+    }
+    return;
+  }
+  Candidate own{-INFINITY, vocabulary};
+  for (int i = static_cast<int>(threadIdx.x); i < vocabulary; i += kThreads) {
+    own = likelier(own, {to_float(logits[row * stride + i]), i});
+  }
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+    own = likelier(
+        own, {__shfl_xor_sync(0xffffffffU, own.logit, distance), __shfl_xor_sync(0xffffffffU, own.token, distance)});
+  }
+  __shared__ Candidate partial[kThreads / kWarp];
+  if (threadIdx.x % kWarp == 0) {
+    partial[threadIdx.x / kWarp] = own;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (const Candidate& other : partial) {
+      own = likelier(own, other);
+    }
+    likeliest[row] = isfinite(own.logit) ? own.token : -1;
+  }
+}
+
 }  // namespace
 
 void cross_entropy(const CrossEntropy& args, const std::int32_t* targets, cudaStream_t stream) {
@@ -146,6 +189,12 @@ void cross_entropy(const CrossEntropy& args, const std::int32_t* targets, cudaSt
     using In = decltype(in);
     using T = decltype(out);
     const std::int64_t stride = args.logits.dim(-1);
+    if (args.likeliest.is_defined()) {  // before gradients take the logits' place
+      likeliest_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
+          pointer<In>(args.logits.data()), stride, static_cast<int>(args.vocabulary), targets,
+          pointer<std::int32_t>(args.likeliest.data()));
+      check_launch("likeliest tokens");
+    }
     const auto run = [&](auto pack) {
       cross_entropy_kernel<decltype(pack)::value><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
           pointer<In>(args.logits.data()), stride, static_cast<int>(args.vocabulary), targets, args.scale,

@@ -271,6 +271,34 @@ TEST_P(BackendTest, GemmMultipliesWithTransposedStridedAndAccumulatedOperands) {
   }
 }
 
+// Vocabularies around whole vectors, the largest logit at every place, alone and with its equal further on.
+TEST_P(BackendTest, CrossEntropyTellsTheFirstOfTheLikeliestTokens) {
+  for (const std::int64_t vocabulary : {1, 2, 15, 16, 33, 64, 71}) {
+    const std::int64_t stride = backend_.logits_shape(vocabulary, dtype()).stride;
+    const std::int64_t rows = 2 * vocabulary + 1;
+    Values logits(static_cast<std::size_t>(rows * stride), 1000);  // what is behind a row counts for nothing
+    std::vector<std::int32_t> expected;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t first = row / 2 % vocabulary;
+      const bool twice = row % 2 == 1;
+      for (std::int64_t i = 0; i < vocabulary; ++i) {
+        const bool largest = i == first || (twice && i == vocabulary - 1);
+        logits[static_cast<std::size_t>(row * stride + i)] = largest ? -1.0 : -1.5 - static_cast<double>(i % 3);
+      }
+      expected.push_back(static_cast<std::int32_t>(first));
+    }
+    std::vector<std::int32_t> targets(static_cast<std::size_t>(rows), 0);
+    targets.back() = -1;
+    expected.back() = -1;
+    const Tensor x = floats({rows, stride}, logits);
+    const Tensor likeliest = graph_.tape().make({rows}, DType::kI32);
+    for (const Tensor& dx : {Tensor(), x}) {
+      backend_.cross_entropy({x, vocabulary, targets, 1.0F, dx, floats({rows}), likeliest});
+      EXPECT_EQ(elements_of<std::int32_t>(likeliest.buffer()), expected) << vocabulary;
+    }
+  }
+}
+
 TEST_P(BackendTest, CrossEntropyOfManyWordsStaysExactForLargeLogits) {
   const std::int64_t vocabulary = 5003;
   Values logits = random_(3 * vocabulary);

@@ -117,7 +117,9 @@ TEST_P(SpecialValuesTest, NaNLogitsGiveANaNLossThatNobodyCanOverlook) {
   const Tensor x = graph_.constant({2, 50}, logits, DType::kF32);
   const std::vector<std::int32_t> targets = {3, 3};
   const Tensor losses = graph_.constant({2}, {0, 0}, DType::kF32);
-  backend_.cross_entropy({x, 50, targets, 1.0F, Tensor(), losses});
+  const Tensor likeliest = graph_.tape().make({2}, DType::kI32);
+  backend_.cross_entropy({x, 50, targets, 1.0F, Tensor(), losses, likeliest});
+  EXPECT_EQ(elements_of<std::int32_t>(likeliest.buffer()), (std::vector<std::int32_t>{-1, 0}));
   EXPECT_TRUE(std::isnan(to_values(losses)[0]));
   EXPECT_NEAR(to_values(losses)[1], std::log(50.0), 1e-6);
 }

@@ -60,6 +60,24 @@ class EvaluateTest : public testing::Test {
     return sum / static_cast<double>(samples * kSequence);
   }
 
+  // How many tokens of all samples are the likeliest by their logits, one sample at a time.
+  [[nodiscard]] std::int64_t hits() {
+    Tape tape(*backend_, arena_, nullptr);
+    const std::span<const std::int32_t> tokens(tokens_);
+    std::int64_t hits = 0;
+    for (std::int64_t sample = 0; sample < kSamples; ++sample) {
+      const auto inputs = tokens.subspan(static_cast<std::size_t>(sample * kSequence), kSequence);
+      const Tensor logits = replica_.model().logits(
+          tape, replica_.weights(), {.inputs = inputs, .targets = {}, .batch = 1, .sequence = kSequence});
+      const auto vocabulary = static_cast<std::size_t>(replica_.model().architecture().vocab);
+      for (std::size_t t = 0; t < kSequence; ++t) {
+        const auto row = logits.as<float>().subspan(t * vocabulary, vocabulary);
+        hits += std::ranges::max_element(row) - row.begin() == *(inputs.data() + t + 1) ? 1 : 0;
+      }
+    }
+    return hits;
+  }
+
   TemporaryFolder folder_;
   std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
   Replica replica_{small_llama(), Precision::kFp32, *backend_};
@@ -76,6 +94,16 @@ TEST_F(EvaluateTest, IsTheMeanOverEverySampleWhateverTheBatches) {
     EXPECT_EQ(result.tokens, kSamples * kSequence);
     EXPECT_NEAR(result.loss, expected, 1e-6 * expected) << "batches of " << batch_size;
     EXPECT_DOUBLE_EQ(result.perplexity(), std::exp(result.loss));
+  }
+}
+
+TEST_F(EvaluateTest, CountsTheTokensThatAreTheLikeliest) {
+  const std::int64_t expected = hits();
+  ASSERT_GT(expected, 0);
+  for (const std::int64_t batch_size : {1, 4, 100}) {
+    const EvaluationResult result = on_all_ranks(options(batch_size));
+    EXPECT_EQ(result.hits, expected) << "batches of " << batch_size;
+    EXPECT_EQ(result.accuracy(), static_cast<double>(expected) / (kSamples * kSequence));
   }
 }
 

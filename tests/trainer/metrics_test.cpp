@@ -56,7 +56,7 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
                             .mfu = 0.30000000000000004,
                             .world = 16};
   const EvaluationMetrics evaluation = {
-      .step = 7, .valid_loss = std::numbers::e, .perplexity = 15.1, .tokens = 1 << 30};
+      .step = 7, .valid_loss = std::numbers::e, .perplexity = 15.1, .accuracy = 0.1, .tokens = 1 << 30};
   MetricsWriter writer(path_, {.last_step = 0});
   EXPECT_EQ(writer.write(step), "");
   EXPECT_EQ(writer.write(evaluation), "");
@@ -83,6 +83,7 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
   EXPECT_EQ(valid.at("step").get<int>(), 7);
   EXPECT_EQ(valid.at("valid_loss").get<double>(), evaluation.valid_loss);
   EXPECT_EQ(valid.at("perplexity").get<double>(), evaluation.perplexity);
+  EXPECT_EQ(valid.at("accuracy").get<double>(), evaluation.accuracy);
   EXPECT_EQ(valid.at("valid_tokens").get<std::int64_t>(), evaluation.tokens);
 }
 

@@ -234,7 +234,7 @@ Loss Transformer::loss(Tape& tape, std::span<const Tensor> weights, const Rows& 
   const Context context{tape, weights, rows, dropout, nullptr, recompute};
   const Tensor y = hidden(context);
   return linear_cross_entropy(tape, y, {context.weight(parameters_.head), Tensor(), WeightLayout::kOutIn},
-                              {rows.targets, scale});
+                              {rows.targets, scale, rows.with_likeliest});
 }
 
 Loss Transformer::sequence_loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows,

@@ -53,6 +53,7 @@ class Transformer {
     std::int64_t batch = 0;
     std::int64_t sequence = 0;
     SequenceLengths lengths = {};  // of the sequences in the rows; empty: each row is one. At most the context
+    bool with_likeliest = false;   // loss() tells the likeliest tokens, too
   };
   // Loss of one micro-batch, scaled by `scale`. `weights` has a tensor for each parameter, by number, f32 or bf16: see
   // tensors_over().
