@@ -148,6 +148,8 @@ HfTextEnds GgufModel::text_ends() const {
 
 std::string GgufModel::template_name() const { return file_.text(kGgufTemplateName).value_or(""); }
 
+std::string GgufModel::chat_template() const { return file_.text("tokenizer.chat_template").value_or(""); }
+
 void GgufModel::check(const ParameterLayout& layout) const {
   const std::string file = file_.path().string();
   std::set<std::string, std::less<>> used = {kRopeFactorsName};

@@ -25,6 +25,8 @@ class GgufModel {
   [[nodiscard]] HfTextEnds text_ends() const;
   // ChatTemplate::name(), where the file was exported here; empty: not said.
   [[nodiscard]] std::string template_name() const;
+  // In Jinja; empty: the file has none.
+  [[nodiscard]] std::string chat_template() const;
 
   // Throws Error(kUsage) naming the first tensor that is missing, has another shape, or is not of the layout, which is
   // that of the architecture; Error(kUnsupported) for one whose type cannot be read.

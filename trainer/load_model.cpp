@@ -88,14 +88,15 @@ ModelDescription describe_model(const ModelSource& source) {
   ModelDescription description;
   if (source.is_gguf) {
     const GgufModel model(source.folder);
-    description = {model.architecture(), model.text_ends(), model.template_name()};
+    description = {model.architecture(), model.text_ends(), model.template_name(), model.chat_template()};
   } else {
     const std::filesystem::path config = source.folder / "config.json";
     const std::string text = read_file(config);
-    description = {from_hf_config(text, config.string()), text_ends_of_hf_config(text, config.string()), {}};
+    description = {from_hf_config(text, config.string()), text_ends_of_hf_config(text, config.string()), {}, {}};
   }
   if (std::filesystem::is_directory(source.text_folder)) {
     description.template_name = template_name_in(source.text_folder);
+    description.template_source.clear();  // that of the folder counts
   }
   return description;
 }
@@ -110,7 +111,8 @@ LoadedModel load_model(const ModelSource& source, Precision precision, Backend& 
                     Tokenizer::load(source.text_folder),
                     {},
                     {},
-                    description.template_name};
+                    description.template_name,
+                    description.template_source};
   require(static_cast<std::int64_t>(model.tokenizer.vocab_size()) <= description.architecture.vocab,
           "{}: the tokenizer has {} tokens, the model {}", source.text_folder.string(), model.tokenizer.vocab_size(),
           description.architecture.vocab);

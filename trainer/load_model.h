@@ -26,6 +26,7 @@ struct LoadedModel {
   std::vector<std::int32_t> ends_of_text;
   // ChatTemplate::name() of the conversations that it was trained on, as its files say; empty: they do not.
   std::string template_name;
+  std::string template_source;  // of a GGUF file: its chat template, in Jinja; empty: none
 };
 
 // The folder of the model that `path` names: a run's newest intact checkpoint (each damaged one on the way is given to
@@ -54,6 +55,7 @@ struct ModelDescription {
   Architecture architecture;
   HfTextEnds text_ends;
   std::string template_name;
+  std::string template_source;
 };
 [[nodiscard]] ModelDescription describe_model(const ModelSource& source);
 

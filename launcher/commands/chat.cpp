@@ -8,6 +8,7 @@
 #include <array>
 #include <ctime>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -78,10 +79,27 @@ std::string template_name(const Options& options, const LoadedModel& model) {
   if (!model.template_name.empty()) {
     return model.template_name;
   }
-  require(!OwnTemplate::source_in(model.text_folder).empty(),
+  require(!model.template_source.empty() || !OwnTemplate::source_in(model.text_folder).empty(),
           "{} has no template of its own and does not say which it was trained with; expected --template {}",
           model.folder.string(), fmt::join(ChatTemplate::names(), ", "));
   return std::string(kOwnTemplateName);
+}
+
+// The template that a model brought along, in a GGUF file or beside its weights.
+std::optional<OwnTemplate> find_own_template(const LoadedModel& model) {
+  if (model.template_source.empty()) {
+    return OwnTemplate::find(model.text_folder);
+  }
+  nlohmann::json config = {{"chat_template", model.template_source}};
+  const auto name_token = [&](const char* key, std::optional<std::uint32_t> id) {
+    if (id) {
+      config[key] = model.tokenizer.token_bytes(*id);
+    }
+  };
+  name_token("bos_token", model.tokenizer.beginning_of_text());
+  name_token("eos_token", model.tokenizer.end_of_text());
+  return OwnTemplate::from_json(config.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+                                model.text_folder.string());
 }
 
 ChatEncoder make_encoder(const Options& options, const LoadedModel& model) {
@@ -89,7 +107,7 @@ ChatEncoder make_encoder(const Options& options, const LoadedModel& model) {
   if (name != kOwnTemplateName) {
     return {ChatTemplate::named(name), model.tokenizer, TrainedTurns::kAll};
   }
-  const std::optional<OwnTemplate> own = OwnTemplate::find(model.text_folder);
+  const std::optional<OwnTemplate> own = find_own_template(model);
   require(own.has_value(), "--template {}: {} has no chat template", kOwnTemplateName, model.text_folder.string());
   return {own->at(std::time(nullptr)), model.tokenizer, TrainedTurns::kAll};
 }

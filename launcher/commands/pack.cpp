@@ -20,6 +20,7 @@
 #include "launcher/commands/command.h"
 #include "launcher/output.h"
 #include "launcher/pack_job.h"
+#include "trainer/load_model.h"
 
 namespace lockstep {
 namespace {
@@ -119,6 +120,16 @@ void take_chat_inputs(const ChatInputs& inputs, PackOptions& options) {
   }
 }
 
+// A run's tokenizer is that of its newest checkpoint.
+void take_tokenizer_of_run(PackOptions& options, Log& log) {
+  if (std::filesystem::is_directory(std::filesystem::path(options.tokenizer) / "checkpoints")) {
+    options.tokenizer =
+        find_model_folder(options.tokenizer, [&](const DamagedCheckpoint& damaged) {
+          log.warning("checkpoint {} is damaged and not used: {}", damaged.path.string(), damaged.reason);
+        }).string();
+  }
+}
+
 void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std::string& format, std::uint64_t& show) {
   command.add_option("INPUT", options.inputs, "Files, and folders that are searched recursively");
   command
@@ -129,7 +140,7 @@ void add_options(CLI::App& command, PackOptions& options, ChatInputs& chat, std:
       ->required();
   command
       .add_option("--tokenizer", options.tokenizer,
-                  "bytes; bpe:SIZE, trained on the input; or a tokenizer.json, tokenizer.model or GGUF file")
+                  "bytes; bpe:SIZE, trained on the input; a run; or a tokenizer.json, tokenizer.model or GGUF file")
       ->type_name("bytes|bpe:SIZE|FILE")
       ->required();
   command
@@ -245,6 +256,7 @@ void add_pack(CLI::App& app, CommandContext& context) {
     context.run = [state, &context] {
       state->options.format = parse_pack_format(state->format);
       take_chat_inputs(state->chat, state->options);
+      take_tokenizer_of_run(state->options, context.log);
       return run_pack(state->options, state->show, context);
     };
   });

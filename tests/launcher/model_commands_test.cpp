@@ -293,6 +293,11 @@ TEST_F(ModelCommandsTest, TalkWithAModelOfConversations) {
   EXPECT_THAT(ask("hi\\n", "--template chatml").err,
               EndsWith("\nlockstep chat: the template chatml needs the token <|im_start|>, which the tokenizer "
                        "tokenizer.json does not have\n"));
+  // A run's tokenizer, and the template in Jinja.
+  const ProcessResult again =
+      lockstep("pack", {"--format", "chat", "--template", "own", "--tokenizer", job_->folder() / "runs" / "chats",
+                        "--split", "1", "--out", job_->folder() / "again", chats});
+  EXPECT_EQ(again.exit_code, 0) << again.err;
   const fs::path gguf = job_->folder() / "chats.gguf";
   ASSERT_EQ(
       lockstep("export", {"--model", job_->folder() / "runs" / "chats", "--to", "gguf", "--type", "f32", "--out", gguf})
@@ -301,6 +306,11 @@ TEST_F(ModelCommandsTest, TalkWithAModelOfConversations) {
   EXPECT_EQ(run_process(
                 {"sh", "-c",
                  "printf 'hi\\n\\nbye' | " + std::string(LOCKSTEP_PROGRAM) + " chat --temperature 0 " + gguf.string()})
+                .out,
+            "yo\nagain\n");
+  EXPECT_EQ(run_process({"sh", "-c",
+                         "printf 'hi\\n\\nbye' | " + std::string(LOCKSTEP_PROGRAM) +
+                             " chat --temperature 0 --template own " + gguf.string()})
                 .out,
             "yo\nagain\n");
   const ProcessResult untold = lockstep("chat", {"--model", run()});
