@@ -58,8 +58,9 @@ void refuse_what_is_unknown(const json& object, const std::string& origin) {
                           "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
                           "monteclora_config", "velora_config", "megatron_config"}) {
     const auto found = object.find(key);
-    require(found == object.end() || is_idle(*found), "{}: {} is {}, which is not supported", origin, key,
-            found->dump());
+    if (found != object.end()) {
+      require(is_idle(*found), "{}: {} is {}, which is not supported", origin, key, found->dump());
+    }
   }
   // The others (pissa, olora, loftq, ...) change the base model's weights as well.
   const json init = object.value("init_lora_weights", json(true));
