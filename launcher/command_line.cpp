@@ -133,6 +133,17 @@ CLI::Validator whole_number() {
       "");
 }
 
+CLI::Validator above_zero() {
+  return CLI::Validator(
+      [](std::string& text) {
+        double value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        const bool is_number = error == std::errc() && end == text.data() + text.size();
+        return is_number && value > 0 ? std::string() : text + " is not a number above 0";
+      },
+      "");
+}
+
 std::string command_name(const CLI::App& app, std::span<const std::string> arguments) {
   const std::vector<std::string> names = subcommand_names(app);
   const bool known = !arguments.empty() && std::find(names.begin(), names.end(), arguments[0]) != names.end();

@@ -19,6 +19,8 @@ namespace lockstep {
 // For Option::transform() of a number without a sign: refuses what is none. CLI11's own conversion takes -1 for 2^64 -
 // 1 and 010 for 8.
 [[nodiscard]] CLI::Validator whole_number();
+// For Option::check() of a number that is more than 0.
+[[nodiscard]] CLI::Validator above_zero();
 
 // "lockstep train" when `arguments` begin with a sub-command, otherwise "lockstep": how messages begin.
 [[nodiscard]] std::string command_name(const CLI::App& app, std::span<const std::string> arguments);

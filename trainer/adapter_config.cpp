@@ -71,6 +71,14 @@ void refuse_what_is_unknown(const json& object, const std::string& origin) {
 
 }  // namespace
 
+bool trains_shared_table(const Architecture& architecture, const TuneConfig& tune) {
+  if (!architecture.tied || tune.method != TuneMethod::kLora) {
+    return false;
+  }
+  const ModelParameters parameters = make_parameters(architecture, tune);
+  return parameters.places[static_cast<std::size_t>(parameters.token_table)].trained;
+}
+
 std::string to_adapter_config(const TuneConfig& tune, const Architecture& architecture, const std::string& base) {
   const std::vector<std::string> targets =
       tune.targets == "all" ? linear_layers_of(architecture) : names_in(tune.targets);
@@ -78,6 +86,7 @@ std::string to_adapter_config(const TuneConfig& tune, const Architecture& archit
   const ordered_json config = {{"alpha_pattern", json::object()},
                                {"base_model_name_or_path", base},
                                {"bias", name_of(tune.bias)},
+                               {"ensure_weight_tying", trains_shared_table(architecture, tune)},
                                {"fan_in_fan_out", architecture.is_gpt2()},
                                {"inference_mode", true},
                                {"init_lora_weights", true},
@@ -102,6 +111,7 @@ AdapterConfig from_adapter_config(std::string_view text, const std::string& orig
   refuse_what_is_unknown(object, origin);
   AdapterConfig adapter;
   adapter.base = value_of<std::string>(object, "base_model_name_or_path", "", origin);
+  adapter.ties_weights = value_of(object, "ensure_weight_tying", false, origin);
   TuneConfig& tune = adapter.tune;
   tune.method = TuneMethod::kLora;
   tune.rank = value_of(object, "r", 8, origin);

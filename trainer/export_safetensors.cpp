@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <cassert>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -35,8 +37,11 @@ std::vector<Part> parts_of(const SafetensorsExport& source) {
       add(spec.name, spec.shape, values);
     }
     for (const ParameterExport& part : spec.exports) {
-      add(part.hf_name, part.shape,
-          values.subspan(static_cast<std::size_t>(part.offset_elements), *count_of(part.shape)));
+      const auto of_part = values.subspan(static_cast<std::size_t>(part.offset_elements), *count_of(part.shape));
+      add(part.hf_name, part.shape, of_part);
+      if (part.hf_name == source.copied) {
+        add(source.copy, part.shape, of_part);
+      }
     }
   }
   return parts;
@@ -90,6 +95,31 @@ std::string config_with_dtype(const std::string& config, SafetensorsType type) {
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
+// A folder beside the one that it becomes; without finish() nothing is left of it.
+class PartialFolder {
+ public:
+  explicit PartialFolder(fs::path out) : out_(std::move(out)), path_(out_.string() + ".partial") {
+    fs::remove_all(path_);  // of a process that was killed
+    fs::create_directories(path_);
+  }
+  ~PartialFolder() {
+    std::error_code ignored;  // there is an error to report already
+    fs::remove_all(path_, ignored);
+  }
+  PartialFolder(const PartialFolder&) = delete;
+  PartialFolder& operator=(const PartialFolder&) = delete;
+
+  [[nodiscard]] const fs::path& path() const { return path_; }
+  void finish() {
+    sync_folder(path_);
+    fs::rename(path_, out_);  // also over an empty folder
+  }
+
+ private:
+  fs::path out_;
+  fs::path path_;
+};
+
 }  // namespace
 
 SafetensorsSummary export_safetensors(const SafetensorsExport& source, const fs::path& out,
@@ -97,7 +127,10 @@ SafetensorsSummary export_safetensors(const SafetensorsExport& source, const fs:
   std::vector<Part> parts = parts_of(source);
   const std::size_t total = parts.size();
   const std::vector<std::vector<Part>> shards = shards_of(std::move(parts), source);
-  fs::create_directories(out);
+  const fs::path target = out.has_filename() ? out : out.parent_path();
+  PartialFolder folder(target);
+  std::map<std::string, std::string> metadata = source.metadata;
+  metadata["format"] = "pt";
   SafetensorsSummary summary{shards.size(), 0};
   nlohmann::ordered_json weight_map = nlohmann::ordered_json::object();
   std::size_t done = 0;
@@ -110,8 +143,8 @@ SafetensorsSummary export_safetensors(const SafetensorsExport& source, const fs:
       tensors.push_back(part.tensor);
       weight_map[part.tensor.name] = name;
     }
-    const SafetensorsLayout layout(std::move(tensors), {{"format", "pt"}});
-    HashingFileWriter file(out / name);
+    const SafetensorsLayout layout(std::move(tensors), metadata);
+    HashingFileWriter file(folder.path() / name);
     file.write(layout.head);
     for (const Part& part : shards[s]) {
       write_values(part.values, source.type, file);
@@ -124,15 +157,16 @@ SafetensorsSummary export_safetensors(const SafetensorsExport& source, const fs:
   }
   if (shards.size() > 1) {
     const nlohmann::ordered_json index = {{"metadata", {{"total_size", summary.bytes}}}, {"weight_map", weight_map}};
-    write_file_atomic(out / (source.stem + ".safetensors.index.json"), index.dump(2) + "\n");
+    write_file_atomic(folder.path() / (source.stem + ".safetensors.index.json"), index.dump(2) + "\n");
   }
   for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
                            "generation_config.json", "chat_template.jinja"}) {
     if (fs::is_regular_file(source.text_folder / name)) {
-      write_file_atomic(out / name, read_file(source.text_folder / name));
+      write_file_atomic(folder.path() / name, read_file(source.text_folder / name));
     }
   }
-  write_file_atomic(out / source.config_name, config_with_dtype(source.config, source.type));
+  write_file_atomic(folder.path() / source.config_name, config_with_dtype(source.config, source.type));
+  folder.finish();
   return summary;
 }
 

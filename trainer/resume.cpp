@@ -118,14 +118,18 @@ Config continue_config(Config config, const Manifest& manifest, const std::strin
                config.model.rope_original_context);
   require_same(checkpoint, "model.norm_eps", saved.model.norm_eps, config.model.norm_eps);
   require_same(checkpoint, "tune.method", name_of(saved.tune.method), name_of(config.tune.method));
-  require_same(checkpoint, "tune.blocks", saved.tune.blocks, config.tune.blocks);
-  require_same(checkpoint, "tune.targets", saved.tune.targets, config.tune.targets);
-  require_same(checkpoint, "tune.rank", saved.tune.rank, config.tune.rank);
-  require_same(checkpoint, "tune.alpha and rslora", saved.tune.scale(), config.tune.scale());
-  require_same(checkpoint, "tune.dora", saved.tune.dora, config.tune.dora);
-  require_same(checkpoint, "tune.lora_plus", saved.tune.lora_plus, config.tune.lora_plus);
-  require_same(checkpoint, "tune.dropout", saved.tune.dropout, config.tune.dropout);
-  require_same(checkpoint, "tune.bias", name_of(saved.tune.bias), name_of(config.tune.bias));
+  if (saved.tune.method == TuneMethod::kFreeze) {
+    require_same(checkpoint, "tune.blocks", saved.tune.blocks, config.tune.blocks);
+  }
+  if (saved.tune.method == TuneMethod::kLora) {
+    require_same(checkpoint, "tune.targets", saved.tune.targets, config.tune.targets);
+    require_same(checkpoint, "tune.rank", saved.tune.rank, config.tune.rank);
+    require_same(checkpoint, "the adapters' scale (tune.alpha, tune.rslora)", saved.tune.scale(), config.tune.scale());
+    require_same(checkpoint, "tune.dora", saved.tune.dora, config.tune.dora);
+    require_same(checkpoint, "tune.lora_plus", saved.tune.lora_plus, config.tune.lora_plus);
+    require_same(checkpoint, "tune.dropout", saved.tune.dropout, config.tune.dropout);
+    require_same(checkpoint, "tune.bias", name_of(saved.tune.bias), name_of(config.tune.bias));
+  }
   require_same(checkpoint, "tune.also_train", saved.tune.also_train, config.tune.also_train);
   require_same(checkpoint, "tune.quantize", name_of(saved.tune.quantize), name_of(config.tune.quantize));
   require_same(checkpoint, "preference.loss", name_of(saved.preference.loss), name_of(config.preference.loss));

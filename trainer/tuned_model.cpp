@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <vector>
 
 #include "base/error.h"
@@ -13,6 +14,7 @@
 #include "trainer/checkpoint/files.h"
 #include "trainer/checkpoint/reader.h"
 #include "trainer/formats/hf_weights.h"
+#include "trainer/formats/safetensors.h"
 #include "trainer/resume.h"
 
 namespace lockstep {
@@ -26,6 +28,24 @@ void check_base(const TunedModel& tuned, const fs::path& base, const Hash128& fi
   require(tuned.base_fingerprint.empty() || fingerprint.hex() == tuned.base_fingerprint,
           "{} was trained on another model than {}: the fingerprint of that is {}, expected {}", tuned.folder.string(),
           base.string(), fingerprint.hex(), tuned.base_fingerprint);
+}
+
+void check_tying(const TunedModel& tuned, const Architecture& architecture) {
+  require(tuned.ties_weights || !trains_shared_table(architecture, tuned.tune),
+          "{} trains the embedding apart from the head, which are one in its model; expected ensure_weight_tying in "
+          "adapter_config.json",
+          tuned.folder.string());
+}
+
+// What an export has noted; empty where there is no such file, or another program wrote it.
+std::string fingerprint_in(const fs::path& weights) {
+  if (!fs::is_regular_file(weights)) {
+    return {};
+  }
+  const SafetensorsFile file(weights);
+  const std::map<std::string, std::string>& metadata = file.header().metadata;
+  const auto found = metadata.find(kFingerprintKey);
+  return found == metadata.end() ? std::string() : found->second;
 }
 
 // weight[out, in] += scale * b[out, r] a[r, in], or its transpose into weight[in, out], for the rows of `part`.
@@ -104,17 +124,26 @@ std::optional<TunedModel> find_tuned_model(const fs::path& folder) {
   }
   if (fs::is_regular_file(adapter)) {
     const AdapterConfig config = from_adapter_config(read_file(adapter), adapter.string());
-    return TunedModel{folder, folder / kAdapterFileName, config.tune, config.base, {}};
+    return TunedModel{folder,
+                      folder / kAdapterFileName,
+                      config.tune,
+                      config.base,
+                      fingerprint_in(folder / kAdapterFileName),
+                      config.ties_weights};
   }
   return {};
 }
 
 void load_trained(const TunedModel& tuned, const ParameterLayout& layout, std::span<float> weights) {
   verify_weights(tuned.folder);
-  load_hf_weights(tuned.weights, layout, weights, ExtraTensors::kRefused);
+  const HfWeights source(tuned.weights);
+  source.check(layout);
+  source.check_nothing_else(layout, tuned.ties_weights ? kPeftHead : "");
+  load_hf_weights(tuned.weights, layout, weights);
 }
 
 void load_tuned(const TunedModel& tuned, const fs::path& base, Replica& replica) {
+  check_tying(tuned, replica.model().architecture());
   check_base(tuned, base, load_base(base, replica, {}));
   replica.fill([&](std::span<float> weights) { load_trained(tuned, replica.layout(), weights); });
 }
@@ -123,12 +152,13 @@ void load_merged(const TunedModel& tuned, const fs::path& base, const Architectu
                  std::span<float> weights) {
   const ParameterLayout whole = make_parameters(architecture).layout;
   const ModelParameters parameters = make_parameters(architecture, tuned.tune);
-  std::vector<float> trained(parameters.layout.total());
-  load_trained(tuned, parameters.layout, trained);
+  check_tying(tuned, architecture);
   load_weights(base, whole, weights);
   StateDigest digest(whole);
   digest.add(StateKind::kMaster, 0, weights);
   check_base(tuned, base, StateDigest::finish(whole, digest.sum()));
+  std::vector<float> trained(parameters.layout.total());
+  load_trained(tuned, parameters.layout, trained);
 
   const auto place_of = [&](const ParameterLayout& layout, std::span<float> flat, std::size_t index) {
     return flat.subspan(layout.offset(index), layout.count(index));

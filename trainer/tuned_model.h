@@ -17,7 +17,11 @@ struct TunedModel {
   TuneConfig tune;
   std::filesystem::path base;    // the model's folder, as it was called then
   std::string base_fingerprint;  // see load_base(); empty where nobody has noted it: peft
+  bool ties_weights = true;      // an embedding that is trained whole is the head's, where the model shares them
 };
+
+// In the metadata of exported adapters: base_fingerprint.
+inline constexpr const char* kFingerprintKey = "lockstep.base_fingerprint";
 
 // Nothing when `folder` holds a whole model, or none. Throws Error(kUsage, kCorrupt) for a damaged description.
 [[nodiscard]] std::optional<TunedModel> find_tuned_model(const std::filesystem::path& folder);

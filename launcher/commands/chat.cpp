@@ -149,7 +149,13 @@ class Chat {
  private:
   void answer(const std::string& question) {
     conversation_.turns.push_back({Role::kUser, question});
-    chat_.encode(conversation_, encoder_, encoded_);
+    try {
+      chat_.encode(conversation_, encoder_, encoded_);
+    } catch (const Error& error) {  // a template may refuse what was said
+      conversation_.turns.pop_back();
+      context_.log.warning("{}", error.what());
+      return;
+    }
     const std::vector<std::int32_t> prompt(encoded_.ids.begin(), encoded_.ids.end());
     GenerateOptions generate_options = options_.generate;
     generate_options.stop_tokens = model_.ends_of_text;

@@ -17,6 +17,7 @@
 #include "base/writable_folder.h"
 #include "comm/communicator.h"
 #include "data/dataset.h"
+#include "launcher/command_line.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/model_options.h"
 #include "launcher/output.h"
@@ -251,7 +252,7 @@ void add_eval(CLI::App& app, CommandContext& context) {
   const std::vector<CLI::Option*> of_loss = {
       command->add_option("--sequence", options->sequence, "Tokens in a sample; 0: the model's context")
           ->check(CLI::NonNegativeNumber),
-      command->add_option("--batch-size", options->batch_size, "Samples computed at once")->check(CLI::PositiveNumber),
+      command->add_option("--batch-size", options->batch_size, "Samples computed at once")->check(above_zero()),
       command->add_option("--batches", options->batches, "Evaluate the first so many batches; 0: every whole sample")
           ->check(CLI::NonNegativeNumber)};
   add_generate_options(*command, *options, of_loss);

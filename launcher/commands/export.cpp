@@ -132,6 +132,15 @@ int run_export(const Options& options, CommandContext& context) {
       files.config = to_adapter_config(source.model.tuned->tune, source.architecture, source.model.folder.string());
       files.stem = "adapter_model";
       files.shard_bytes = std::numeric_limits<std::uint64_t>::max();  // peft reads one file
+      if (!source.model.tuned->base_fingerprint.empty()) {
+        files.metadata[kFingerprintKey] = source.model.tuned->base_fingerprint;
+      }
+      if (trains_shared_table(source.architecture, source.model.tuned->tune)) {
+        const ModelParameters& parameters = source.parameters;
+        const std::size_t table = parameters.places[static_cast<std::size_t>(parameters.token_table)].index;
+        files.copy = kPeftHead;
+        files.copied = parameters.layout.specs()[table].exports.front().hf_name;
+      }
     }
     const SafetensorsSummary summary = export_safetensors(files, options.out, on_progress);
     print(fmt::format("{}: {} of weights in {}, {}, of {}\n", options.out, format_bytes(summary.bytes), type,
@@ -161,7 +170,7 @@ void add_places(CLI::App& command, Options& options) {
   command.add_option("--out", options.out, "The file, or the folder")->required()->type_name("PATH");
   command.add_option("--shard-mib", options.shard_mib, "safetensors: weights in one file, at most")
       ->transform(whole_number())
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->capture_default_str();
 }
 

@@ -15,6 +15,7 @@
 #include "base/cuda/devices.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "launcher/command_line.h"
 #include "launcher/commands/command.h"
 #include "launcher/job/child.h"
 #include "launcher/job/slurm.h"
@@ -187,17 +188,17 @@ void add_slurm_options(CLI::App& command, const std::shared_ptr<LaunchOptions>& 
   CLI::Option* slurm =
       command.add_flag("--slurm", options->slurm, "Write a batch script from these options and submit it")
           ->group(group);
-  command.add_option("--nodes", batch.nodes, "Nodes")->check(CLI::PositiveNumber)->needs(slurm)->group(group);
+  command.add_option("--nodes", batch.nodes, "Nodes")->check(above_zero())->needs(slurm)->group(group);
   command.add_option("--ranks-per-node", batch.ranks_per_node, "Ranks on each node, one a GPU where there are some")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->needs(slurm)
       ->group(group);
   command.add_option("--cpus-per-rank", batch.cpus_per_rank, "Cores of each rank")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->needs(slurm)
       ->group(group);
   command.add_option("--gpus-per-node", batch.gpus_per_node, "GPUs of each node")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->needs(slurm)
       ->group(group);
   command.add_option("--time", batch.time, "Time limit, for example 4:00:00; the job goes on in the next one")
@@ -206,7 +207,7 @@ void add_slurm_options(CLI::App& command, const std::shared_ptr<LaunchOptions>& 
   command.add_option("--partition", batch.partition, "Partition")->needs(slurm)->group(group);
   command.add_option("--account", batch.account, "Account that pays")->needs(slurm)->group(group);
   command.add_option("--signal", batch.signal_s, "Seconds before the time limit at which the job saves and stops")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->capture_default_str()
       ->needs(slurm)
       ->group(group);
@@ -226,7 +227,7 @@ void add_launch(CLI::App& app, CommandContext& context) {
   command
       ->add_option("--ranks", options->ranks,
                    "A power of two; otherwise as many as there are GPUs, slots of hosts, or tasks in Slurm")
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   command->add_option("--hosts", options->hosts, "Hosts and how many ranks each takes, or a file with a line for each")
       ->type_name("a:2,b:2|FILE");
   command->add_option("--ssh", options->ssh, "Program that runs a command on another host: PROGRAM HOST COMMAND")

@@ -35,7 +35,7 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
 }
 
 void add_sampling_options(CLI::App& command, GenerateOptions& options) {
-  command.add_option("--max-tokens", options.max_tokens, "Tokens to make at most")->check(CLI::PositiveNumber);
+  command.add_option("--max-tokens", options.max_tokens, "Tokens to make at most")->check(above_zero());
   SamplingOptions& sampling = options.sampling;
   command.add_option("--temperature", sampling.temperature, "0: always the likeliest token; 1: as the model says")
       ->check(CLI::Range(0.0, 100.0));

@@ -89,7 +89,7 @@ void add_train(CLI::App& app, CommandContext& context) {
   const auto options = std::make_shared<TrainOptions>();
   CLI::App* command = app.add_subcommand("train", "Train a model as a configuration says, or continue where it was");
   command->add_option("CONFIG", options->config,
-                      "YAML file; --help-config lists its keys. Those of LLaMA-Factory (stages pt, sft) do, too");
+                      "YAML file; --help-config lists its keys. Those of LLaMA-Factory (stages pt, sft, dpo) do, too");
   command->add_option("--set", options->overrides, "Override a key, for example --set train.steps=100; repeatable")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);

@@ -17,6 +17,7 @@
 #include "comm/self_communicator.h"
 #include "data/batch_loader.h"
 #include "data/dataset.h"
+#include "launcher/command_line.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/model_options.h"
 #include "launcher/output.h"
@@ -339,7 +340,7 @@ void add_verify(CLI::App& app, CommandContext& context) {
   command->add_option("--data", options->data, "A packed dataset instead of a text")->type_name("DIR")->excludes(text);
   command->add_option("--sequence", options->sequence, "Tokens read at once; 0: the model's context, at most 512")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--tokens", options->tokens, "So many tokens are compared at most")->check(CLI::PositiveNumber);
+  command->add_option("--tokens", options->tokens, "So many tokens are compared at most")->check(above_zero());
   command->add_option("--max-kl", options->max_kl, "Fail where the mean KL divergence of an export is larger")
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--json", options->json, "Print one JSON object");

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
+#include <cmath>
 #include <filesystem>
 #include <map>
 #include <optional>
@@ -29,7 +30,6 @@ constexpr const char* kInternal[] = {"preprocessing_num_workers",
                                      "dataloader_num_workers",
                                      "dataloader_pin_memory",
                                      "overwrite_cache",
-                                     "overwrite_output_dir",
                                      "plot_loss",
                                      "report_to",
                                      "run_name",
@@ -59,7 +59,6 @@ constexpr const char* kInternal[] = {"preprocessing_num_workers",
                                      "fsdp",
                                      "fsdp_config",
                                      "local_rank",
-                                     "group_by_length",
                                      "do_eval",
                                      "greater_is_better",
                                      "metric_for_best_model",
@@ -98,9 +97,19 @@ class Keys {
   }
   [[nodiscard]] std::int64_t whole(const std::string& key, std::int64_t otherwise) {
     const double value = number(key, static_cast<double>(otherwise));
-    require(value == static_cast<double>(static_cast<std::int64_t>(value)), "{}: {} is {}, expected a whole number",
-            origin_, key, value);
+    require(std::abs(value) < 1e15 && value == std::floor(value), "{}: {} is {}, expected a whole number", origin_, key,
+            value);
     return static_cast<std::int64_t>(value);
+  }
+  [[nodiscard]] std::int64_t whole_from(std::int64_t least, const std::string& key, std::int64_t otherwise) {
+    const std::int64_t value = whole(key, otherwise);
+    require(value >= least, "{}: {} is {}, expected at least {}", origin_, key, value, least);
+    return value;
+  }
+  [[nodiscard]] double number_from(double least, const std::string& key, double otherwise) {
+    const double value = number(key, otherwise);
+    require(value >= least, "{}: {} is {}, expected at least {}", origin_, key, value, least);
+    return value;
   }
   [[nodiscard]] bool flag(const std::string& key, bool otherwise = false) {
     const auto value = find(key);
@@ -238,7 +247,7 @@ class Translation {
     set("finetuning_type", "tune.method", type);
     const auto used = [&](const char* of, const char* key) { return type == of && keys_.find(key).has_value(); };
     if (type == "lora") {
-      const std::int64_t rank = keys_.whole("lora_rank", 8);
+      const std::int64_t rank = keys_.whole_from(1, "lora_rank", 8);
       set("lora_rank", "tune.rank", rank);
       set("lora_alpha", "tune.alpha", keys_.number("lora_alpha", static_cast<double>(2 * rank)));
       set("lora_dropout", "tune.dropout", keys_.number("lora_dropout", 0));
@@ -315,9 +324,16 @@ class Translation {
       set("save_total_limit", "checkpoint.keep", keys_.whole("save_total_limit", 3));
     }
     set("logging_steps", "log.every_steps", keys_.whole("logging_steps", 500));
-    require(!keys_.find("resume_from_checkpoint") || keys_.text("resume_from_checkpoint", "") == "true",
+    const std::string resume = keys_.text("resume_from_checkpoint", "true");
+    require(resume == "true" || resume == "false",
             "{}: resume_from_checkpoint is {}: a run goes on by itself, and --resume DIR says from another place",
-            origin(), keys_.text("resume_from_checkpoint", ""));
+            origin(), resume);
+    if (keys_.flag("overwrite_output_dir")) {
+      note(
+          "overwrite_output_dir: a run that is in output_dir goes on; remove the folder, or --resume none, to start "
+          "over");
+    }
+    keys_.refuse_unless("group_by_length", "false", "data.packing has samples of about one length");
     if (keys_.flag("load_best_model_at_end")) {
       set("load_best_model_at_end", "checkpoint.keep_best", true);
     }
@@ -331,7 +347,7 @@ class Translation {
     require(!pack.chat_template.empty(), "{}: template is missing", origin());
     pack.trained_turns = keys_.flag("mask_history") ? TrainedTurns::kLast : TrainedTurns::kAll;
     pack.max_tokens = static_cast<std::uint64_t>(sequence());
-    const auto most = static_cast<std::uint64_t>(keys_.whole("max_samples", 0));
+    const auto most = most_samples();
     for (const std::string& name : names) {
       const NamedDataset dataset = find_named_dataset(keys_.text("dataset_dir", "data"), name);
       require(dataset.format.is_pairs == (stage_ == "dpo"), "{}: dataset {} holds {}, and stage is {}", origin(), name,
@@ -348,7 +364,7 @@ class Translation {
   PackOptions texts(const std::vector<std::string>& names, const fs::path& out) {
     static_cast<void>(keys_.find("template"));
     PackOptions pack;
-    const auto most = static_cast<std::uint64_t>(keys_.whole("max_samples", 0));
+    const auto most = most_samples();
     std::set<std::string> kinds;
     for (const std::string& name : names) {
       const NamedDataset dataset = find_named_dataset(keys_.text("dataset_dir", "data"), name);
@@ -369,14 +385,21 @@ class Translation {
   void finish(PackOptions& pack, const fs::path& out) {
     pack.tokenizer = Tokenizer::file_of(folder_).string();
     pack.out = out;
-    pack.overwrite = Overwrite::kOthers;  // of an earlier version of the file
+    // What an earlier version of the file has packed may go, but not what a run is trained on.
+    const bool is_used = fs::exists(out_ / "checkpoints") || fs::exists(out_ / "metrics.jsonl");
+    pack.overwrite = is_used ? Overwrite::kNothing : Overwrite::kOthers;
     pack.split = {1, 0, 0};
   }
   PackOptions packed(const std::vector<std::string>& names, const fs::path& out) {
     return stage_ == "pt" ? texts(names, out) : chats(names, out);
   }
 
-  [[nodiscard]] std::int64_t sequence() { return std::min(keys_.whole("cutoff_len", 2048), context_); }
+  // 0: all.
+  [[nodiscard]] std::uint64_t most_samples() {
+    return keys_.find("max_samples") ? static_cast<std::uint64_t>(keys_.whole_from(1, "max_samples", 1)) : 0;
+  }
+
+  [[nodiscard]] std::int64_t sequence() { return std::min(keys_.whole_from(2, "cutoff_len", 2048), context_); }
 
   void take_data() {
     const std::vector<std::string> names = keys_.list("dataset");
@@ -421,6 +444,8 @@ class Translation {
     has_valid_ = val_size > 0 || !held_out.empty();
     set("cutoff_len", "data.sequence", sequence());
     const bool packing = keys_.flag("packing", stage_ == "pt");
+    require(stage_ != "pt" || packing, "{}: packing is false, which cannot be honoured: texts follow one another",
+            origin());
     const bool neat = keys_.flag("neat_packing");
     if (stage_ != "pt" && (packing || neat)) {
       set(neat ? "neat_packing" : "packing", "data.packing", true);
@@ -429,8 +454,8 @@ class Translation {
   }
 
   void take_batch() {
-    set("per_device_train_batch_size", "train.micro_batch_size", keys_.whole("per_device_train_batch_size", 8));
-    const std::int64_t pieces = keys_.whole("gradient_accumulation_steps", 1) * world_;
+    set("per_device_train_batch_size", "train.micro_batch_size", keys_.whole_from(1, "per_device_train_batch_size", 8));
+    const std::int64_t pieces = keys_.whole_from(1, "gradient_accumulation_steps", 1) * world_;
     set("gradient_accumulation_steps", "train.micro_batches", pieces);
     note(fmt::format(
         "a step is {} micro-batches on {} rank{} there; train.micro_batches, once set, keeps it on any number", pieces,
@@ -466,7 +491,7 @@ class Translation {
         fmt::format("[{}, {}]", keys_.number("adam_beta1", 0.9), keys_.number("adam_beta2", 0.999)));
     set("adam_epsilon", "optimizer.eps", keys_.number("adam_epsilon", 1e-8));
     set("weight_decay", "optimizer.weight_decay", keys_.number("weight_decay", 0));
-    set("max_grad_norm", "optimizer.clip_norm", keys_.number("max_grad_norm", 1));
+    set("max_grad_norm", "optimizer.clip_norm", keys_.number_from(0, "max_grad_norm", 1));
     const std::string schedule = keys_.text("lr_scheduler_type", "linear");
     const std::map<std::string, std::string> known = {{"linear", "linear"},
                                                       {"cosine", "cosine"},
@@ -478,14 +503,18 @@ class Translation {
         "{}: lr_scheduler_type is {}, expected linear, cosine, constant, constant_with_warmup or warmup_stable_decay",
         origin(), schedule);
     set("lr_scheduler_type", "schedule.name", known.at(schedule));
-    const double warmup = keys_.number("warmup_steps", 0);
+    const double warmup = keys_.number_from(0, "warmup_steps", 0);
+    const double ratio = keys_.number_from(0, "warmup_ratio", 0);
+    require(ratio < 1, "{}: warmup_ratio is {}, expected a share below 1", origin(), ratio);
+    if (schedule == "constant") {
+      return;  // does not warm up there, whatever is said
+    }
     if (warmup > 0 && warmup < 1) {
       set("warmup_steps", "schedule.warmup_ratio", warmup);
-    } else if (schedule != "constant") {
+    } else {
       set("warmup_steps", "schedule.warmup_steps", static_cast<std::int64_t>(warmup));
-      set("warmup_ratio", "schedule.warmup_ratio", keys_.number("warmup_ratio", 0));
+      set("warmup_ratio", "schedule.warmup_ratio", ratio);
     }
-    static_cast<void>(keys_.find("warmup_ratio"));
   }
 
   void take_evaluation() {

@@ -150,7 +150,34 @@ TEST_F(LlamaFactoryTest, TakesTextsForPretraining) {
   const LlamaFactoryJob job = read_llama_factory(text, "pt.yaml", 1);
   EXPECT_EQ(job.packs.front().format, PackFormat::kJsonl);
   EXPECT_EQ(job.packs.front().field, "text");
+  EXPECT_EQ(
+      message_of_error(ErrorCode::kUsage, [&] { (void)read_llama_factory(text + "packing: false\n", "pt.yaml", 1); }),
+      "pt.yaml: packing is false, which cannot be honoured: texts follow one another");
   EXPECT_EQ(read_llama_factory(text + "max_samples: 7\n", "pt.yaml", 1).packs.front().most, 7U);
+}
+
+TEST_F(LlamaFactoryTest, LeavesTheDataOfARunAlone) {
+  EXPECT_EQ(read().packs.front().overwrite, Overwrite::kOthers);
+  const fs::path run = folder_ / "saves" / "sums" / "sft";
+  fs::create_directories(run);
+  write_file_atomic(run / "metrics.jsonl", "");
+  EXPECT_EQ(read().packs.front().overwrite, Overwrite::kNothing);
+}
+
+TEST_F(LlamaFactoryTest, ChecksLayersBeforeItPacks) {
+  std::string text = yaml();
+  replace(text, "lora_target: all", "lora_target: q_proj,c_attn");
+  write_file_atomic(folder_ / "sft.yaml", text);
+  EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { (void)load_job_config(folder_ / "sft.yaml", {}, 1); }),
+              HasSubstr("tune.targets: no layer of this llama is called c_attn"));
+}
+
+TEST_F(LlamaFactoryTest, WarmsUpAsTransformersDoes) {
+  std::string text = yaml();
+  replace(text, "lr_scheduler_type: cosine", "lr_scheduler_type: constant");
+  EXPECT_THAT(read_llama_factory(text, "c.yaml", 1).settings, testing::Not(Contains(HasSubstr("warmup"))));
+  replace(text, "lr_scheduler_type: constant", "lr_scheduler_type: constant_with_warmup");
+  EXPECT_THAT(read_llama_factory(text, "c.yaml", 1).settings, Contains("schedule.warmup_ratio=0.1"));
 }
 
 TEST_F(LlamaFactoryTest, TakesPairsForPreferences) {
@@ -177,6 +204,12 @@ TEST_F(LlamaFactoryTest, RefusesWhatItCannotHonour) {
   EXPECT_EQ(refusal("quantization_bit: 3\n"), "sft.yaml: quantization_bit is 3, expected 4 or 8");
   EXPECT_EQ(refusal("use_galore: true\n"),
             "sft.yaml: use_galore is true, which cannot be honoured: there is nothing like it yet");
+  EXPECT_EQ(
+      refusal("group_by_length: true\n"),
+      "sft.yaml: group_by_length is true, which cannot be honoured: data.packing has samples of about one length");
+  EXPECT_EQ(refusal("max_samples: -1\n"), "sft.yaml: max_samples is -1, expected at least 1");
+  EXPECT_EQ(refusal("max_grad_norm: -1\n"), "sft.yaml: max_grad_norm is -1, expected at least 0");
+  EXPECT_EQ(refusal("seed: 1e300\n"), "sft.yaml: seed is 1e+300, expected a whole number");
   EXPECT_EQ(refusal("learning_rte: 1\n"),
             "sft.yaml: learning_rte is 1, which is not known here; remove it to go on without");
   EXPECT_EQ(refusal("seed: one\n"), "sft.yaml: seed is one, expected a number");

@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "tests/data/small_dataset.h"
 #include "tests/support/training_job.h"
+#include "trainer/formats/safetensors.h"
 
 namespace lockstep {
 namespace {
@@ -624,6 +625,60 @@ TEST_F(ModelCommandsTest, RefuseToCompareWhatIsNoExportOfTheModel) {
   EXPECT_EQ(lockstep("verify", {run(), run(), "--sequence", "33"}).err,
             "lockstep verify: --sequence is 33; expected at most the model's context, 32\n");
   EXPECT_EQ(lockstep("verify", {run()}).err, "lockstep verify: EXPORT is required\n");
+}
+
+// gpt2's head is its embedding: peft keeps the head as it was unless it is told otherwise, and wants it in the file.
+TEST_F(ModelCommandsTest, ExportASharedEmbeddingAsPeftWantsIt) {
+  const std::string from = "model.from=" + checkpoint().string();
+  ASSERT_EQ(job_->train({"shared",
+                         1,
+                         {from, "tune.method=lora", "tune.rank=4", "tune.also_train=wte", "train.steps=4",
+                          "optimizer.lr=1e-2"}})
+                .exit_code,
+            0);
+  const fs::path shared = job_->folder() / "runs" / "shared";
+  const fs::path adapters = job_->folder() / "shared-adapters";
+  ASSERT_EQ(lockstep("export", {"--model", shared, "--to", "adapter", "--type", "f32", "--out", adapters}).exit_code,
+            0);
+  auto config = nlohmann::json::parse(read_file(adapters / "adapter_config.json"));
+  EXPECT_EQ(config.at("ensure_weight_tying"), true);
+  {
+    const SafetensorsFile file(adapters / "adapter_model.safetensors");
+    const auto values = [&](const std::string& name) {
+      std::vector<float> read(file.get(name).count());
+      file.read_f32(file.get(name), 0, read);
+      return read;
+    };
+    EXPECT_EQ(values("base_model.model.lm_head.weight"), values("base_model.model.transformer.wte.weight"));
+  }
+  const fs::path apart = job_->folder() / "shared-1";
+  const fs::path whole = job_->folder() / "shared-2";
+  const auto merge = [&](const fs::path& model, const fs::path& out) {
+    return lockstep("merge", {"--model", model, "--adapter", adapters, "--type", "f32", "--out", out});
+  };
+  EXPECT_EQ(merge(run(), apart).err.find("error"), std::string::npos);
+  ASSERT_EQ(lockstep("merge", {"--model", shared, "--type", "f32", "--out", whole}).exit_code, 0);
+  EXPECT_EQ(read_file(apart / "model.safetensors"), read_file(whole / "model.safetensors"));
+  // The model beneath is known by its fingerprint.
+  EXPECT_THAT(merge(whole, job_->folder() / "shared-3").err, HasSubstr("was trained on another model than"));
+  config["ensure_weight_tying"] = false;
+  write_file_atomic(adapters / "adapter_config.json", config.dump());
+  EXPECT_THAT(merge(run(), job_->folder() / "shared-3").err,
+              HasSubstr("trains the embedding apart from the head, which are one in its model"));
+  EXPECT_FALSE(fs::exists(job_->folder() / "shared-3"));
+}
+
+// As on a full disk: files may have 4 KiB.
+TEST_F(ModelCommandsTest, ExportNothingRatherThanAHalf) {
+  const fs::path out = job_->folder() / "half";
+  for (const std::string command : {"export --to safetensors", "export --to gguf"}) {
+    const ProcessResult result = run_process({"sh", "-c",
+                                              "trap '' XFSZ; ulimit -f 8; " + std::string(LOCKSTEP_PROGRAM) + " " +
+                                                  command + " --model " + run().string() + " --out " + out.string()});
+    EXPECT_EQ(result.exit_code, 1) << result.err;
+    EXPECT_FALSE(fs::exists(out)) << command;
+    EXPECT_FALSE(fs::exists(out.string() + ".partial")) << command;
+  }
 }
 
 TEST_F(ModelCommandsTest, LayAdaptersOverTheirModelAndMergeThem) {

@@ -127,7 +127,7 @@ void HfWeights::check(const ParameterLayout& layout) const {
   }
 }
 
-void HfWeights::check_nothing_else(const ParameterLayout& layout) const {
+void HfWeights::check_nothing_else(const ParameterLayout& layout, std::string_view known) const {
   std::set<std::string> used;
   for (const ParameterSpec& spec : layout.specs()) {
     for (const ParameterExport& part : spec.exports) {
@@ -135,8 +135,8 @@ void HfWeights::check_nothing_else(const ParameterLayout& layout) const {
     }
   }
   for (const auto& [name, entry] : source_->entries()) {
-    require(used.contains(name), "load {}: nothing is known to do with tensor {}", entry.file->path().string(),
-            quoted_name(name));
+    require(name == known || used.contains(name), "load {}: nothing is known to do with tensor {}",
+            entry.file->path().string(), quoted_name(name));
   }
 }
 
@@ -147,14 +147,10 @@ void HfWeights::read(const ParameterSpec& spec, std::span<float> values) const {
   }
 }
 
-void load_hf_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights,
-                     ExtraTensors extra) {
+void load_hf_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
   assert(weights.size() == layout.total());
   const HfWeights source(path);
   source.check(layout);  // before the first value is overwritten
-  if (extra == ExtraTensors::kRefused) {
-    source.check_nothing_else(layout);
-  }
   std::fill(weights.begin(), weights.end(), 0.0F);
   for (std::size_t i = 0; i < layout.size(); ++i) {
     source.read(layout.specs()[i], weights.subspan(layout.offset(i), layout.count(i)));

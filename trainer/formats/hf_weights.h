@@ -28,8 +28,8 @@ class HfWeights {
 
   // Throws Error(kUsage) naming the first tensor of the layout that is missing or has another shape.
   void check(const ParameterLayout& layout) const;
-  // Throws Error(kUsage) naming the first tensor that the layout has no use for.
-  void check_nothing_else(const ParameterLayout& layout) const;
+  // Throws Error(kUsage) naming the first tensor that the layout has no use for, but for one called `known`.
+  void check_nothing_else(const ParameterLayout& layout, std::string_view known) const;
   // The values of one parameter of a layout that was checked.
   void read(const ParameterSpec& spec, std::span<float> values) const;
 
@@ -38,9 +38,7 @@ class HfWeights {
   std::unique_ptr<TensorSource> source_;
 };
 
-enum class ExtraTensors { kIgnored, kRefused };
 // Fills `weights` (layout.total() elements; padding is set to zero) from `path`, or nothing when HfWeights throws.
-void load_hf_weights(const std::filesystem::path& path, const ParameterLayout& layout, std::span<float> weights,
-                     ExtraTensors extra = ExtraTensors::kIgnored);
+void load_hf_weights(const std::filesystem::path& path, const ParameterLayout& layout, std::span<float> weights);
 
 }  // namespace lockstep

@@ -200,6 +200,14 @@ void check_architecture(const Architecture& a, const std::string& origin) {
   require(!a.is_gpt2() || a.tied, "{}: gpt2's head is always tied to its embedding", origin);
   require(a.is_gpt2() || a.head_dim % 2 == 0, "{}: head size {} is odd, rotary positions need pairs", origin,
           a.head_dim);
+  const auto is_positive = [&](const char* name, double value) {
+    require(std::isfinite(value) && value > 0, "{}: {} is {}, expected a number above 0", origin, name, value);
+  };
+  is_positive("the norms' epsilon", a.norm_epsilon);
+  if (!a.is_gpt2()) {
+    is_positive("rope's base", a.rope_theta);
+    is_positive("rope's factor", a.rope_factor);
+  }
   const bool has_band = a.rope_low_freq_factor > 0 && a.rope_low_freq_factor < a.rope_high_freq_factor;
   require(a.rope_scaling == RopeScaling::kNone || a.rope_factor >= 1, "{}: a rope factor of {}, expected at least 1",
           origin, a.rope_factor);

@@ -86,6 +86,9 @@ class Builder {
                 name_of(architecture_.family), name, fmt::join(expected, ", "));
       }
     };
+    require(tune_.method != TuneMethod::kFreeze || tune_.blocks <= architecture_.layers,
+            "tune.blocks is {}; expected at most the {} of this {}", tune_.blocks, architecture_.layers,
+            name_of(architecture_.family));
     if (tune_.method == TuneMethod::kLora) {
       check("tune.targets", tune_.targets, linear_layers_);
     }

@@ -232,6 +232,18 @@ TEST(HfConfig, RefusesSizesBeyondAnyModel) {
   }
 }
 
+TEST(HfConfig, RefusesNumbersThatNoModelHas) {
+  const auto refusal = [](const char* key, const char* value) {
+    const std::string text = std::string(R"({"model_type": "llama", "num_hidden_layers": 1, "num_attention_heads": 2,
+        "hidden_size": 32, "intermediate_size": 64, "vocab_size": 61, "max_position_embeddings": 24, ")") +
+                             key + "\": " + value + "}";
+    return message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(from_hf_config(text, "config.json")); });
+  };
+  EXPECT_EQ(refusal("rope_theta", "0"), "config.json: rope's base is 0, expected a number above 0");
+  EXPECT_EQ(refusal("rope_theta", "-5"), "config.json: rope's base is -5, expected a number above 0");
+  EXPECT_EQ(refusal("rms_norm_eps", "-1"), "config.json: the norms' epsilon is -1, expected a number above 0");
+}
+
 TEST(Architecture, OfAConfigurationWithBadSizesIsRefused) {
   ModelConfig model;
   model.layers = 2;
