@@ -166,8 +166,17 @@ Tensor Transformer::adapted(const Context& context, std::int64_t layer, const Li
                             const Tensor& x) const {
   const Linear whole = linear_of(context, parts);
   const Adapter& adapter = parts.adapter;
-  if (adapter.a < 0 || !context.has_adapters) {
+  if (adapter.a < 0 || (!context.has_adapters && adapter.magnitude < 0)) {
     return linear(context.tape, x, whole);
+  }
+  if (!context.has_adapters) {
+    // Rounded where it is with magnitudes, so that before any training the two are the same.
+    const Tensor y = linear(context.tape, x, {whole.weight, Tensor(), whole.layout});
+    if (whole.bias.is_defined()) {
+      context.tape.backend().scale_columns(
+          {.x = matrix_of(y), .y = matrix_of(y), .magnitude = {}, .norms = {}, .bias = whole.bias});
+    }
+    return y;
   }
   LowRank low_rank = low_rank_of(adapter, context.weights);
   low_rank.dropout = context.dropout_of_adapter(layer, parts.site);

@@ -294,6 +294,37 @@ TEST_P(TransformerTest, DrawsForEachSequenceOfARow) {
   }
 }
 
+// What preferences rest on: before any training the model with adapters is the one without, to the bit.
+TEST_P(TransformerTest, BeginsWithAdaptersThatSayNothing) {
+  for (const bool dora : {false, true}) {
+    for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+      TuneConfig tune;
+      tune.method = TuneMethod::kLora;
+      tune.rank = 3;
+      tune.dora = dora;
+      const auto backend = make_cpu_backend(1);
+      Replica replica(architecture(), precision, *backend, tune);
+      Arena arena;
+      Tape tape(*backend, arena, nullptr);
+      for (std::size_t i = 0; i < replica.frozen().size(); ++i) {
+        std::vector<float> values(replica.frozen().count(i));
+        for (std::size_t k = 0; k < values.size(); ++k) {
+          values[k] = uniform_float(philox({static_cast<std::uint32_t>(i), 5}, k)[0]) - 0.4F;
+        }
+        replica.fill_frozen(i, values);
+      }
+      replica.fill([&](std::span<float> weights) {
+        initialize(architecture(), replica.model().parameters(), 1, backend->pool(), weights);
+        replica.model().initialize_magnitudes(tape, replica.weights(), weights);
+      });
+      const std::vector<std::int32_t> tokens = random_tokens(20, 61, 1);
+      const Transformer::Rows rows{tokens, tokens, 1, 20};
+      EXPECT_EQ(replica.model().loss(tape, replica.weights(), rows, {}, 1.0F).sum(),
+                replica.model().base_loss(tape, replica.weights(), rows).sum());
+    }
+  }
+}
+
 TEST_P(TransformerTest, RefusesWhatDoesNotFitTheModel) {
   const auto backend = make_cpu_backend(1);
   Replica replica(architecture(), Precision::kFp32, *backend);
