@@ -15,6 +15,7 @@
 #include "comm/rank_environment.h"
 #include "launcher/command_line.h"
 #include "launcher/commands/command.h"
+#include "launcher/output.h"
 #include "launcher/signals.h"
 #include "launcher/terminal.h"
 #include "trainer/agreement.h"
@@ -62,7 +63,7 @@ void report(const std::string& line, const RankEnvironment& environment, Known k
     }
     prefix = fmt::format("[rank {}] ", environment.rank);
   }
-  const std::string text = prefix + line + "\n";
+  const std::string text = prefix + one_line(line) + "\n";
   std::fwrite(text.data(), 1, text.size(), stderr);
 }
 

@@ -57,7 +57,9 @@ class ObjectScanner {
         return false;
       }
       const char c = buffer_[used_];
-      if (c == ' ' || c == '\t' || c == '\r' || c == '\n') {
+      constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+      const std::uint64_t at = begin_ + used_;
+      if (c == ' ' || c == '\t' || c == '\r' || c == '\n' || (at < 3 && c == kByteOrderMark[at])) {
         continue;
       }
       if (c == '{' && !is_closed_ && (!in_list_ || !needs_comma_)) {
@@ -67,7 +69,7 @@ class ObjectScanner {
       }
       if (c == '[' && !in_list_ && !is_closed_ && !has_object_) {
         in_list_ = true;
-      } else if (c == ']' && in_list_) {
+      } else if (c == ']' && in_list_ && (needs_comma_ || !has_object_)) {
         in_list_ = false;
         is_closed_ = true;
       } else if (c == ',' && in_list_ && needs_comma_) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "launcher/output.h"
 
 namespace lockstep {
 namespace {
@@ -95,6 +96,14 @@ TEST_F(CommandLineTest, KnowsWhoseMessageItIs) {
   EXPECT_EQ(command_name(app_, std::vector<std::string>{"pack", "--nonsense"}), "lockstep pack");
   EXPECT_EQ(command_name(app_, std::vector<std::string>{"nonsense"}), "lockstep");
   EXPECT_EQ(command_name(app_, {}), "lockstep");
+}
+
+TEST(OneLine, ShowsWhatWouldBreakIt) {
+  EXPECT_EQ(one_line("a\nb\tc\x1b[1m"), "a\\nb\\x09c\\x1b[1m");
+  EXPECT_EQ(one_line("h\xc3\xa4h"), "h\xc3\xa4h");
+  const std::string long_text(1999, 'x');
+  EXPECT_EQ(one_line(long_text + "yz"), long_text + "y...");
+  EXPECT_EQ(one_line(long_text + "\xc3\xa4"), long_text + "...");
 }
 
 }  // namespace

@@ -41,6 +41,7 @@ TEST_F(JsonObjectsTest, FindsThemInListsAndInLines) {
   EXPECT_THAT(objects_of("{\"a\": 1}\n\n  {\"b\": 2}\r\n"), ElementsAre(R"({"a": 1})", R"({"b": 2})"));
   EXPECT_THAT(objects_of("{\n\"a\":\n1}{}"), ElementsAre("{\n\"a\":\n1}", "{}"));
   EXPECT_THAT(objects_of(" [ ] \n"), ElementsAre());
+  EXPECT_THAT(objects_of("\xEF\xBB\xBF[{}]"), ElementsAre("{}"));  // a byte order mark
   EXPECT_THAT(objects_of(R"([{"a": "}\"]{\\"}])"), ElementsAre(R"({"a": "}\"]{\\"})"));
 }
 
@@ -58,6 +59,7 @@ TEST_F(JsonObjectsTest, DoesNotMindWhereBlocksEnd) {
 }
 
 TEST_F(JsonObjectsTest, NamesTheLineThatIsWrong) {
+  EXPECT_EQ(problem_of("[{},\n]"), "line 2: found ']' where a JSON object was expected");
   EXPECT_EQ(problem_of("[{},\n{\"a\": \"b"), "line 2: the object is cut short");
   EXPECT_EQ(problem_of("[{},\n{\"a\": \"b\\"), "line 2: the object is cut short");
   EXPECT_EQ(problem_of("[{}\n"), "line 2: the list is cut short");
