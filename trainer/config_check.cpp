@@ -50,9 +50,6 @@ void check_model(const ModelConfig& model, const std::string& origin) {
 
 void check_tuning(const Config& config, const std::string& origin) {
   const TuneConfig& tune = config.tune;
-  require(tune.method == TuneMethod::kFull || !config.model.from.empty(),
-          "{}: tune.method is {}, but model.from names no model whose weights stay as they are", origin,
-          name_of(tune.method));
   require(tune.method != TuneMethod::kFreeze || tune.blocks > 0 || !tune.also_train.empty(),
           "{}: nothing is trained; tune.blocks is 0 and tune.also_train is empty", origin);
   require(tune.method != TuneMethod::kLora || !tune.targets.empty(),

@@ -156,6 +156,9 @@ void apply_override(const std::string& text, std::set<std::string>& seen, Config
 }
 
 void check_required(const std::set<std::string>& seen, const std::string& origin, const Config& config) {
+  require(config.tune.method == TuneMethod::kFull || !config.model.from.empty(),
+          "{}: tune.method is {}, but model.from names no model whose weights stay as they are", origin,
+          name_of(config.tune.method));
   for (const ConfigKey& key : config_keys()) {
     const bool comes_with_weights = section_of(key) == "model" && !config.model.from.empty();
     require(!key.required || comes_with_weights || seen.contains(std::string(key.name)),

@@ -288,7 +288,8 @@ class Verification {
   void print_result() const {
     const std::int64_t positions = rows_.back().difference->positions();
     if (!options_.json) {
-      print(fmt::format("{} tokens of {}, in {} windows\n", positions, text_name(), reference_->windows.size()) +
+      print(fmt::format("{} tokens of {}, in {} {}\n", positions, text_name(), reference_->windows.size(),
+                        reference_->windows.size() == 1 ? "window" : "windows") +
             table_of(rows_));
       return;
     }
