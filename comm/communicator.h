@@ -52,7 +52,7 @@ class Communicator {
   [[nodiscard]] virtual int world_size() const = 0;
   // Ranks that share this rank's memory, itself included (comm.ranks_per_node overrides what was detected).
   [[nodiscard]] virtual int node_size() const = 0;
-  // "self", "mpi": for the log.
+  // "self: 1 rank": for the log.
   [[nodiscard]] virtual std::string description() const = 0;
 
   // Zeroed memory in which sums and all_gather_ranges need no staging copy. Collective, with the same size on every
@@ -100,16 +100,18 @@ class Communicator {
 };
 
 struct CommOptions {
-  std::string backend = "auto";  // auto, self, mpi, nccl
+  std::string backend = "auto";  // auto, self, mpi, nccl, server
   int ranks_per_node = 0;        // 0: as detected; otherwise consecutive ranks are taken in groups of this many
   int timeout_ms = 600'000;      // how long a rank may keep the others waiting in one call
   // Sums of GPU memory go along the tree; false: in NCCL's own order, which is the fastest, and reproducible for one
   // rank count. Sums of host memory keep the tree either way.
   bool elastic = true;
+  std::string servers = {};  // of backend `server`: HOST:PORT of every parameter server, in the order of their parts
 };
 
 // The communicator of host memory. Initialises MPI where the environment asks for it (see rank_environment.h). `auto`
 // and `nccl`, which moves GPUs' memory only (comm/nccl): mpi when started with more than one rank, self otherwise.
+// `server` never touches MPI; it takes the token that comm/server/token_file.h finds.
 // Throws Error(kUsage) when the job was started in a way that would give N single-rank jobs. At most one mpi
 // communicator may exist at a time.
 [[nodiscard]] std::unique_ptr<Communicator> make_communicator(const CommOptions& options);

@@ -1,20 +1,48 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include "base/error.h"
+#include "base/process.h"
 #include "comm/communicator.h"
 #include "comm/mpi/communicator.h"
 #include "comm/rank_environment.h"
 #include "comm/self_communicator.h"
+#include "comm/server/communicator.h"
+#include "comm/server/token_file.h"
 
 namespace lockstep {
+namespace {
+
+std::unique_ptr<Communicator> connect_to_servers(const CommOptions& options, const RankEnvironment& environment) {
+  server::Session::Options session;
+  session.servers = server::parse_addresses(options.servers);
+  session.token = server::read_token(server::token_file(process_environment()));
+  if (environment.starter != Starter::kAlone) {
+    session.rank = environment.rank;
+    session.world = environment.world_size;
+  }
+  session.timeout_ms = options.timeout_ms;
+  session.name = fmt::format("host {}, process {}", host_name(), ::getpid());
+  return make_server_communicator(std::move(session), options.ranks_per_node);
+}
+
+}  // namespace
 
 std::unique_ptr<Communicator> make_communicator(const CommOptions& options) {
   const std::string& backend = options.backend;
-  require(backend == "auto" || backend == "self" || backend == "mpi" || backend == "nccl",
-          "comm.backend: found \"{}\", expected auto, self, mpi or nccl", backend);
+  require(backend == "auto" || backend == "self" || backend == "mpi" || backend == "nccl" || backend == "server",
+          "comm.backend: found \"{}\", expected auto, self, mpi, nccl or server", backend);
   require(options.ranks_per_node >= 0, "comm.ranks_per_node: found {}, expected 0 (as detected) or more",
           options.ranks_per_node);
   require(options.timeout_ms > 0, "comm: the timeout is {} ms, expected more than 0", options.timeout_ms);
 
   const RankEnvironment environment = detect_rank_environment(process_environment());
+  if (backend == "server") {
+    return connect_to_servers(options, environment);
+  }
+  require(environment.starter != Starter::kByHand,
+          "comm.backend: LOCKSTEP_RANK gives this worker a rank, which only comm.backend: server takes; found {}",
+          backend);
   if (backend == "mpi" || (backend != "self" && environment.world_size != 1)) {
     return make_mpi_communicator(options, environment);
   }

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 
 #include "base/error.h"
 
@@ -26,17 +27,17 @@ std::optional<std::int64_t> integer(const EnvironmentLookup& environment, const 
   return value;
 }
 
-std::optional<RankEnvironment> from_variables(const EnvironmentLookup& environment, const std::string& rank_name,
-                                              const std::string& size_name) {
+std::optional<RankEnvironment> from_variables(const EnvironmentLookup& environment, Starter starter,
+                                              const std::string& rank_name, const std::string& size_name) {
   const auto rank = integer(environment, rank_name);
   const auto size = integer(environment, size_name);
   if (!rank || !size) {
     return {};
   }
-  require(*size >= 1 && *rank >= 0 && *rank < *size,
+  require(*size >= 1 && *rank >= 0 && *rank < *size && *size <= std::numeric_limits<int>::max(),
           "start: the environment says {}={} and {}={}, expected a rank below the number of ranks", rank_name, *rank,
           size_name, *size);
-  return RankEnvironment{Starter::kMpirun, static_cast<int>(*rank), static_cast<int>(*size)};
+  return RankEnvironment{starter, static_cast<int>(*rank), static_cast<int>(*size)};
 }
 
 // A task that srun started, or nothing. An sbatch script and the shell of salloc carry most of the same variables (also
@@ -68,8 +69,15 @@ EnvironmentLookup process_environment() {
 }
 
 RankEnvironment detect_rank_environment(const EnvironmentLookup& environment) {
+  if (const auto by_hand = from_variables(environment, Starter::kByHand, "LOCKSTEP_RANK", "LOCKSTEP_WORLD_SIZE")) {
+    return *by_hand;
+  }
+  require(!environment("LOCKSTEP_RANK") && !environment("LOCKSTEP_WORLD_SIZE"),
+          "start: LOCKSTEP_RANK is {} and LOCKSTEP_WORLD_SIZE is {}, expected two numbers",
+          environment("LOCKSTEP_RANK").value_or("not set"), environment("LOCKSTEP_WORLD_SIZE").value_or("not set"));
   // mpirun first: inside a Slurm job it starts its daemons by srun, and their variables reach the ranks too.
-  if (const auto mpirun = from_variables(environment, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")) {
+  if (const auto mpirun =
+          from_variables(environment, Starter::kMpirun, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")) {
     return *mpirun;
   }
   const bool has_pmi = environment("PMIX_RANK").has_value() || environment("PMI_RANK").has_value();
@@ -81,7 +89,7 @@ RankEnvironment detect_rank_environment(const EnvironmentLookup& environment) {
         slurm->world_size);
     return *slurm;
   }
-  if (const auto hydra = from_variables(environment, "PMI_RANK", "PMI_SIZE")) {
+  if (const auto hydra = from_variables(environment, Starter::kMpirun, "PMI_RANK", "PMI_SIZE")) {
     return *hydra;
   }
   if (const auto rank = integer(environment, "PMIX_RANK")) {

@@ -1,4 +1,5 @@
-// How this process was started: alone, by mpirun, or by srun. Read from the environment, before MPI is touched.
+// How this process was started: alone, with a rank of its own, by mpirun, or by srun. Read from the environment, before
+// MPI is touched.
 #pragma once
 
 #include <functional>
@@ -9,6 +10,7 @@ namespace lockstep {
 
 enum class Starter {
   kAlone,   // from a shell, also inside an sbatch script or a salloc shell
+  kByHand,  // with LOCKSTEP_RANK and LOCKSTEP_WORLD_SIZE: a worker of parameter servers
   kMpirun,  // by mpirun, mpiexec or another PMI/PMIx launcher
   kSrun,    // as a task of a Slurm job step
 };
@@ -27,7 +29,8 @@ using EnvironmentLookup = std::function<std::optional<std::string>(const std::st
 // Looks into this process's own environment.
 [[nodiscard]] EnvironmentLookup process_environment();
 
-// Throws Error(kUsage) when srun started several tasks without an interface through which MPI could connect them: each
+// Throws Error(kUsage) for numbers that make no rank, for one of LOCKSTEP_RANK and LOCKSTEP_WORLD_SIZE without the
+// other, and when srun started several tasks without an interface through which MPI could connect them: each
 // would be "rank 0 of 1" and do the whole job again.
 [[nodiscard]] RankEnvironment detect_rank_environment(const EnvironmentLookup& environment);
 

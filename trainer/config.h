@@ -150,6 +150,7 @@ struct CommConfig {
   int timeout_s = 600;
   int silence_s = 5;
   int stuck_s = 300;
+  std::string servers = {};  // backend `server`: HOST:PORT,...
 
   friend bool operator==(const CommConfig&, const CommConfig&) = default;
 };

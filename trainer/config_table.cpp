@@ -268,8 +268,12 @@ std::vector<ConfigKey> job_keys() {
   return {
       {.name = "comm.backend",
        .slot = LOCKSTEP_SLOT(comm.backend),
-       .help = "how ranks exchange gradients; auto: mpi when started with several ranks, nccl where each has a GPU",
-       .choices = {"auto", "self", "mpi", "nccl"}},
+       .help = "how ranks exchange gradients; auto: mpi when started with several ranks, nccl where each has a GPU; "
+               "server: through lockstep serve",
+       .choices = {"auto", "self", "mpi", "nccl", "server"}},
+      {.name = "comm.servers",
+       .slot = LOCKSTEP_SLOT(comm.servers),
+       .help = "server: HOST:PORT of every lockstep serve, with commas between, in the order of their parts"},
       {.name = "comm.bucket_mib",
        .slot = LOCKSTEP_SLOT(comm.bucket_mib),
        .help = "gradients are exchanged in pieces of this many MiB while the backward pass runs",

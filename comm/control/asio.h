@@ -1,4 +1,5 @@
-// What the control channel uses of Boost.Asio. Boost 1.74's coroutines need <utility> and do not include it.
+// What the control channel and parameter servers use of Boost.Asio. Boost 1.74's coroutines need <utility> and do not
+// include it.
 #pragma once
 
 // clang-format off
@@ -9,6 +10,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>

@@ -1,12 +1,12 @@
 #include "comm/control/channel.h"
 
 #include <array>
-#include <cstring>
 #include <span>
 #include <string_view>
 #include <utility>
 
 #include "base/error.h"
+#include "comm/control/handshake.h"
 
 namespace lockstep::control {
 namespace {
@@ -14,42 +14,9 @@ namespace {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
-constexpr std::array<char, 8> kMagic = {'L', 'S', 'C', 'T', 0, 0, 0, 1};  // with the protocol's version
+constexpr Protocol kProtocol = {{'L', 'S', 'C', 'T', 0, 0, 0, 1}, "control", "coordinator"};
 
 std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text)); }
-
-// Cuts a connection off that takes longer than allowed, unless it is gone before.
-class Deadline {
- public:
-  Deadline(Channel::Socket& socket, std::chrono::milliseconds length) : timer_(socket.get_executor(), length) {
-    timer_.async_wait([&socket, state = state_](const error_code&) {
-      if (*state == State::kRunning) {
-        *state = State::kExpired;
-        error_code ignored;
-        socket.close(ignored);
-      }
-    });
-  }
-  // The socket may go before the timer's handler has run.
-  ~Deadline() { *state_ = State::kOver; }
-  Deadline(const Deadline&) = delete;
-  Deadline& operator=(const Deadline&) = delete;
-
-  [[nodiscard]] bool expired() const { return *state_ == State::kExpired; }
-
- private:
-  enum class State { kRunning, kExpired, kOver };
-  std::shared_ptr<State> state_ = std::make_shared<State>(State::kRunning);
-  asio::steady_timer timer_;
-};
-
-[[noreturn]] void fail_handshake(const Deadline& deadline, const error_code& error) {
-  if (deadline.expired()) {
-    fail(ErrorCode::kTimeout, "control: the other side did not finish the handshake within {} s",
-         std::chrono::duration_cast<std::chrono::seconds>(Channel::kHandshakeDeadline).count());
-  }
-  fail(ErrorCode::kPeerLost, "control: the other side left during the handshake: {}", error.message());
-}
 
 constexpr std::string_view kServer = "server";
 constexpr std::string_view kClient = "client";
@@ -67,12 +34,10 @@ struct Channel::Session {
   [[nodiscard]] Digest code(std::string_view role, std::uint64_t number, std::string_view text) const {
     return key.sign({bytes_of(role), std::as_bytes(std::span(&number, 1)), bytes_of(text)});
   }
-  static Session make(Socket socket, const JobToken& token, const Digest& of_server, const Digest& of_client,
-                      std::string_view own_role) {
+  static Session make(Socket socket, const JobToken& key, std::string_view own_role) {
     error_code ignored;
     socket.set_option(asio::ip::tcp::no_delay(true), ignored);
-    return {std::move(socket), token.derive({bytes_of("session"), of_server, of_client}), own_role,
-            own_role == kServer ? kClient : kServer};
+    return {std::move(socket), key, own_role, own_role == kServer ? kClient : kServer};
   }
 };
 
@@ -81,62 +46,13 @@ Channel::Channel(Session&& session)
 Channel::~Channel() = default;
 
 Channel::Awaitable<std::shared_ptr<Channel>> Channel::accept(Socket& socket, JobToken token) {
-  const Deadline deadline(socket, kHandshakeDeadline);
-  error_code error;
-  const auto into_error = [&error] { return asio::redirect_error(asio::use_awaitable, error); };
-
-  const Digest mine = random_challenge();
-  std::array<std::byte, kMagic.size() + sizeof(Digest)> greeting;
-  std::memcpy(greeting.data(), kMagic.data(), kMagic.size());
-  std::memcpy(greeting.data() + kMagic.size(), mine.data(), mine.size());
-  co_await asio::async_write(socket, asio::buffer(greeting), into_error());
-
-  std::array<Digest, 2> answer;  // challenge, code
-  if (!error) {
-    co_await asio::async_read(socket, asio::buffer(answer.data(), sizeof(answer)), into_error());
-  }
-  if (error) {
-    fail_handshake(deadline, error);
-  }
-  require(equal(answer[1], token.sign({bytes_of(kClient), mine, answer[0]})),
-          "control: the other side does not know the job's token");
-
-  const Digest proof = token.sign({bytes_of(kServer), answer[0], mine});
-  co_await asio::async_write(socket, asio::buffer(proof.data(), proof.size()), into_error());
-  if (error) {
-    fail_handshake(deadline, error);
-  }
-  co_return std::make_shared<Channel>(Session::make(std::move(socket), token, mine, answer[0], kServer));
+  const JobToken key = co_await accept_handshake(socket, token, kProtocol);
+  co_return std::make_shared<Channel>(Session::make(std::move(socket), key, kServer));
 }
 
 Channel::Awaitable<std::shared_ptr<Channel>> Channel::greet(Socket& socket, JobToken token) {
-  const Deadline deadline(socket, kHandshakeDeadline);
-  error_code error;
-  const auto into_error = [&error] { return asio::redirect_error(asio::use_awaitable, error); };
-
-  std::array<std::byte, kMagic.size() + sizeof(Digest)> greeting;
-  co_await asio::async_read(socket, asio::buffer(greeting), into_error());
-  if (error) {
-    fail_handshake(deadline, error);
-  }
-  require(std::memcmp(greeting.data(), kMagic.data(), kMagic.size()) == 0,
-          "control: the other side is no coordinator of this version");
-  Digest theirs;
-  std::memcpy(theirs.data(), greeting.data() + kMagic.size(), theirs.size());
-
-  const Digest mine = random_challenge();
-  const std::array<Digest, 2> answer = {mine, token.sign({bytes_of(kClient), theirs, mine})};
-  co_await asio::async_write(socket, asio::buffer(answer.data(), sizeof(answer)), into_error());
-  Digest proof;
-  if (!error) {
-    co_await asio::async_read(socket, asio::buffer(proof.data(), proof.size()), into_error());
-  }
-  if (error) {
-    fail_handshake(deadline, error);
-  }
-  require(equal(proof, token.sign({bytes_of(kServer), mine, theirs})),
-          "control: the coordinator does not know the job's token");
-  co_return std::make_shared<Channel>(Session::make(std::move(socket), token, theirs, mine, kClient));
+  const JobToken key = co_await greet_handshake(socket, token, kProtocol);
+  co_return std::make_shared<Channel>(Session::make(std::move(socket), key, kClient));
 }
 
 Channel::Awaitable<std::string> Channel::receive() {

@@ -1,11 +1,8 @@
 // An authenticated connection between two processes of a job, over TCP.
 //
-// Both sides know the job's token. The handshake, all of fixed size:
-//   server -> client   magic "LSCT", version, 32 random bytes S
-//   client -> server   32 random bytes C, sign("client", S, C)
-//   server -> client   sign("server", C, S)
-// Then each side sends frames: length of the text (uint32, little-endian, at most kMaxTextBytes), an authentication
-// code and the text. The code is made with a key derived from the token, S and C, over the sender's role, the number of
+// Both sides know the job's token and begin with the handshake of handshake.h (magic "LSCT", version). Then each side
+// sends frames: length of the text (uint32, little-endian, at most kMaxTextBytes), an authentication
+// code and the text. The code is made with the connection's key, over the sender's role, the number of
 // the frame and the text, so that a frame can be neither made up, repeated, nor reordered. Texts are not encrypted.
 //
 // Everything runs on the thread of the socket's io_context.
@@ -32,11 +29,8 @@ class Channel : public std::enable_shared_from_this<Channel> {
   static constexpr std::size_t kMaxTextBytes = std::size_t{1} << 20;
   // Texts that wait for a peer that does not read; more end the connection.
   static constexpr std::size_t kMaxQueued = 64;
-  static constexpr std::chrono::milliseconds kHandshakeDeadline{5'000};
 
-  // The two ends of the handshake. Throw Error(kUsage) when the other side does not know the token or speaks something
-  // else, Error(kPeerLost) when it leaves, Error(kTimeout) after kHandshakeDeadline.
-  // `socket` is taken over in the end, and closed on an error.
+  // The two ends of the handshake, whose errors they throw. `socket` is taken over in the end.
   [[nodiscard]] static Awaitable<std::shared_ptr<Channel>> accept(Socket& socket, JobToken token);
   [[nodiscard]] static Awaitable<std::shared_ptr<Channel>> greet(Socket& socket, JobToken token);
 

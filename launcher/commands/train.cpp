@@ -65,7 +65,8 @@ int run_train(const TrainOptions& options, CommandContext& context) {
   try {
     const auto communicator = make_communicator({.backend = request.config.comm.backend,
                                                  .ranks_per_node = request.config.comm.ranks_per_node,
-                                                 .timeout_ms = request.config.comm.timeout_s * 1000});
+                                                 .timeout_ms = request.config.comm.timeout_s * 1000,
+                                                 .servers = request.config.comm.servers});
     watch.join(*communicator);
     if (!pack_first(job, *communicator, context)) {
       watch.farewell(kExitRequeue, nullptr);

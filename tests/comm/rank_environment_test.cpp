@@ -62,6 +62,24 @@ TEST(RankEnvironmentTest, LeavesTheSizeToMpiWhereOnlyPmixIsThere) {
   EXPECT_EQ(detect({{"PMIX_RANK", "5"}}), (RankEnvironment{Starter::kMpirun, 5, 0}));
 }
 
+TEST(RankEnvironmentTest, TakesTheRankThatWasGivenByHandBeforeALaunchers) {
+  EXPECT_EQ(detect({{"LOCKSTEP_RANK", "2"}, {"LOCKSTEP_WORLD_SIZE", "3"}, {"PMIX_RANK", "0"}}),
+            (RankEnvironment{Starter::kByHand, 2, 3}));
+  EXPECT_EQ(refusal([] {
+              (void)detect({{"LOCKSTEP_RANK", "2"}});
+            }),
+            "start: LOCKSTEP_RANK is 2 and LOCKSTEP_WORLD_SIZE is not set, expected two numbers");
+  EXPECT_EQ(refusal([] {
+              (void)detect({{"LOCKSTEP_RANK", "x"}, {"LOCKSTEP_WORLD_SIZE", "3"}});
+            }),
+            "start: LOCKSTEP_RANK is x and LOCKSTEP_WORLD_SIZE is 3, expected two numbers");
+  EXPECT_EQ(refusal([] {
+              (void)detect({{"LOCKSTEP_RANK", "3"}, {"LOCKSTEP_WORLD_SIZE", "3"}});
+            }),
+            "start: the environment says LOCKSTEP_RANK=3 and LOCKSTEP_WORLD_SIZE=3, expected a rank below the number "
+            "of ranks");
+}
+
 TEST(RankEnvironmentTest, IsAloneInABatchScript) { EXPECT_EQ(detect(kBatchScript).starter, Starter::kAlone); }
 
 TEST(RankEnvironmentTest, IsAloneInTheInteractiveShellOfSalloc) {

@@ -24,5 +24,5 @@ expect 0 'self: 1 rank' SLURM_JOB_ID=7 SLURM_NTASKS=4 SLURM_PROCID=0 "$program"
 expect 2 'srun started 4 tasks but gave them no PMIx' SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=1 "$program"
 expect 2 'the launcher started 4 ranks, but MPI sees 1 rank(s)' PMI_RANK=1 PMI_SIZE=4 "$program"
 expect 2 '4 ranks were started' PMI_RANK=1 PMI_SIZE=4 "$program" self
-expect 2 'found "gloo", expected auto, self, mpi or nccl' "$program" gloo
+expect 2 'found "gloo", expected auto, self, mpi, nccl or server' "$program" gloo
 exit "$status"

@@ -1,0 +1,190 @@
+#include "comm/server/connection.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cassert>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "comm/control/handshake.h"
+
+namespace lockstep::server {
+namespace {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+constexpr control::Protocol kProtocol = {{'L', 'S', 'P', 'S', 0, 0, 0, 1}, "server", "parameter server"};
+constexpr std::string_view kServer = "server";
+constexpr std::string_view kWorker = "worker";
+
+// The same token may be used by the control channel: what is said there proves nothing here.
+control::JobToken own_token(const control::JobToken& token) {
+  constexpr std::string_view kPurpose = "parameter server";
+  return token.derive({std::as_bytes(std::span(kPurpose))});
+}
+
+// A peer whose machine or link is gone sends nothing that would tell: the system asks it, and gives up after a minute.
+void watch_over(Connection::Socket& socket) {
+  constexpr int kOn = 1;
+  constexpr int kIdleS = 30;
+  constexpr int kIntervalS = 10;
+  constexpr int kProbes = 3;
+  constexpr unsigned kUnansweredMs = 60'000;
+  const int handle = socket.native_handle();
+  // Options that a system lacks are done without: comm.timeout_s finds the same, later.
+  (void)::setsockopt(handle, IPPROTO_TCP, TCP_NODELAY, &kOn, sizeof(kOn));
+  (void)::setsockopt(handle, SOL_SOCKET, SO_KEEPALIVE, &kOn, sizeof(kOn));
+  (void)::setsockopt(handle, IPPROTO_TCP, TCP_KEEPIDLE, &kIdleS, sizeof(kIdleS));
+  (void)::setsockopt(handle, IPPROTO_TCP, TCP_KEEPINTVL, &kIntervalS, sizeof(kIntervalS));
+  (void)::setsockopt(handle, IPPROTO_TCP, TCP_KEEPCNT, &kProbes, sizeof(kProbes));
+  (void)::setsockopt(handle, IPPROTO_TCP, TCP_USER_TIMEOUT, &kUnansweredMs, sizeof(kUnansweredMs));
+}
+
+void check(const error_code& error) {
+  if (error) {
+    fail(ErrorCode::kPeerLost, "server: the connection ended: {}", error.message());
+  }
+}
+
+}  // namespace
+
+Connection::Connection(Socket socket, const control::JobToken& key, std::string_view own_role,
+                       std::string_view other_role)
+    : socket_(std::move(socket)),
+      key_(key),
+      own_role_(own_role),
+      other_role_(other_role),
+      drained_(socket_.get_executor()) {
+  watch_over(socket_);
+}
+
+Connection::Awaitable<std::shared_ptr<Connection>> Connection::accept(Socket& socket, control::JobToken token) {
+  const control::JobToken key = co_await control::accept_handshake(socket, own_token(token), kProtocol);
+  co_return std::make_shared<Connection>(std::move(socket), key, kServer, kWorker);
+}
+
+Connection::Awaitable<std::shared_ptr<Connection>> Connection::greet(Socket& socket, control::JobToken token) {
+  const control::JobToken key = co_await control::greet_handshake(socket, own_token(token), kProtocol);
+  co_return std::make_shared<Connection>(std::move(socket), key, kWorker, kServer);
+}
+
+control::Digest Connection::code_of(std::string_view role, std::span<const std::byte> header) const {
+  return key_.sign({std::as_bytes(std::span(role)), header});
+}
+
+Connection::Awaitable<FrameHeader> Connection::read_header() {
+  const auto self = shared_from_this();
+  std::array<std::byte, kHeaderBytes + kCodeBytes> bytes;
+  error_code error;
+  co_await asio::async_read(socket_, asio::buffer(bytes), asio::redirect_error(asio::use_awaitable, error));
+  check(error);
+  last_received_ = Clock::now();
+  const auto header_bytes = std::span(bytes).first<kHeaderBytes>();
+  control::Digest expected = code_of(other_role_, header_bytes);
+  control::Digest found = expected;
+  std::memcpy(found.data(), bytes.data() + kHeaderBytes, kCodeBytes);
+  if (!control::equal(found, expected)) {
+    fail(ErrorCode::kCorrupt, "server: frame {} was not made by the other side", received_);
+  }
+  const FrameHeader header = decode(header_bytes);
+  if (header.sequence != received_) {
+    fail(ErrorCode::kCorrupt, "server: frame {} came where frame {} was expected", header.sequence, received_);
+  }
+  ++received_;
+  co_return header;
+}
+
+Connection::Awaitable<void> Connection::read_payload(FrameHeader header, std::span<std::byte> payload) {
+  assert(payload.size() == header.payload_bytes);
+  const auto self = shared_from_this();
+  error_code error;
+  co_await asio::async_read(socket_, asio::buffer(payload.data(), payload.size()),
+                            asio::redirect_error(asio::use_awaitable, error));
+  check(error);
+  last_received_ = Clock::now();
+  if (payload_hash_of(payload) != header.payload_hash) {
+    fail(ErrorCode::kCorrupt, "server: the payload of frame {} is damaged", header.sequence);
+  }
+}
+
+Connection::Awaitable<std::vector<std::byte>> Connection::read_small_payload(FrameHeader header) {
+  if (header.payload_bytes > kMaxTextPayloadBytes) {
+    fail(ErrorCode::kCorrupt, "server: a frame of type {} where none with data was expected",
+         static_cast<int>(header.type));
+  }
+  std::vector<std::byte> payload(header.payload_bytes);
+  co_await read_payload(header, payload);
+  co_return payload;
+}
+
+void Connection::send(Outgoing frame) {
+  if (!socket_.is_open() || cannot_write_) {
+    return;
+  }
+  queue_.push_back(std::move(frame));
+  if (!writing_) {
+    writing_ = true;
+    asio::co_spawn(socket_.get_executor(), write_queued(), asio::detached);
+  }
+}
+
+void Connection::send(FrameHeader header, std::vector<std::byte> payload) {
+  const auto owner = std::make_shared<const std::vector<std::byte>>(std::move(payload));
+  send(Outgoing{.header = header, .payload = *owner, .owner = owner});
+}
+
+void Connection::send_last(FrameHeader header, std::vector<std::byte> payload) {
+  queue_.clear();
+  send(header, std::move(payload));
+}
+
+Connection::Awaitable<void> Connection::write_queued() {
+  const auto self = shared_from_this();
+  while (!queue_.empty() && socket_.is_open()) {
+    Outgoing frame = std::move(queue_.front());
+    queue_.pop_front();
+    frame.header.sequence = sent_++;
+    frame.header.payload_bytes = static_cast<std::uint32_t>(frame.payload.size());
+    frame.header.payload_hash = frame.payload_hash ? *frame.payload_hash : payload_hash_of(frame.payload);
+    const std::array<std::byte, kHeaderBytes> header = encode(frame.header);
+    const control::Digest code = code_of(own_role_, header);
+    const std::array<asio::const_buffer, 3> buffers = {asio::buffer(header), asio::buffer(code.data(), kCodeBytes),
+                                                       asio::buffer(frame.payload.data(), frame.payload.size())};
+    error_code error;
+    co_await asio::async_write(socket_, buffers, asio::redirect_error(asio::use_awaitable, error));
+    if (error) {
+      // The other side may have said why it ended the connection: that is still to be read.
+      cannot_write_ = true;
+      queue_.clear();
+      break;
+    }
+    last_sent_ = Clock::now();
+    if (frame.sent) {
+      frame.sent();
+    }
+  }
+  writing_ = false;
+  drained_.cancel();
+}
+
+Connection::Awaitable<void> Connection::flush(std::chrono::milliseconds deadline) {
+  const auto self = shared_from_this();
+  if (writing_) {
+    error_code ended;
+    drained_.expires_after(deadline);
+    co_await drained_.async_wait(asio::redirect_error(asio::use_awaitable, ended));
+  }
+}
+
+void Connection::close() {
+  error_code ignored;
+  socket_.close(ignored);
+  queue_.clear();
+}
+
+}  // namespace lockstep::server

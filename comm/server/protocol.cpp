@@ -1,0 +1,246 @@
+#include "comm/server/protocol.h"
+
+#include <algorithm>
+#include <bit>
+#include <cassert>
+#include <cstring>
+#include <string_view>
+
+#include "base/hash.h"
+
+namespace lockstep::server {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "frames are little-endian, and written as they lie");
+
+constexpr std::array<char, 4> kMagic = {'L', 'S', 'P', 'S'};
+constexpr std::uint8_t kVersion = 1;
+constexpr std::size_t kMaxNameBytes = 256;
+constexpr std::size_t kMaxMessageBytes = 2048;
+
+// Writes numbers one behind the other.
+class Writer {
+ public:
+  explicit Writer(std::span<std::byte> to) : to_(to) {}
+  template <typename T>
+  void put(const T& value) {
+    assert(sizeof(T) <= to_.size());
+    std::memcpy(to_.data(), &value, sizeof(T));
+    to_ = to_.subspan(sizeof(T));
+  }
+
+ private:
+  std::span<std::byte> to_;
+};
+
+// Reads them back.
+class Reader {
+ public:
+  Reader(std::span<const std::byte> from, std::string_view what) : from_(from), what_(what) {}
+  template <typename T>
+  [[nodiscard]] T get() {
+    if (from_.size() < sizeof(T)) {
+      fail(ErrorCode::kCorrupt, "server: {} that ends early", what_);
+    }
+    T value;
+    std::memcpy(&value, from_.data(), sizeof(T));
+    from_ = from_.subspan(sizeof(T));
+    return value;
+  }
+  [[nodiscard]] std::string rest(std::size_t max_bytes) const {
+    if (from_.size() > max_bytes) {
+      fail(ErrorCode::kCorrupt, "server: {} with a text of {} bytes, expected at most {}", what_, from_.size(),
+           max_bytes);
+    }
+    return {reinterpret_cast<const char*>(from_.data()), from_.size()};
+  }
+  void expect_end() const {
+    if (!from_.empty()) {
+      fail(ErrorCode::kCorrupt, "server: {} with {} bytes too many", what_, from_.size());
+    }
+  }
+
+ private:
+  std::span<const std::byte> from_;
+  std::string_view what_;
+};
+
+template <typename... Numbers>
+std::vector<std::byte> payload_of(std::string_view text, const Numbers&... numbers) {
+  std::vector<std::byte> payload((sizeof(numbers) + ... + text.size()));
+  Writer writer(payload);
+  (writer.put(numbers), ...);
+  std::memcpy(payload.data() + payload.size() - text.size(), text.data(), text.size());
+  return payload;
+}
+
+constexpr std::uint8_t code_of(DType dtype) { return dtype == DType::kF32 ? 1 : dtype == DType::kF64 ? 2 : 0; }
+constexpr std::array<DType, 3> kDTypes = {DType::kU8, DType::kF32, DType::kF64};
+
+constexpr std::array<ErrorCode, 4> kErrors = {ErrorCode::kUsage, ErrorCode::kCorrupt, ErrorCode::kPeerLost,
+                                              ErrorCode::kTimeout};
+
+template <typename... Args>
+void expect(bool condition, fmt::format_string<Args...> format, Args&&... args) {
+  if (!condition) {
+    fail(ErrorCode::kCorrupt, "server: a frame {}", fmt::format(format, std::forward<Args>(args)...));
+  }
+}
+
+void check_data(const FrameHeader& header) {
+  expect(header.begin <= header.end && header.end <= header.count && header.count <= kMaxElements,
+         "with elements [{}, {}) of {}", header.begin, header.end, header.count);
+  // No product overflows: end - begin is at most 2^48.
+  expect((header.end - header.begin) * size_of(header.dtype) == header.payload_bytes,
+         "of {} bytes for {} elements of {} bytes", header.payload_bytes, header.end - header.begin,
+         size_of(header.dtype));
+  expect(header.payload_bytes > 0, "of data without any");
+}
+
+void check_fields(const FrameHeader& header) {
+  const bool sums = header.type == FrameType::kPush || header.type == FrameType::kSum;
+  const bool has_data = sums || header.type == FrameType::kGive;
+  const bool is_in_call = has_data || header.type == FrameType::kTake || header.type == FrameType::kWho;
+  const int type = static_cast<int>(header.type);
+  expect(sums == (header.dtype != DType::kU8), "of type {} with elements of type {}", type, name_of(header.dtype));
+  expect(is_in_call == (header.call != 0), "of type {} with call {}", type, header.call);
+  if (has_data) {
+    check_data(header);
+  } else {
+    expect(header.count == 0 && header.begin == 0 && header.end == 0, "of type {} with a range", type);
+    expect(header.payload_bytes <= kMaxTextPayloadBytes, "of type {} with {} bytes, expected at most {}", type,
+           header.payload_bytes, kMaxTextPayloadBytes);
+  }
+  const bool is_empty = header.type == FrameType::kTake || header.type == FrameType::kBye;
+  expect(!is_empty || header.payload_bytes == 0, "of type {} with {} bytes, expected none", type, header.payload_bytes);
+  expect(header.payload_bytes > 0 || header.payload_hash == 0, "without a payload but with a hash of it");
+  if (header.type == FrameType::kPush) {
+    expect(header.wanted_begin >= header.begin && header.wanted_begin <= header.wanted_end &&
+               header.wanted_end <= header.end,
+           "that wants elements [{}, {}) of [{}, {})", header.wanted_begin, header.wanted_end, header.begin,
+           header.end);
+  } else {
+    expect(header.wanted_begin == 0 && header.wanted_end == 0, "of type {} that wants something", type);
+  }
+  const bool may_suspect_nobody = header.type == FrameType::kWho && header.rank == kNoRank;
+  expect(header.rank < kMaxWorkers || may_suspect_nobody, "of rank {}, expected one below {}", header.rank,
+         kMaxWorkers);
+}
+
+}  // namespace
+
+std::array<std::byte, kHeaderBytes> encode(const FrameHeader& header) {
+  std::array<std::byte, kHeaderBytes> bytes;
+  Writer writer(bytes);
+  writer.put(kMagic);
+  writer.put(kVersion);
+  writer.put(header.type);
+  writer.put(code_of(header.dtype));
+  writer.put(std::uint8_t{0});
+  writer.put(header.sequence);
+  writer.put(header.call);
+  writer.put(header.rank);
+  writer.put(header.payload_bytes);
+  writer.put(header.count);
+  writer.put(header.begin);
+  writer.put(header.end);
+  writer.put(header.wanted_begin);
+  writer.put(header.wanted_end);
+  writer.put(header.payload_hash);
+  return bytes;
+}
+
+FrameHeader decode(std::span<const std::byte, kHeaderBytes> bytes) {
+  Reader reader(bytes, "a frame");
+  expect(reader.get<std::array<char, 4>>() == kMagic, "without the magic number");
+  const auto version = reader.get<std::uint8_t>();
+  expect(version == kVersion, "of version {}, expected {}", version, kVersion);
+  const auto type = reader.get<std::uint8_t>();
+  expect(type >= 1 && type <= static_cast<std::uint8_t>(FrameType::kBye), "of type {}, expected 1 to {}", type,
+         static_cast<int>(FrameType::kBye));
+  const auto dtype = reader.get<std::uint8_t>();
+  expect(dtype < kDTypes.size(), "with elements of type {}, expected 0 to {}", dtype, kDTypes.size() - 1);
+  const auto reserved = reader.get<std::uint8_t>();
+  expect(reserved == 0, "with byte 7 {}, expected 0", reserved);
+  FrameHeader header;
+  header.type = static_cast<FrameType>(type);
+  header.dtype = kDTypes[dtype];
+  header.sequence = reader.get<std::uint64_t>();
+  header.call = reader.get<std::uint64_t>();
+  header.rank = reader.get<std::uint32_t>();
+  header.payload_bytes = reader.get<std::uint32_t>();
+  header.count = reader.get<std::uint64_t>();
+  header.begin = reader.get<std::uint64_t>();
+  header.end = reader.get<std::uint64_t>();
+  header.wanted_begin = reader.get<std::uint64_t>();
+  header.wanted_end = reader.get<std::uint64_t>();
+  header.payload_hash = reader.get<std::uint64_t>();
+  expect(header.payload_bytes <= kMaxPayloadBytes, "of {} bytes, expected at most {}", header.payload_bytes,
+         kMaxPayloadBytes);
+  check_fields(header);
+  return header;
+}
+
+std::uint64_t payload_hash_of(std::span<const std::byte> payload) { return payload.empty() ? 0 : hash_of(payload).low; }
+
+std::vector<std::byte> encode(const Hello& hello) {
+  return payload_of(std::string_view(hello.name).substr(0, kMaxNameBytes), hello.rank, hello.world, hello.part,
+                    hello.parts);
+}
+
+Hello decode_hello(std::span<const std::byte> payload) {
+  Reader reader(payload, "a hello");
+  Hello hello;
+  hello.rank = reader.get<std::uint32_t>();
+  hello.world = reader.get<std::uint32_t>();
+  hello.part = reader.get<std::uint32_t>();
+  hello.parts = reader.get<std::uint32_t>();
+  hello.name = reader.rest(kMaxNameBytes);
+  return hello;
+}
+
+std::vector<std::byte> encode(const Welcome& welcome) { return payload_of("", welcome.rank, welcome.world); }
+
+Welcome decode_welcome(std::span<const std::byte> payload) {
+  Reader reader(payload, "a welcome");
+  Welcome welcome;
+  welcome.rank = reader.get<std::uint32_t>();
+  welcome.world = reader.get<std::uint32_t>();
+  reader.expect_end();
+  if (welcome.rank >= welcome.world || welcome.world > kMaxWorkers) {
+    fail(ErrorCode::kCorrupt, "server: a welcome as rank {} of {}", welcome.rank, welcome.world);
+  }
+  return welcome;
+}
+
+std::vector<std::byte> encode(const Who& who) {
+  return payload_of(std::string_view(who.call).substr(0, kMaxNameBytes), who.waited_ms);
+}
+
+Who decode_who(std::span<const std::byte> payload) {
+  Reader reader(payload, "a question");
+  Who who;
+  who.waited_ms = reader.get<std::uint32_t>();
+  who.call = reader.rest(kMaxNameBytes);
+  return who;
+}
+
+std::vector<std::byte> encode(const Error& error) {
+  const auto place = std::find(kErrors.begin(), kErrors.end(), error.code());
+  const auto code = static_cast<std::uint8_t>((place == kErrors.end() ? kErrors.begin() + 2 : place) - kErrors.begin());
+  return payload_of(std::string_view(error.what()).substr(0, kMaxMessageBytes), code);
+}
+
+Error decode_error(std::span<const std::byte> payload) {
+  Reader reader(payload, "a failure");
+  const auto code = reader.get<std::uint8_t>();
+  if (code >= kErrors.size()) {
+    fail(ErrorCode::kCorrupt, "server: a failure of kind {}, expected 0 to {}", code, kErrors.size() - 1);
+  }
+  std::string text = reader.rest(kMaxMessageBytes);
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
+  return {kErrors[code], text};
+}
+
+}  // namespace lockstep::server

@@ -1,0 +1,95 @@
+// The frames between workers and parameter servers, as docs/server-protocol.md specifies them: reading and writing
+// their bytes. Pure functions, safe from any thread; those that read throw Error(kCorrupt) for anything that the
+// specification does not allow.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/error.h"
+
+namespace lockstep::server {
+
+inline constexpr std::size_t kHeaderBytes = 80;
+inline constexpr std::size_t kCodeBytes = 16;  // the authentication code behind a header
+inline constexpr std::uint32_t kMaxPayloadBytes = std::uint32_t{1} << 20;
+inline constexpr std::uint32_t kMaxTextPayloadBytes = 4096;  // of frames that carry no data
+inline constexpr std::uint64_t kMaxElements = std::uint64_t{1} << 48;
+inline constexpr std::uint32_t kMaxWorkers = 4096;
+inline constexpr std::uint32_t kNoRank = 0xffffffff;
+
+enum class FrameType : std::uint8_t {
+  kHello = 1,  // worker: who I am
+  kWelcome,    // server: your rank
+  kPush,       // worker: my contribution to a piece of a sum, and what I want of the sum
+  kSum,        // server: a finished piece of a sum, or part of it
+  kTake,       // worker: I am in this call, send me what others give in it
+  kGive,       // worker: bytes for all others; server: bytes of another worker
+  kWho,        // worker: I have waited too long in this call
+  kFail,       // both: the job is over, because
+  kBye,        // both: the orderly end
+};
+
+// Every frame's first 80 bytes, less what is constant. Fields that a type does not use are 0 (kU8 for `dtype`).
+struct FrameHeader {
+  FrameType type = FrameType::kBye;
+  DType dtype = DType::kU8;    // kPush, kSum: f32 or f64
+  std::uint64_t sequence = 0;  // of the frame among those that its sender has sent on this connection, from 0
+  std::uint64_t call = 0;      // the number of the collective, from 1, the same on every rank
+  std::uint32_t rank = 0;      // kPush, kTake, kGive: whose; kWho: the suspect, or kNoRank
+  std::uint32_t payload_bytes = 0;
+  std::uint64_t count = 0;  // elements of the whole buffer
+  std::uint64_t begin = 0;  // the payload is elements [begin, end) of it
+  std::uint64_t end = 0;
+  std::uint64_t wanted_begin = 0;  // kPush: elements of the sum that are to come back, within [begin, end)
+  std::uint64_t wanted_end = 0;
+  std::uint64_t payload_hash = 0;  // low half of the payload's xxh3-128; 0 without a payload
+
+  friend bool operator==(const FrameHeader&, const FrameHeader&) = default;
+};
+
+[[nodiscard]] std::array<std::byte, kHeaderBytes> encode(const FrameHeader& header);
+[[nodiscard]] FrameHeader decode(std::span<const std::byte, kHeaderBytes> bytes);
+// What payload_hash is for these bytes.
+[[nodiscard]] std::uint64_t payload_hash_of(std::span<const std::byte> payload);
+
+struct Hello {
+  std::uint32_t rank = kNoRank;  // kNoRank: any that is free
+  std::uint32_t world = 0;       // 0: as many as the server waits for
+  std::uint32_t part = 0;        // the server is expected to hold part `part` of `parts`
+  std::uint32_t parts = 1;
+  std::string name;  // "host node07, process 4711"; at most 256 bytes
+
+  friend bool operator==(const Hello&, const Hello&) = default;
+};
+[[nodiscard]] std::vector<std::byte> encode(const Hello& hello);
+[[nodiscard]] Hello decode_hello(std::span<const std::byte> payload);
+
+struct Welcome {
+  std::uint32_t rank = 0;
+  std::uint32_t world = 1;
+
+  friend bool operator==(const Welcome&, const Welcome&) = default;
+};
+[[nodiscard]] std::vector<std::byte> encode(const Welcome& welcome);
+[[nodiscard]] Welcome decode_welcome(std::span<const std::byte> payload);
+
+struct Who {
+  std::uint32_t waited_ms = 0;
+  std::string call;  // "all_reduce_sum of 1000 f32"
+
+  friend bool operator==(const Who&, const Who&) = default;
+};
+[[nodiscard]] std::vector<std::byte> encode(const Who& who);
+[[nodiscard]] Who decode_who(std::span<const std::byte> payload);
+
+// An Error, for the other side to throw. Codes other than kUsage, kCorrupt, kPeerLost and kTimeout become kPeerLost.
+[[nodiscard]] std::vector<std::byte> encode(const Error& error);
+[[nodiscard]] Error decode_error(std::span<const std::byte> payload);
+
+}  // namespace lockstep::server

@@ -1,0 +1,70 @@
+// A worker's connections to all servers of its job, on a thread of their own: collectives proceed while the caller
+// computes.
+//
+// A call's frames are queued for all servers at once, and sent from the caller's memory; what comes back is read into
+// it. Several calls may be in flight. When nothing has moved for timeout_ms although a call waits, the servers are
+// asked who is to blame, and tell every worker. A failure ends the session: every call in flight and later fails with
+// the same error, once no more of the callers' memory is in use.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "comm/communicator.h"
+#include "comm/control/token.h"
+
+namespace lockstep::server {
+
+struct ServerAddress {
+  std::string host;
+  std::string port;
+
+  friend bool operator==(const ServerAddress&, const ServerAddress&) = default;
+};
+// "node01:7070,node02:7070"; an IPv6 address in brackets. Throws Error(kUsage).
+[[nodiscard]] std::vector<ServerAddress> parse_addresses(const std::string& text);
+
+class Session {
+ public:
+  struct Options {
+    std::vector<ServerAddress> servers;  // in the order of their parts
+    control::JobToken token = control::JobToken::random();
+    std::optional<int> rank;  // nothing: one that the first server chooses
+    int world = 0;            // 0: as many as the servers wait for
+    int timeout_ms = 600'000;
+    std::string name;  // "host node07, process 4711"
+  };
+  // Connects to every server, again and again until it answers, for timeout_ms in all. Throws Error(kUsage) when a
+  // server refuses this worker, Error(kTimeout) when one does not answer.
+  explicit Session(Options options);
+  // Without close() the others are told that this worker left.
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  [[nodiscard]] int rank() const;
+  [[nodiscard]] int world() const;
+
+  // From one thread. `name` is for errors: "all_reduce_sum of 1000 f32". `data` is summed in place, of which elements
+  // `wanted` are received; what it holds elsewhere stays.
+  [[nodiscard]] Work sum(std::string name, BufferView data, ElementRange wanted);
+  // bytes[owned[r]] of rank r go to all others.
+  [[nodiscard]] Work gather(std::string name, std::span<std::byte> bytes, std::vector<ElementRange> owned);
+  // Throws the error that ended the session.
+  void check() const;
+  // Collective, after a barrier. Waits until every server knows that this worker ends in order. Throws
+  // Error(kPeerLost, kTimeout).
+  void close();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lockstep::server

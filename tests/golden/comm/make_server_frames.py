@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Writes server_frames.txt: frames and payloads of docs/server-protocol.md, made from that text alone.
+
+  pip install xxhash; python3 make_server_frames.py > server_frames.txt
+"""
+
+import hashlib
+import hmac
+import struct
+
+import xxhash
+
+KEY = bytes(range(32))
+
+
+def frame(kind, dtype, sequence, call, rank, count, begin, end, wanted, payload, role):
+    header = b"LSPS" + struct.pack(
+        "<BBBBQQIIQQQQQQ", 1, kind, dtype, 0, sequence, call, rank, len(payload), count, begin, end, *wanted,
+        xxhash.xxh3_128_intdigest(payload) & (2**64 - 1))
+    assert len(header) == 80
+    return header + hmac.new(KEY, role + header, hashlib.sha256).digest()[:16] + payload
+
+
+FRAMES = {
+    "push": frame(3, 1, 3, 7, 1, 6, 2, 4, (2, 4), struct.pack("<2f", 1.0, -2.5), b"worker"),
+    "hello": struct.pack("<4I", 1, 4, 0, 2) + b"host a, process 7",
+    "welcome": struct.pack("<2I", 1, 4),
+    "who": struct.pack("<I", 1500) + b"barrier",
+    "fail": struct.pack("<B", 2) + b"rank 1 is gone",
+}
+
+for name, data in FRAMES.items():
+    print(name, data.hex())
