@@ -58,6 +58,11 @@ class Log {
     write_formatted(LogLevel::kError, format, std::forward<Args>(args)...);
   }
 
+  // For a rank that is known only after the Log was made. Before other threads use it.
+  void set_rank(int rank, int world_size) {
+    options_.rank = rank;
+    options_.world_size = world_size;
+  }
   [[nodiscard]] bool prints(LogLevel level) const;
   // "warning: text", behind "[rank 3] " in jobs of several ranks for what is not said by rank 0 alone.
   void write(LogLevel level, std::string_view text);
@@ -79,7 +84,7 @@ class Log {
   void draw_status();
   void erase_status();
 
-  const LogOptions options_;
+  LogOptions options_;
   std::mutex mutex_;
   std::string status_;
   bool status_drawn_ = false;

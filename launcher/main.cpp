@@ -84,6 +84,7 @@ int run_command(CLI::App& app, const RankEnvironment& ranks, const std::vector<s
   add_train(app, context);
   add_launch(app, context);
   add_status(app, context);
+  add_serve(app, context);
   add_generate(app, context);
   add_chat(app, context);
   add_eval(app, context);

@@ -49,5 +49,6 @@ void add_bench(CLI::App& app, CommandContext& context);
 void add_devices(CLI::App& app, CommandContext& context);
 void add_launch(CLI::App& app, CommandContext& context);
 void add_status(CLI::App& app, CommandContext& context);
+void add_serve(CLI::App& app, CommandContext& context);
 
 }  // namespace lockstep

@@ -67,6 +67,7 @@ int run_train(const TrainOptions& options, CommandContext& context) {
                                                  .ranks_per_node = request.config.comm.ranks_per_node,
                                                  .timeout_ms = request.config.comm.timeout_s * 1000,
                                                  .servers = request.config.comm.servers});
+    context.log.set_rank(communicator->rank(), communicator->world_size());
     watch.join(*communicator);
     if (!pack_first(job, *communicator, context)) {
       watch.farewell(kExitRequeue, nullptr);

@@ -71,8 +71,8 @@ TEST(ProgramTest, ShowsItsHelpWhenACommandIsMissing) {
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_THAT(result.err, testing::HasSubstr("Usage"));
   EXPECT_THAT(result.err,
-              testing::EndsWith("lockstep: a command is missing: pack, train, launch, status, generate, chat, eval, "
-                                "export, merge, verify, inspect, bench, devices\n"));
+              testing::EndsWith("lockstep: a command is missing: pack, train, launch, status, serve, generate, chat, "
+                                "eval, export, merge, verify, inspect, bench, devices\n"));
 }
 
 TEST(ProgramTest, RefusesEnvironmentVariablesThatMeanNothing) {

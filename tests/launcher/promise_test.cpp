@@ -37,6 +37,15 @@ class PromiseTest : public testing::Test {
     return job_->result(name);
   }
 
+  // The same through parameter servers.
+  static TrainingJob::Result train_through_servers(const std::string& name, int ranks, int servers,
+                                                   const Settings& settings) {
+    for (const ProcessResult& result : job_->train_through_servers({name, ranks, settings}, servers)) {
+      EXPECT_EQ(result.exit_code, 0) << result.err;
+    }
+    return job_->result(name);
+  }
+
   static TrainingJob* job_;
 };
 TrainingJob* PromiseTest::job_ = nullptr;
@@ -77,6 +86,28 @@ INSTANTIATE_TEST_SUITE_P(Models, PromiseOfModelsTest,
                                          Case{"qwen3_bf16", kLlama + Settings{"model.family=qwen3", "model.head_dim=16",
                                                                               "train.precision=bf16"}}),
                          [](const auto& instance) { return instance.param.name; });
+
+TEST_F(PromiseTest, HoldsThroughParameterServers) {
+  const TrainingJob::Result one = train("served-mpi", 2, {});
+  EXPECT_EQ(one.step, 24);
+  for (const auto& [ranks, servers] : {std::pair(1, 1), std::pair(2, 1), std::pair(4, 1), std::pair(4, 2)}) {
+    SCOPED_TRACE(testing::Message() << ranks << " workers, " << servers << " servers");
+    const std::string run = "served-" + std::to_string(ranks) + "-" + std::to_string(servers);
+    EXPECT_EQ(train_through_servers(run, ranks, servers, {}), one);
+    EXPECT_EQ(job_->results(run), job_->results("served-mpi"));
+    EXPECT_EQ(job_->curve(run), job_->curve("served-mpi"));
+  }
+  EXPECT_EQ(train_through_servers("served-zero", 4, 2, {"comm.zero=1"}), one);
+}
+
+TEST_F(PromiseTest, HoldsAcrossMpiAndParameterServers) {
+  const Settings settings = {"schedule.name=constant"};
+  const TrainingJob::Result one = train("moved-mpi", 2, settings);
+  EXPECT_EQ(train("moved", 4, settings + Settings{"train.steps=8"}).step, 8);
+  EXPECT_EQ(train_through_servers("moved", 2, 2, settings + Settings{"train.steps=16"}).step, 16);
+  EXPECT_EQ(train("moved", 1, settings), one);
+  EXPECT_EQ(job_->curve("moved"), job_->curve("moved-mpi"));
+}
 
 // Rows of different lengths, of which different numbers of tokens are trained on; also when the run is interrupted.
 TEST_F(PromiseTest, HoldsForConversations) {

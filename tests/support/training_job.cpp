@@ -1,9 +1,11 @@
 #include "tests/support/training_job.h"
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <thread>
 
 #include "base/random.h"
 
@@ -69,6 +71,38 @@ std::vector<std::string> TrainingJob::command(const Run& run) const {
 }
 
 ProcessResult TrainingJob::train(const Run& run) const { return run_process(command(run)); }
+
+std::vector<ProcessResult> TrainingJob::train_through_servers(const Run& run, int servers) const {
+  // Open MPI, were it started, would not find this component and end the process.
+  const std::vector<std::string> environment = {"LOCKSTEP_TOKEN_FILE=" + (folder() / "token").string(),
+                                                "OMPI_MCA_pml=none_of_this_name"};
+  std::vector<std::unique_ptr<Process>> processes;
+  std::string addresses;
+  for (int i = 1; i <= servers; ++i) {
+    const std::vector<std::string> serve = {programs_.lockstep, "serve",
+                                            "--port",           "0",
+                                            "--workers",        std::to_string(run.ranks),
+                                            "--part",           std::to_string(i) + "/" + std::to_string(servers)};
+    processes.push_back(std::make_unique<Process>(serve, environment));
+    std::string address;
+    for (int tries = 0; tries < 1000 && address.find('\n') == std::string::npos; ++tries) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      address = processes.back()->out();
+    }
+    addresses += (i > 1 ? "," : "") + address.substr(0, address.find('\n'));
+  }
+  const std::vector<std::string> with_mpirun = command(run);
+  std::vector<std::string> train(with_mpirun.begin() + 2, with_mpirun.end());
+  train.insert(train.end(), {"--set", "comm.backend=server", "--set", "comm.servers=" + addresses});
+  for (int i = 0; i < run.ranks; ++i) {
+    processes.push_back(std::make_unique<Process>(train, environment));
+  }
+  std::vector<ProcessResult> results;
+  for (const std::unique_ptr<Process>& process : processes) {
+    results.push_back(process->wait());
+  }
+  return results;
+}
 
 TrainingJob::Result TrainingJob::result(const std::string& run) const { return results(run).back(); }
 

@@ -35,6 +35,8 @@ class TrainingJob {
   };
   [[nodiscard]] std::vector<std::string> command(const Run& run) const;
   [[nodiscard]] ProcessResult train(const Run& run) const;
+  // The same without MPI, through so many parameter servers. What they and then the workers printed.
+  [[nodiscard]] std::vector<ProcessResult> train_through_servers(const Run& run, int servers) const;
 
   // The digest of the run's newest checkpoint as `lockstep inspect --verify` prints it, and its step. Throws
   // std::runtime_error when there is none or it does not verify.

@@ -1,0 +1,109 @@
+// lockstep serve: a parameter server for one job of lockstep train.
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+#include "comm/server/server.h"
+#include "comm/server/token_file.h"
+#include "launcher/command_line.h"
+#include "launcher/commands/command.h"
+#include "launcher/output.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::chrono::milliseconds kSignalCheck{50};
+
+struct ServeOptions {
+  int workers = 0;
+  std::uint16_t port = 7070;
+  std::string listen = "127.0.0.1";
+  std::string part = "1/1";
+  std::string token_file;
+};
+
+// "2/3": the second of three, which is part 1 of 3.
+std::pair<int, int> parse_part(const std::string& text) {
+  int part = 0;
+  int parts = 0;
+  const char* const end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, part);
+  const bool has_both = first.ec == std::errc() && first.ptr != end && *first.ptr == '/';
+  const auto second = has_both ? std::from_chars(first.ptr + 1, end, parts) : first;
+  require(has_both && second.ec == std::errc() && second.ptr == end && part >= 1 && part <= parts,
+          "--part: found {}, expected I/K, the I-th of K servers, for example 1/2", text);
+  return {part - 1, parts};
+}
+
+int run_serve(const ServeOptions& options, CommandContext& context) {
+  const std::filesystem::path token_file = options.token_file.empty() ? server::token_file(process_environment())
+                                                                      : std::filesystem::path(options.token_file);
+  const auto [part, parts] = parse_part(options.part);
+  server::Server::Options server_options;
+  server_options.token = server::read_or_create_token(token_file);
+  server_options.listen = options.listen;
+  server_options.port = options.port;
+  server_options.workers = options.workers;
+  server_options.part = part;
+  server_options.parts = parts;
+  server_options.say = [&log = context.log](LogLevel level, const std::string& text) {
+    log.write(level, "serve: " + text);
+  };
+  context.stop.listen();
+  server::Server server(std::move(server_options));
+  const std::string address = fmt::format("{}:{}", options.listen, server.port());
+  context.log.info("serve: part {} for {} worker{} at {}, token in {}", options.part, options.workers,
+                   options.workers == 1 ? "" : "s", address, token_file.string());
+  print(address + "\n");
+
+  std::optional<server::Server::End> end;
+  while (!end) {
+    end = server.wait_for_end(kSignalCheck);
+    if (!end && context.stop.requested()) {
+      if (!server.has_begun()) {
+        return kExitDone;
+      }
+      server.end("the parameter server " + address + " was stopped by a signal");
+    }
+  }
+  if (!end->orderly) {
+    fail(ErrorCode::kPeerLost, "{}", end->cause);
+  }
+  context.log.info("serve: all workers have ended");
+  return kExitDone;
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app, CommandContext& context) {
+  const auto options = std::make_shared<ServeOptions>();
+  CLI::App* command =
+      app.add_subcommand("serve", "Add gradients for workers that have only TCP between them (comm.backend: server)");
+  command->add_option("--workers", options->workers, "Workers of the job")->required()->check(CLI::PositiveNumber);
+  command->add_option("--port", options->port, "Port to listen on; 0: any that is free")
+      ->transform(whole_number())
+      ->capture_default_str();
+  command->add_option("--listen", options->listen, "Address to listen on; 0.0.0.0: all of this machine's")
+      ->capture_default_str();
+  command->add_option("--part", options->part, "This is the I-th of K servers, which share the work")
+      ->type_name("I/K")
+      ->capture_default_str();
+  command->add_option("--token-file", options->token_file,
+                      "The job's secret, made when it is not there; otherwise $LOCKSTEP_TOKEN_FILE or "
+                      "~/.lockstep/token");
+  command->footer(
+      "Serves one job and ends with it: exit code 0 when all workers ended in order, 1 when one was lost.\n"
+      "Prints HOST:PORT. Workers need the same token; what they send is authenticated, not encrypted.\n"
+      "Example: lockstep serve --workers 2 --listen 0.0.0.0 &\n"
+      "         lockstep train job.yaml --set comm.backend=server --set comm.servers=node01:7070   (on 2 machines)");
+  command->callback(
+      [options, &context] { context.run = [options, &context] { return run_serve(*options, context); }; });
+}
+
+}  // namespace lockstep
