@@ -40,8 +40,12 @@ class PromiseTest : public testing::Test {
   // The same through parameter servers.
   static TrainingJob::Result train_through_servers(const std::string& name, int ranks, int servers,
                                                    const Settings& settings) {
-    for (const ProcessResult& result : job_->train_through_servers({name, ranks, settings}, servers)) {
-      EXPECT_EQ(result.exit_code, 0) << result.err;
+    const TrainingJob::ServedRun run = job_->start_with_servers({name, ranks, settings}, servers);
+    for (const auto* const processes : {&run.servers, &run.workers}) {
+      for (const std::unique_ptr<Process>& process : *processes) {
+        const ProcessResult result = process->wait();
+        EXPECT_EQ(result.exit_code, 0) << result.err;
+      }
     }
     return job_->result(name);
   }

@@ -72,36 +72,36 @@ std::vector<std::string> TrainingJob::command(const Run& run) const {
 
 ProcessResult TrainingJob::train(const Run& run) const { return run_process(command(run)); }
 
-std::vector<ProcessResult> TrainingJob::train_through_servers(const Run& run, int servers) const {
+TrainingJob::ServedRun TrainingJob::start_with_servers(const Run& run, int servers, Ranks ranks) const {
   // Open MPI, were it started, would not find this component and end the process.
   const std::vector<std::string> environment = {"LOCKSTEP_TOKEN_FILE=" + (folder() / "token").string(),
                                                 "OMPI_MCA_pml=none_of_this_name"};
-  std::vector<std::unique_ptr<Process>> processes;
+  ServedRun served;
   std::string addresses;
   for (int i = 1; i <= servers; ++i) {
-    const std::vector<std::string> serve = {programs_.lockstep, "serve",
-                                            "--port",           "0",
-                                            "--workers",        std::to_string(run.ranks),
-                                            "--part",           std::to_string(i) + "/" + std::to_string(servers)};
-    processes.push_back(std::make_unique<Process>(serve, environment));
+    const std::string part = std::to_string(i) + "/" + std::to_string(servers);
+    const std::vector<std::string> serve = {programs_.lockstep,        "serve",  "--port", "0", "--workers",
+                                            std::to_string(run.ranks), "--part", part};
+    Process& process = *served.servers.emplace_back(std::make_unique<Process>(serve, environment));
     std::string address;
     for (int tries = 0; tries < 1000 && address.find('\n') == std::string::npos; ++tries) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
-      address = processes.back()->out();
+      address = process.out();
     }
     addresses += (i > 1 ? "," : "") + address.substr(0, address.find('\n'));
   }
   const std::vector<std::string> with_mpirun = command(run);
   std::vector<std::string> train(with_mpirun.begin() + 2, with_mpirun.end());
   train.insert(train.end(), {"--set", "comm.backend=server", "--set", "comm.servers=" + addresses});
-  for (int i = 0; i < run.ranks; ++i) {
-    processes.push_back(std::make_unique<Process>(train, environment));
+  for (int rank = 0; rank < run.ranks; ++rank) {
+    std::vector<std::string> own = environment;
+    if (ranks == Ranks::kByHand) {
+      own.push_back("LOCKSTEP_RANK=" + std::to_string(rank));
+      own.push_back("LOCKSTEP_WORLD_SIZE=" + std::to_string(run.ranks));
+    }
+    served.workers.push_back(std::make_unique<Process>(train, own));
   }
-  std::vector<ProcessResult> results;
-  for (const std::unique_ptr<Process>& process : processes) {
-    results.push_back(process->wait());
-  }
-  return results;
+  return served;
 }
 
 TrainingJob::Result TrainingJob::result(const std::string& run) const { return results(run).back(); }

@@ -35,8 +35,13 @@ class TrainingJob {
   };
   [[nodiscard]] std::vector<std::string> command(const Run& run) const;
   [[nodiscard]] ProcessResult train(const Run& run) const;
-  // The same without MPI, through so many parameter servers. What they and then the workers printed.
-  [[nodiscard]] std::vector<ProcessResult> train_through_servers(const Run& run, int servers) const;
+  // The same without MPI, through parameter servers: `lockstep serve` for each part, and a worker for each rank.
+  struct ServedRun {
+    std::vector<std::unique_ptr<Process>> servers;
+    std::vector<std::unique_ptr<Process>> workers;
+  };
+  enum class Ranks { kByArrival, kByHand };
+  [[nodiscard]] ServedRun start_with_servers(const Run& run, int servers, Ranks ranks = Ranks::kByArrival) const;
 
   // The digest of the run's newest checkpoint as `lockstep inspect --verify` prints it, and its step. Throws
   // std::runtime_error when there is none or it does not verify.
