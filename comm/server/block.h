@@ -2,6 +2,7 @@
 // wait. On one thread.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -16,13 +17,19 @@ class Account {
  public:
   explicit Account(boost::asio::io_context& io) : room_(io) {}
 
-  // Done when less than `limit_bytes` are held. For one coroutine at a time.
-  [[nodiscard]] boost::asio::awaitable<void> wait_for_room(std::size_t limit_bytes) {
+  // True when less than `limit_bytes` are held, false when nothing has been freed for `patience`. For one coroutine at
+  // a time.
+  [[nodiscard]] boost::asio::awaitable<bool> wait_for_room(std::size_t limit_bytes,
+                                                           std::chrono::milliseconds patience) {
     while (held_bytes_ >= limit_bytes) {
       boost::system::error_code ended;
-      room_.expires_after(std::chrono::hours(1));
+      room_.expires_after(patience);
       co_await room_.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ended));
+      if (!ended) {
+        co_return false;
+      }
     }
+    co_return true;
   }
 
  private:

@@ -45,6 +45,11 @@ void watch_over(Connection::Socket& socket) {
   (void)::setsockopt(handle, IPPROTO_TCP, TCP_USER_TIMEOUT, &kUnansweredMs, sizeof(kUnansweredMs));
 }
 
+// For async_read() and async_write(), which otherwise move 64 KiB in a system call.
+std::size_t all_at_once(const error_code& error, std::size_t /*moved*/) {
+  return error ? 0 : kHeaderBytes + kCodeBytes + kMaxPayloadBytes;
+}
+
 void check(const error_code& error) {
   if (error) {
     fail(ErrorCode::kPeerLost, "server: the connection ended: {}", error.message());
@@ -103,7 +108,7 @@ Connection::Awaitable<void> Connection::read_payload(FrameHeader header, std::sp
   assert(payload.size() == header.payload_bytes);
   const auto self = shared_from_this();
   error_code error;
-  co_await asio::async_read(socket_, asio::buffer(payload.data(), payload.size()),
+  co_await asio::async_read(socket_, asio::buffer(payload.data(), payload.size()), all_at_once,
                             asio::redirect_error(asio::use_awaitable, error));
   check(error);
   last_received_ = Clock::now();
@@ -156,7 +161,7 @@ Connection::Awaitable<void> Connection::write_queued() {
     const std::array<asio::const_buffer, 3> buffers = {asio::buffer(header), asio::buffer(code.data(), kCodeBytes),
                                                        asio::buffer(frame.payload.data(), frame.payload.size())};
     error_code error;
-    co_await asio::async_write(socket_, buffers, asio::redirect_error(asio::use_awaitable, error));
+    co_await asio::async_write(socket_, buffers, all_at_once, asio::redirect_error(asio::use_awaitable, error));
     if (error) {
       // The other side may have said why it ended the connection: that is still to be read.
       cannot_write_ = true;

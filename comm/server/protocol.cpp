@@ -185,7 +185,7 @@ std::uint64_t payload_hash_of(std::span<const std::byte> payload) { return paylo
 
 std::vector<std::byte> encode(const Hello& hello) {
   return payload_of(std::string_view(hello.name).substr(0, kMaxNameBytes), hello.rank, hello.world, hello.part,
-                    hello.parts);
+                    hello.parts, hello.timeout_ms);
 }
 
 Hello decode_hello(std::span<const std::byte> payload) {
@@ -195,6 +195,7 @@ Hello decode_hello(std::span<const std::byte> payload) {
   hello.world = reader.get<std::uint32_t>();
   hello.part = reader.get<std::uint32_t>();
   hello.parts = reader.get<std::uint32_t>();
+  hello.timeout_ms = reader.get<std::uint32_t>();
   hello.name = reader.rest(kMaxNameBytes);
   return hello;
 }

@@ -63,7 +63,8 @@ struct Hello {
   std::uint32_t world = 0;       // 0: as many as the server waits for
   std::uint32_t part = 0;        // the server is expected to hold part `part` of `parts`
   std::uint32_t parts = 1;
-  std::string name;  // "host node07, process 4711"; at most 256 bytes
+  std::uint32_t timeout_ms = 0;  // how long this worker may be kept waiting
+  std::string name;              // "host node07, process 4711"; at most 256 bytes
 
   friend bool operator==(const Hello&, const Hello&) = default;
 };

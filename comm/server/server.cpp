@@ -33,6 +33,8 @@ constexpr std::size_t kMaxPending = 64;
 // What may lie here of one worker's pushes and gifts before no more is read from it: a few buckets.
 constexpr std::size_t kMaxHeldBytes = std::size_t{64} << 20;
 constexpr milliseconds kPauseWithoutDescriptors{100};
+// Of a worker that cannot wait at all, nobody could be asked.
+constexpr milliseconds kLeastPatience{10};
 // How long workers have to take the last frame before they are cut off.
 constexpr milliseconds kFarewell{1'000};
 // Refused connections that are told of; a flood of them is not.
@@ -80,6 +82,7 @@ class Server::Impl {
     std::string name;  // "rank 1 (host node07, process 4711)"
     std::shared_ptr<Connection> connection;
     std::shared_ptr<Account> account;
+    milliseconds patience{0};
     std::uint64_t call = 0;  // the newest it is in
     std::deque<Gift> gifts;
     bool has_said_bye = false;
@@ -102,7 +105,7 @@ class Server::Impl {
   void send_sum(const FrameHeader& header, const Piece& piece, const std::shared_ptr<Block>& sum);
   void give(const Worker& worker, const FrameHeader& header, const std::shared_ptr<Block>& block);
   void pass_on(Worker& to, const Gift& gift);
-  void answer_who(const Worker& asker, const FrameHeader& header, const Who& who);
+  void blame(const Worker& asker, const FrameHeader& header, const Who& who);
   [[nodiscard]] std::string suspect(const Worker& asker, const FrameHeader& header) const;
   [[nodiscard]] std::string who_is(std::uint32_t rank) const;
   void say_bye(Worker& worker);
@@ -251,6 +254,7 @@ std::shared_ptr<Server::Impl::Worker> Server::Impl::admit(const std::shared_ptr<
       worker->name.begin(), worker->name.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
   worker->connection = connection;
   worker->account = std::make_shared<Account>(io_);
+  worker->patience = std::max(milliseconds(hello.timeout_ms), kLeastPatience);
   workers_[rank] = worker;
   {
     const std::lock_guard lock(mutex_);
@@ -269,7 +273,10 @@ asio::awaitable<void> Server::Impl::serve_worker(std::shared_ptr<Worker> worker)
     // Once the job is over, what still comes is dropped: a connection closed with unread bytes may take along what the
     // worker has not read.
     while (true) {
-      co_await worker->account->wait_for_room(kMaxHeldBytes);
+      while (!co_await worker->account->wait_for_room(kMaxHeldBytes, worker->patience)) {
+        blame(*worker, {.type = FrameType::kWho, .call = worker->call, .rank = kNoRank},
+              {static_cast<std::uint32_t>(worker->patience.count()), fmt::format("call {}", worker->call)});
+      }
       const FrameHeader header = co_await worker->connection->read_header();
       if (header.type == FrameType::kPush || header.type == FrameType::kGive) {
         const auto block = std::make_shared<Block>(header.payload_bytes, worker->account);
@@ -289,7 +296,7 @@ asio::awaitable<void> Server::Impl::serve_worker(std::shared_ptr<Worker> worker)
       if (header.type == FrameType::kTake) {
         enter(*worker, header.call);
       } else if (header.type == FrameType::kWho) {
-        answer_who(*worker, header, decode_who(payload));
+        blame(*worker, header, decode_who(payload));
       } else if (header.type == FrameType::kFail) {
         finish(decode_error(payload));
       } else if (header.type == FrameType::kBye) {
@@ -420,7 +427,7 @@ std::string Server::Impl::suspect(const Worker& asker, const FrameHeader& header
   return knows ? who_is(header.rank) : "";
 }
 
-void Server::Impl::answer_who(const Worker& asker, const FrameHeader& header, const Who& who) {
+void Server::Impl::blame(const Worker& asker, const FrameHeader& header, const Who& who) {
   const std::string culprit = suspect(asker, header);
   if (!culprit.empty()) {
     finish(Error(ErrorCode::kTimeout,

@@ -232,6 +232,7 @@ asio::awaitable<void> Session::Impl::introduce(std::size_t server, std::shared_p
   hello.world = world_;
   hello.part = static_cast<std::uint32_t>(server);
   hello.parts = static_cast<std::uint32_t>(options_.servers.size());
+  hello.timeout_ms = static_cast<std::uint32_t>(options_.timeout_ms);
   hello.name = options_.name;
   FrameHeader header{.type = FrameType::kHello};
   connection->send(header, encode(hello));

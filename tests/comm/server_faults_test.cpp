@@ -138,6 +138,27 @@ TEST(ServerFaultsTest, AWorkerThatKeepsOthersWaitingForItsBytesIsNamed) {
   EXPECT_EQ(errors[2], errors[0]);
 }
 
+// More than a server takes in of one worker, whose own question would not be read.
+TEST(ServerFaultsTest, ASilentWorkerIsNamedToOneThatIsHeldBack) {
+  for (const bool is_sum : {true, false}) {
+    test::ServerJob job(2);
+    const std::vector<std::string> errors = test::run_workers({0, 1}, [&](int rank) {
+      const auto comm = make_server_communicator(job.options(rank, kShortMs), 0);
+      if (rank == 1) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5 * kShortMs));
+        comm->check_peers();
+      }
+      std::vector<float> values(20'000'000);
+      if (is_sum) {
+        comm->all_reduce_sum(view_of(std::span(values))).wait();
+      } else {
+        comm->broadcast(std::as_writable_bytes(std::span(values)), 0);
+      }
+    });
+    EXPECT_THAT(errors, Each(HasSubstr("rank 1 (worker 1) kept the others waiting for 0.4 s")));
+  }
+}
+
 TEST(ServerFaultsTest, AWorkerThatDoesNotComeIsNamed) {
   test::ServerJob job(2);
   const std::vector<std::string> errors =

@@ -75,7 +75,7 @@ TEST(ServerProtocolTest, WritesTheFrameOfTheSpecification) {
 }
 
 TEST(ServerProtocolTest, WritesTheOtherPayloadsAsSpecified) {
-  const Hello hello{.rank = 1, .world = 4, .part = 0, .parts = 2, .name = "host a, process 7"};
+  const Hello hello{.rank = 1, .world = 4, .part = 0, .parts = 2, .timeout_ms = 60'000, .name = "host a, process 7"};
   EXPECT_EQ(hex_of(encode(hello)), golden()["hello"]);
   EXPECT_EQ(hex_of(encode(Welcome{1, 4})), golden()["welcome"]);
   EXPECT_EQ(hex_of(encode(Who{1500, "barrier"})), golden()["who"]);
@@ -83,7 +83,7 @@ TEST(ServerProtocolTest, WritesTheOtherPayloadsAsSpecified) {
 }
 
 TEST(ServerProtocolTest, ReadsBackWhatItWrites) {
-  const Hello hello{.rank = kNoRank, .world = 0, .part = 1, .parts = 2, .name = "x"};
+  const Hello hello{.rank = kNoRank, .world = 0, .part = 1, .parts = 2, .timeout_ms = 1, .name = "x"};
   EXPECT_EQ(decode_hello(encode(hello)), hello);
   EXPECT_EQ(decode_welcome(encode(Welcome{3, 4})), (Welcome{3, 4}));
   EXPECT_EQ(decode_who(encode(Who{12, "barrier"})), (Who{12, "barrier"}));
@@ -101,7 +101,7 @@ TEST(ServerProtocolTest, RefusesEveryTruncatedPayload) {
       EXPECT_THROW((void)read(std::span(payload).first(length)), Error) << length;
     }
   };
-  refuses(encode(Hello{.name = ""}), 16, [](auto bytes) { return decode_hello(bytes); });
+  refuses(encode(Hello{.name = ""}), 20, [](auto bytes) { return decode_hello(bytes); });
   refuses(encode(Welcome{0, 1}), 8, [](auto bytes) { return decode_welcome(bytes); });
   refuses(encode(Who{}), 4, [](auto bytes) { return decode_who(bytes); });
   refuses(encode(Error(ErrorCode::kUsage, "")), 1, [](auto bytes) { return decode_error(bytes); });
@@ -111,7 +111,7 @@ TEST(ServerProtocolTest, RefusesPayloadsThatSayTooMuch) {
   EXPECT_THROW((void)decode_welcome(encode(Welcome{4, 4})), Error);
   EXPECT_THROW((void)decode_welcome(encode(Welcome{0, kMaxWorkers + 1})), Error);
   EXPECT_THROW((void)decode_welcome(std::vector<std::byte>(9)), Error);
-  EXPECT_THROW((void)decode_hello(std::vector<std::byte>(16 + 257)), Error);
+  EXPECT_THROW((void)decode_hello(std::vector<std::byte>(20 + 257)), Error);
   EXPECT_THROW((void)decode_who(std::vector<std::byte>(4 + 257)), Error);
   EXPECT_THROW((void)decode_error(std::vector<std::byte>(1 + 2049)), Error);
   EXPECT_THROW((void)decode_error(std::vector<std::byte>{std::byte{4}}), Error);

@@ -23,7 +23,7 @@ def frame(kind, dtype, sequence, call, rank, count, begin, end, wanted, payload,
 
 FRAMES = {
     "push": frame(3, 1, 3, 7, 1, 6, 2, 4, (2, 4), struct.pack("<2f", 1.0, -2.5), b"worker"),
-    "hello": struct.pack("<4I", 1, 4, 0, 2) + b"host a, process 7",
+    "hello": struct.pack("<5I", 1, 4, 0, 2, 60000) + b"host a, process 7",
     "welcome": struct.pack("<2I", 1, 4),
     "who": struct.pack("<I", 1500) + b"barrier",
     "fail": struct.pack("<B", 2) + b"rank 1 is gone",
