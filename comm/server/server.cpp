@@ -126,6 +126,7 @@ class Server::Impl {
   std::vector<std::shared_ptr<Worker>> workers_;                     // by rank; null: has not come
   std::map<std::pair<std::uint64_t, std::uint64_t>, Piece> pieces_;  // by call and first element
   bool over_ = false;
+  std::optional<Error> cause_;  // unless it ended in order
 
   mutable std::mutex mutex_;
   std::condition_variable ended_;
@@ -233,6 +234,9 @@ asio::awaitable<void> Server::Impl::receive_hello(std::shared_ptr<Connection> co
 std::shared_ptr<Server::Impl::Worker> Server::Impl::admit(const std::shared_ptr<Connection>& connection,
                                                           const Hello& hello) {
   const auto world = static_cast<std::uint32_t>(workers_.size());
+  if (cause_) {
+    throw Error(*cause_);
+  }
   require(!over_, "server: this server's job is over");
   require(hello.part == static_cast<std::uint32_t>(options_.part) &&
               hello.parts == static_cast<std::uint32_t>(options_.parts),
@@ -309,11 +313,12 @@ asio::awaitable<void> Server::Impl::serve_worker(std::shared_ptr<Worker> worker)
   } catch (const Error& error) {
     why = error.what();
   }
-  worker->connection->close();
-  worker->is_gone = true;
   if (!worker->has_said_bye) {
     finish(Error(ErrorCode::kPeerLost, fmt::format("{} is gone: {}", worker->name, why)));
   }
+  co_await worker->connection->flush(kFarewell);
+  worker->connection->close();
+  worker->is_gone = true;
 }
 
 // Frames of a call show that the worker is ready to receive what belongs to it.
@@ -451,6 +456,7 @@ void Server::Impl::finish(const Error& error) {
     return;
   }
   over_ = true;
+  cause_ = error;
   pieces_.clear();
   for (const std::shared_ptr<Worker>& worker : workers_) {
     if (worker) {

@@ -39,6 +39,12 @@ ElementRange part_of(std::uint64_t count, std::size_t part, std::size_t parts) {
           count / parts * (part + 1) + std::min<std::uint64_t>(part + 1, count % parts)};
 }
 
+// What a server says to a worker that it does not take: to try again is of no use.
+class Refusal : public Error {
+ public:
+  using Error::Error;
+};
+
 ServerAddress parse_address(const std::string& text) {
   const std::size_t colon = text.rfind(':');
   require(colon != std::string::npos && colon > 0 && colon + 1 < text.size() &&
@@ -186,6 +192,8 @@ asio::awaitable<std::shared_ptr<Connection>> Session::Impl::connect(std::size_t 
         co_await introduce(server, connection);
         co_return connection;
       }
+    } catch (const Refusal&) {
+      throw;
     } catch (const Error& error) {
       require(error.code() != ErrorCode::kUsage, "{} ({})", error.what(), where);
       problem = error.what();
@@ -239,7 +247,8 @@ asio::awaitable<void> Session::Impl::introduce(std::size_t server, std::shared_p
   header = co_await connection->read_header();
   const std::vector<std::byte> payload = co_await connection->read_small_payload(header);
   if (header.type == FrameType::kFail) {
-    throw decode_error(payload);
+    const Error error = decode_error(payload);
+    throw Refusal(error.code(), fmt::format("{} ({})", error.what(), text_of(options_.servers[server])));
   }
   require(header.type == FrameType::kWelcome, "server: a frame of type {} where a welcome was expected",
           static_cast<int>(header.type));

@@ -3,10 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <fstream>
 
@@ -169,7 +171,6 @@ TEST(ServerFaultsTest, AWorkerThatDoesNotComeIsNamed) {
 TEST(ServerFaultsTest, ALostServerIsNamedToAllWorkers) {
   test::ServerJob job(2, 2);
   std::atomic<int> ready = 0;
-  std::thread stopper;
   const std::vector<std::string> errors = test::run_workers({0, 1}, [&](int rank) {
     const auto comm = make_server_communicator(job.options(rank), 0);
     const std::string port = job.options(0).servers[1].port;
@@ -219,6 +220,98 @@ TEST(ServerFaultsTest, WorkersThatDoNotBelongAreRefused) {
               HasSubstr("takes this server for part 1/2, but it was started with --part 1/1"));
   std::unique_ptr<server::Session> first = std::make_unique<server::Session>(job.options(0));
   EXPECT_THAT(refusal([](auto& options) { options.rank = 0; }), HasSubstr("rank 0 (worker 0) is here already"));
+}
+
+// Somebody between a worker and its server, who passes on what the worker sends after `change` has been at it, once.
+class Meddler {
+ public:
+  using Change = std::function<void(std::string& sent)>;
+  // `change` gets everything that was sent so far, once that is `bytes` long.
+  Meddler(std::uint16_t server_port, std::size_t bytes, Change change) : listener_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof(address);
+    EXPECT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), length), 0);
+    EXPECT_EQ(::listen(listener_, 1), 0);
+    EXPECT_EQ(::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &length), 0);
+    port_ = ntohs(address.sin_port);
+    thread_ = std::thread([this, server_port, bytes, change] {
+      const int worker = ::accept(listener_, nullptr, nullptr);
+      const int server = connect_to(server_port);
+      pass_on(worker, server, bytes, change);
+      ::close(worker);
+      ::close(server);
+    });
+  }
+  ~Meddler() {
+    thread_.join();
+    ::close(listener_);
+  }
+  Meddler(const Meddler&) = delete;
+  Meddler& operator=(const Meddler&) = delete;
+  [[nodiscard]] std::uint16_t port() const { return port_; }
+
+ private:
+  static void pass_on(int worker, int server, std::size_t bytes, const Change& change) {
+    std::string sent;
+    bool is_changed = false;
+    std::array<pollfd, 2> ends = {pollfd{worker, POLLIN, 0}, pollfd{server, POLLIN, 0}};
+    while (::poll(ends.data(), ends.size(), 10'000) > 0) {
+      for (std::size_t i = 0; i < ends.size(); ++i) {
+        std::array<char, 4096> room;
+        const ssize_t got = ends[i].revents != 0 ? ::recv(ends[i].fd, room.data(), room.size(), 0) : -1;
+        if (got == 0 || (got < 0 && ends[i].revents != 0)) {
+          return;
+        }
+        std::string now(room.data(), static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+        if (i == 0) {
+          const std::size_t before = sent.size();
+          sent += now;
+          if (!is_changed && sent.size() >= bytes) {
+            is_changed = true;
+            change(sent);
+          }
+          now = sent.substr(before);
+        }
+        (void)::send(ends[1 - i].fd, now.data(), now.size(), MSG_NOSIGNAL);
+      }
+    }
+  }
+
+  int listener_;
+  std::uint16_t port_ = 0;
+  std::thread thread_;
+};
+
+// The worker's part of the handshake, its hello, and its first push: one number.
+constexpr std::size_t kFirstPush = 64 + (96 + 20 + 8);
+constexpr std::size_t kPushBytes = 96 + 4;
+
+TEST(ServerFaultsTest, WhatWasChangedOrRepeatedOnTheWayEndsTheJob) {
+  const std::vector<std::pair<Meddler::Change, std::string>> cases = {
+      {[](std::string& sent) { sent[kFirstPush + 20] ^= 1; }, "frame 1 was not made by the other side"},
+      {[](std::string& sent) { sent[kFirstPush + 90] ^= 1; }, "frame 1 was not made by the other side"},
+      {[](std::string& sent) { sent[kFirstPush + 97] ^= 1; }, "the payload of frame 1 is damaged"},
+      {[](std::string& sent) { sent += sent.substr(kFirstPush, kPushBytes); },
+       "frame 1 came where frame 2 was expected"},
+  };
+  for (const auto& [change, why] : cases) {
+    test::ServerJob job(2);
+    // Changes come while the bytes that they change are still here: the push is sent in one piece.
+    const Meddler meddler(job.server().port(), kFirstPush + kPushBytes, change);
+    const std::vector<std::string> errors = test::run_workers({0, 1}, [&](int rank) {
+      server::Session::Options options = job.options(rank);
+      if (rank == 0) {
+        options.servers[0].port = std::to_string(meddler.port());
+      }
+      const auto comm = make_server_communicator(options, 0);
+      for (int i = 0; i < 1000; ++i) {
+        sum_once(*comm);
+      }
+    });
+    EXPECT_THAT(errors, Each(HasSubstr("rank 0 (worker 0) is gone: server: " + why)));
+  }
 }
 
 TEST(ServerFaultsTest, StrangersDoNotDisturbASum) {
