@@ -150,7 +150,7 @@ TEST(ServerFaultsTest, ASilentWorkerIsNamedToOneThatIsHeldBack) {
         std::this_thread::sleep_for(std::chrono::milliseconds(5 * kShortMs));
         comm->check_peers();
       }
-      std::vector<float> values(20'000'000);
+      std::vector<float> values(40'000'000);
       if (is_sum) {
         comm->all_reduce_sum(view_of(std::span(values))).wait();
       } else {
