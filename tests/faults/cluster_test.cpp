@@ -490,10 +490,14 @@ TEST_F(ClusterTest, SavesWhenSignalledThroughSlurm) {
   EXPECT_EQ(wait_for_end(id, 100), "COMPLETED") << log_of("signalled", id);
   EXPECT_THAT(log_of("signalled", id), HasSubstr("goes back into the queue"));
   expect_the_undisturbed_result("signalled");
+  // On a busy machine a rank may be taken for lost on the way, and there is one attempt more.
   const std::vector<json> all = attempts(folder_of("signalled"));
-  ASSERT_EQ(all.size(), 2U);
-  EXPECT_EQ(all[1]["first_step"], all[0]["last_step"]);
-  EXPECT_EQ(all[1]["slurm_job"], id);
+  ASSERT_GE(all.size(), 2U) << log_of("signalled", id);
+  for (std::size_t i = 1; i < all.size(); ++i) {
+    EXPECT_GT(all[i]["first_step"], 0) << "started over";
+    EXPECT_LE(all[i]["first_step"], all[i - 1]["last_step"]);
+    EXPECT_EQ(all[i]["slurm_job"], id);
+  }
 }
 
 TEST_F(ClusterTest, GoesOnWithoutANodeThatSlurmLost) {
