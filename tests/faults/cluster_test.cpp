@@ -410,12 +410,22 @@ TEST_F(ClusterTest, SurvivesADiskThatCannotBeWritten) {
 
 // The job saves before its time is up, goes back into the queue, and goes on.
 TEST_F(ClusterTest, GoesOnInTheNextTimeLimitUnderSlurm) {
-  // Slurm looks twice a minute: the signal comes some ten seconds after the start.
-  const std::string id = submit(launch_words("walltime", {"--slurm", "--nodes", "4", "--time", "1", "--signal", "30"},
-                                             {"train.steps=" + std::to_string(kManySteps)}));
-  EXPECT_EQ(wait_for_end(id, 120), "COMPLETED") << log_of("walltime", id);
-  EXPECT_THAT(log_of("walltime", id), HasSubstr("goes back into the queue"));
-  expect_the_undisturbed_result("walltime", "undisturbed_long");
+  // Slurm looks twice a minute: the signal comes within thirty seconds of the start. A fast machine may be done by
+  // then; begun at another place between two looks, the next job gets its signal early enough.
+  std::string id;
+  std::string run;
+  for (const char* name : {"walltime", "walltime-again"}) {
+    run = name;
+    id = submit(launch_words(run, {"--slurm", "--nodes", "4", "--time", "1", "--signal", "30"},
+                             {"train.steps=" + std::to_string(kManySteps)}));
+    EXPECT_EQ(wait_for_end(id, 120), "COMPLETED") << log_of(run, id);
+    if (log_of(run, id).find("goes back into the queue") != std::string::npos) {
+      break;
+    }
+    std::this_thread::sleep_for(std::chrono::seconds(15));
+  }
+  EXPECT_THAT(log_of(run, id), HasSubstr("goes back into the queue"));
+  expect_the_undisturbed_result(run, "undisturbed_long");
   EXPECT_THAT(on_n1({"scontrol", "show", "job", "-o", id}).out, HasSubstr(" Restarts="));
   EXPECT_THAT(on_n1({"scontrol", "show", "job", "-o", id}).out, testing::Not(HasSubstr(" Restarts=0 ")));
 }
