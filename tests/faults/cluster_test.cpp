@@ -411,10 +411,11 @@ TEST_F(ClusterTest, SurvivesADiskThatCannotBeWritten) {
 // The job saves before its time is up, goes back into the queue, and goes on.
 TEST_F(ClusterTest, GoesOnInTheNextTimeLimitUnderSlurm) {
   // Slurm looks twice a minute: the signal comes within thirty seconds of the start. A fast machine may be done by
-  // then; begun at another place between two looks, the next job gets its signal early enough.
+  // then; the next job begins forty seconds after the one before, and gets its signal ten seconds earlier.
   std::string id;
   std::string run;
-  for (const char* name : {"walltime", "walltime-again"}) {
+  for (const char* name : {"walltime", "walltime-2", "walltime-3"}) {
+    const auto begin = std::chrono::steady_clock::now();
     run = name;
     id = submit(launch_words(run, {"--slurm", "--nodes", "4", "--time", "1", "--signal", "30"},
                              {"train.steps=" + std::to_string(kManySteps)}));
@@ -422,7 +423,7 @@ TEST_F(ClusterTest, GoesOnInTheNextTimeLimitUnderSlurm) {
     if (log_of(run, id).find("goes back into the queue") != std::string::npos) {
       break;
     }
-    std::this_thread::sleep_for(std::chrono::seconds(15));
+    std::this_thread::sleep_until(begin + std::chrono::seconds(40));
   }
   EXPECT_THAT(log_of(run, id), HasSubstr("goes back into the queue"));
   expect_the_undisturbed_result(run, "undisturbed_long");
