@@ -7,12 +7,6 @@
 namespace lockstep {
 namespace {
 
-Matrix columns_of(const Tensor& y, std::int64_t begin, std::int64_t columns) {
-  Matrix matrix = first_columns(y, columns);
-  matrix.data = static_cast<std::byte*>(y.data()) + static_cast<std::size_t>(begin) * size_of(y.dtype());
-  return matrix;
-}
-
 // Columns of y that are scaled, or that lie between those.
 struct Columns {
   std::int64_t begin = 0;

@@ -5,13 +5,6 @@
 namespace lockstep {
 namespace {
 
-// Columns [begin, begin + columns) of x[N, C].
-Matrix columns_of(const Tensor& x, std::int64_t begin, std::int64_t columns) {
-  Matrix matrix = first_columns(x, columns);
-  matrix.data = static_cast<std::byte*>(x.data()) + static_cast<std::size_t>(begin) * size_of(x.dtype());
-  return matrix;
-}
-
 // What belongs to one part: the columns of y and of the inner values, and rows of b.
 struct PartViews {
   Matrix outer;

@@ -19,6 +19,13 @@ namespace lockstep {
   return matrix;
 }
 
+// Columns [begin, begin + columns) of x[N, C].
+[[nodiscard]] inline Matrix columns_of(const Tensor& x, std::int64_t begin, std::int64_t columns) {
+  Matrix matrix = first_columns(x, columns);
+  matrix.data = static_cast<std::byte*>(x.data()) + static_cast<std::size_t>(begin) * size_of(x.dtype());
+  return matrix;
+}
+
 [[nodiscard]] inline Matrix transposed(Matrix matrix) {
   matrix.transposed = !matrix.transposed;
   return matrix;

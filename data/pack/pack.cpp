@@ -511,10 +511,10 @@ void PackRun::publish(WorkFolder& work) {
       tokens[s] += record->shards[s].tokens;
     }
   }
+  require(dropped == 0 || std::ranges::any_of(tokens, [](std::uint64_t count) { return count > 0; }),
+          "nothing is left: all conversations ({}) are longer than --max-tokens {}, and so cut have no answer", dropped,
+          options_.max_tokens);
   for (std::size_t s = 0; s < kSplits; ++s) {
-    require(shares_[s] == 0 || tokens[s] > 0 || dropped == 0,
-            "nothing is left for {}: {} conversations are longer than --max-tokens {}, and so cut have no answer",
-            kSplitNames[s], dropped, options_.max_tokens);
     require(shares_[s] == 0 || tokens[s] > 0, "no document fell to {} (share {}); use another --seed or --split",
             kSplitNames[s], shares_[s]);
   }

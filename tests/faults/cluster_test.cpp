@@ -501,14 +501,19 @@ TEST_F(ClusterTest, SavesWhenSignalledThroughSlurm) {
   EXPECT_EQ(wait_for_end(id, 100), "COMPLETED") << log_of("signalled", id);
   EXPECT_THAT(log_of("signalled", id), HasSubstr("goes back into the queue"));
   expect_the_undisturbed_result("signalled");
-  // On a busy machine a rank may be taken for lost on the way, and there is one attempt more.
+  // On a busy machine a rank may be taken for lost on the way, and there is one attempt more; behind the one that was
+  // signalled nothing is computed again.
   const std::vector<json> all = attempts(folder_of("signalled"));
-  ASSERT_GE(all.size(), 2U) << log_of("signalled", id);
+  int saved = 0;
   for (std::size_t i = 1; i < all.size(); ++i) {
     EXPECT_GT(all[i]["first_step"], 0) << "started over";
-    EXPECT_LE(all[i]["first_step"], all[i - 1]["last_step"]);
     EXPECT_EQ(all[i]["slurm_job"], id);
+    if (all[i - 1]["exit_code"] == 75) {
+      EXPECT_EQ(all[i]["first_step"], all[i - 1]["last_step"]);
+      ++saved;
+    }
   }
+  EXPECT_EQ(saved, 1) << log_of("signalled", id);
 }
 
 TEST_F(ClusterTest, GoesOnWithoutANodeThatSlurmLost) {

@@ -241,6 +241,13 @@ TEST_F(ChatSamplesTest, AreCutOrLeftOutWhenTheyAreTooLong) {
 }
 
 // Each input at its weight in training, and once at most elsewhere; only the first conversations of a file.
+TEST_F(ChatSamplesTest, SayWhenAllOfThemAreTooLong) {
+  options_.max_tokens = 10;
+  write_input("chats.json", R"({"instruction": "q", "output": "a"} {"instruction": "qq", "output": "a"})");
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+            "nothing is left: all conversations (2) are longer than --max-tokens 10, and so cut have no answer");
+}
+
 TEST_F(ChatSamplesTest, AreMixedByWeight) {
   const auto write = [&](const std::string& name, int count, char answer) {
     std::string text;
