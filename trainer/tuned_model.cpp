@@ -139,7 +139,7 @@ void load_trained(const TunedModel& tuned, const ParameterLayout& layout, std::s
   const HfWeights source(tuned.weights);
   source.check(layout);
   source.check_nothing_else(layout, tuned.ties_weights ? kPeftHead : "");
-  load_hf_weights(tuned.weights, layout, weights);
+  source.read_all(layout, weights);
 }
 
 void load_tuned(const TunedModel& tuned, const fs::path& base, Replica& replica) {

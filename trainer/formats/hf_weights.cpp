@@ -147,14 +147,18 @@ void HfWeights::read(const ParameterSpec& spec, std::span<float> values) const {
   }
 }
 
-void load_hf_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
+void HfWeights::read_all(const ParameterLayout& layout, std::span<float> weights) const {
   assert(weights.size() == layout.total());
-  const HfWeights source(path);
-  source.check(layout);  // before the first value is overwritten
   std::fill(weights.begin(), weights.end(), 0.0F);
   for (std::size_t i = 0; i < layout.size(); ++i) {
-    source.read(layout.specs()[i], weights.subspan(layout.offset(i), layout.count(i)));
+    read(layout.specs()[i], weights.subspan(layout.offset(i), layout.count(i)));
   }
+}
+
+void load_hf_weights(const fs::path& path, const ParameterLayout& layout, std::span<float> weights) {
+  const HfWeights source(path);
+  source.check(layout);  // before the first value is overwritten
+  source.read_all(layout, weights);
 }
 
 }  // namespace lockstep

@@ -32,6 +32,8 @@ class HfWeights {
   void check_nothing_else(const ParameterLayout& layout, std::string_view known) const;
   // The values of one parameter of a layout that was checked.
   void read(const ParameterSpec& spec, std::span<float> values) const;
+  // Those of all: layout.total() elements, padding is set to zero.
+  void read_all(const ParameterLayout& layout, std::span<float> weights) const;
 
  private:
   class TensorSource;
