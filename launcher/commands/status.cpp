@@ -188,6 +188,7 @@ Json to_json(const fs::path& run, const Status& status) {
                                {"ended", worker.ended},
                                {"doing", control::describe(activity.phase, activity.step, activity.part)},
                                {"seconds", activity.seconds},
+                               {"first_step", activity.first_step},
                                {"completed_step", activity.completed_step},
                                {"silent_seconds", worker.silent_seconds},
                                {"still_seconds", worker.still_seconds}});

@@ -29,7 +29,7 @@ using testing::Not;
 using testing::StartsWith;
 using Words = std::vector<std::string>;
 
-constexpr int kSteps = 320;
+constexpr int kSteps = 1'000;  // some two seconds on two ranks: time to notice a step and to kill
 
 class LaunchTest : public testing::Test {
  protected:
@@ -81,12 +81,14 @@ class LaunchTest : public testing::Test {
     }
     ADD_FAILURE() << "did not come: " << process.err();
   }
-  // Waits until both ranks train in that attempt and have done that many steps; returns the process of rank `rank`.
+  // Waits until both ranks train in that attempt and have done that many steps, the last of them in it; returns the
+  // process of rank `rank`.
   static pid_t wait_for_step(Process& process, const std::string& run, int attempt, int step, std::size_t rank = 1) {
     pid_t found = 0;
     wait_for(process, run, [&](const json& now) {
       const json& ranks = now["ranks"];
-      if (now.value("attempt", 0) != attempt || ranks.size() != 2 || ranks[0]["completed_step"] < step) {
+      if (now.value("attempt", 0) != attempt || ranks.size() != 2 || ranks[0]["completed_step"] < step ||
+          ranks[0]["completed_step"] <= ranks[0]["first_step"]) {
         return false;
       }
       found = ranks[rank]["process"];
@@ -121,9 +123,10 @@ TEST_F(LaunchTest, TrainsAndKeepsALogForEachRank) {
   const ProcessResult result = launch("whole", {"--ranks", "2"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   expect_the_undisturbed_result("whole");
-  EXPECT_THAT(result.err, HasSubstr("[rank 0] train: 320 steps, in"));
+  const std::string end = "train: 1000 steps, in";
+  EXPECT_THAT(result.err, HasSubstr("[rank 0] " + end));
   EXPECT_THAT(read_file(folder_of("whole") / "logs" / "rank-00000.log"),
-              AllOf(StartsWith("--- attempt 1 on 2 ranks, "), HasSubstr("\ntrain: 320 steps, in")));
+              AllOf(StartsWith("--- attempt 1 on 2 ranks, "), HasSubstr("\n" + end)));
   const std::vector<json> all = attempts("whole");
   ASSERT_EQ(all.size(), 1U);
   EXPECT_EQ(all[0]["exit_code"], 0);
@@ -142,9 +145,11 @@ TEST_F(LaunchTest, StartsAgainWhenARankWasKilled) {
   expect_the_undisturbed_result("killed");
   EXPECT_THAT(result.err, HasSubstr("starting again (restart 2 of at most 100)"));
   const std::vector<json> all = attempts("killed");
-  ASSERT_EQ(all.size(), 3U);
-  EXPECT_THAT(all[0]["cause"], AllOf(StartsWith("rank 1 (host "), HasSubstr(") is gone; last seen in step ")));
-  EXPECT_THAT(all[1]["cause"], AllOf(StartsWith("rank 0 (host "), HasSubstr(") is gone; last seen in step ")));
+  ASSERT_EQ(all.size(), 3U) << result.err;
+  EXPECT_THAT(all[0]["cause"], AllOf(StartsWith("rank 1 (host "), HasSubstr(") is gone; last seen in step ")))
+      << all[0];
+  EXPECT_THAT(all[1]["cause"], AllOf(StartsWith("rank 0 (host "), HasSubstr(") is gone; last seen in step ")))
+      << all[1];
   EXPECT_GE(all[1]["first_step"], 20);
   EXPECT_GT(all[1]["recovered_s"], 0);
 }
@@ -255,7 +260,7 @@ TEST_F(LaunchTest, StatusTellsWhatEachRankDoesAlsoUnderPlainMpirun) {
   wait_for_step(process, "plain", 1, 5);
   const ProcessResult text = run_process({LOCKSTEP_PROGRAM, "status", folder_of("plain")});
   EXPECT_THAT(text.out, AllOf(HasSubstr("state        running\nranks        2 of 2 up, attempt 1\n"),
-                              HasSubstr(" of 320\n"), HasSubstr("   rank  host              process  doing\n")));
+                              HasSubstr(" of 1000\n"), HasSubstr("   rank  host              process  doing\n")));
   EXPECT_EQ(process.wait().exit_code, 0);
   EXPECT_EQ(status("plain")["state"], "not running");
   EXPECT_EQ(status("plain")["last_step"]["step"], kSteps);
