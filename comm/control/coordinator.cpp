@@ -79,6 +79,7 @@ class Coordinator::Impl {
   [[nodiscard]] bool all_sent() const;
   JobState state() const;
   bool all_ended() const { return roster_ && roster_->all_ended(); }
+  std::optional<int> common_exit_code() const { return roster_ ? roster_->common_exit_code() : std::nullopt; }
 
  private:
   using Clock = Roster::Clock;
@@ -325,6 +326,10 @@ void Coordinator::end(const std::string& reason) {
   for (int i = 0; i < 20 && !impl_->run([&] { return impl_->all_sent(); }); ++i) {
     std::this_thread::sleep_for(milliseconds(10));
   }
+}
+
+std::optional<int> Coordinator::common_exit_code() const {
+  return impl_->run([&] { return impl_->common_exit_code(); });
 }
 
 JobState Coordinator::state() const {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,8 @@ class Coordinator {
   void end(const std::string& reason);
 
   [[nodiscard]] JobState state() const;
+  // What all workers of the attempt have ended with; nothing while one has not ended, or when they differ.
+  [[nodiscard]] std::optional<int> common_exit_code() const;
   // Waits until every worker of the attempt has said farewell, at most `deadline_ms`.
   void wait_for_farewells(int deadline_ms);
 

@@ -206,4 +206,15 @@ bool Roster::all_ended() const {
          std::all_of(workers_.begin(), workers_.end(), [](const auto& entry) { return entry.second.ended; });
 }
 
+std::optional<int> Roster::common_exit_code() const {
+  if (workers_.empty() || !all_ended()) {
+    return {};
+  }
+  const int first = workers_.begin()->second.farewell.exit_code;
+  const bool same = std::all_of(workers_.begin(), workers_.end(), [first](const auto& entry) {
+    return entry.second.farewell.exit_code == first;
+  });
+  return same ? std::optional(first) : std::nullopt;
+}
+
 }  // namespace lockstep::control

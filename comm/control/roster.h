@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,8 @@ class Roster {
   [[nodiscard]] std::int64_t completed_step() const;
   // All workers have ended well.
   [[nodiscard]] bool all_ended() const;
+  // What all of them ended with; nothing while one has not ended, or when they differ.
+  [[nodiscard]] std::optional<int> common_exit_code() const;
 
  private:
   struct Worker {

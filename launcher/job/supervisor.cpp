@@ -374,7 +374,9 @@ Supervisor::Impl::End Supervisor::Impl::attempt(int number, const Placement& pla
   wait_for_cause(*child.exit_code(), end);
   progress_.reset();
   end.last_step = std::max(end.last_step, end.first_step);
-  end.exit_code = *child.exit_code();
+  // A starter that ends the ranks which are slower to go than others says so, and not what all of them ended with.
+  const std::optional<int> common = coordinator_->common_exit_code();
+  end.exit_code = common == 0 || common == kExitRequeue ? *common : *child.exit_code();
   if (end.exit_code != 0 && end.exit_code != kExitRequeue && end.cause.empty()) {
     noticed_ = Clock::now();
     end.again_is_useless = end.refused = end.exit_code == kExitUsage;

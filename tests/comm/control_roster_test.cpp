@@ -95,6 +95,16 @@ TEST_F(RosterTest, SaysNothingOfAWorkerThatEndedWell) {
   EXPECT_TRUE(roster_.all_ended());
 }
 
+TEST_F(RosterTest, KnowsWhatAllEndedWith) {
+  EXPECT_EQ(roster_.common_exit_code(), std::nullopt);
+  roster_.farewell(0, {.exit_code = 75, .message = "", .again_is_useless = false}, now_);
+  EXPECT_EQ(roster_.common_exit_code(), std::nullopt);
+  roster_.farewell(1, {.exit_code = 75, .message = "", .again_is_useless = false}, now_);
+  EXPECT_EQ(roster_.common_exit_code(), 75);
+  roster_.farewell(1, {.exit_code = 1, .message = "", .again_is_useless = false}, now_);
+  EXPECT_EQ(roster_.common_exit_code(), std::nullopt);
+}
+
 TEST_F(RosterTest, RepeatsWhatAFailedWorkerSaid) {
   roster_.farewell(1, {.exit_code = 1, .message = "data/00000.h5: gone", .again_is_useless = true}, now_);
   const std::vector<Trouble> found = pass(milliseconds(200), 1);
