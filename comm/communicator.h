@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -84,6 +85,12 @@ class Communicator {
   // waits for other ranks by other means. The only call that a rank may make alone.
   virtual void check_peers() {}
 
+  // Whether a rank that is lost can be replaced while the others keep what they have. Such ranks say when they start
+  // what they have: see trainer/rank_state.h.
+  [[nodiscard]] virtual bool replaces_ranks() const { return false; }
+  // After an Error: whether the job goes on, with those who make a new communicator with the same options.
+  [[nodiscard]] virtual bool may_rejoin() const { return false; }
+
   // For benchmarks: milliseconds that the all-reduce of the library below takes for `data`, on average over `repeats`
   // > 0 calls in a row. Its sums have the library's own order, so training never uses it. Collective and blocking,
   // without a deadline. 0 where there is no such library.
@@ -103,10 +110,13 @@ struct CommOptions {
   std::string backend = "auto";  // auto, self, mpi, nccl, server
   int ranks_per_node = 0;        // 0: as detected; otherwise consecutive ranks are taken in groups of this many
   int timeout_ms = 600'000;      // how long a rank may keep the others waiting in one call
+  int silence_ms = 0;  // of backend `server`: who says nothing for so long, worker or server, is lost; 0: no limit
   // Sums of GPU memory go along the tree; false: in NCCL's own order, which is the fastest, and reproducible for one
   // rank count. Sums of host memory keep the tree either way.
   bool elastic = true;
   std::string servers = {};  // of backend `server`: HOST:PORT of every parameter server, in the order of their parts
+  std::optional<int> rank =
+      {};  // of backend `server`: the one that this process had before, unless one is chosen by hand
 };
 
 // The communicator of host memory. Initialises MPI where the environment asks for it (see rank_environment.h). `auto`

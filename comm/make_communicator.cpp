@@ -20,8 +20,12 @@ std::unique_ptr<Communicator> connect_to_servers(const CommOptions& options, con
   if (environment.starter != Starter::kAlone) {
     session.rank = environment.rank;
     session.world = environment.world_size;
+    session.insists = true;
+  } else {
+    session.rank = options.rank;
   }
   session.timeout_ms = options.timeout_ms;
+  session.silence_ms = options.silence_ms;
   session.name = fmt::format("host {}, process {}", host_name(), ::getpid());
   return make_server_communicator(std::move(session), options.ranks_per_node);
 }

@@ -32,14 +32,13 @@ std::string text_of(const char* call, const BufferView& data) {
 
 class ServerCommunicator final : public Communicator {
  public:
-  ServerCommunicator(server::Session::Options options, int ranks_per_node)
-      : servers_(options.servers.size()), session_(std::move(options)) {
-    meet("start");
+  ServerCommunicator(std::shared_ptr<server::Session> session, std::size_t servers, int ranks_per_node)
+      : servers_(servers), session_(std::move(session)) {
     node_size_ = ranks_per_node > 0 ? size_of_group(ranks_per_node) : detected_node_size();
   }
 
-  [[nodiscard]] int rank() const override { return session_.rank(); }
-  [[nodiscard]] int world_size() const override { return session_.world(); }
+  [[nodiscard]] int rank() const override { return session_->rank(); }
+  [[nodiscard]] int world_size() const override { return session_->world(); }
   [[nodiscard]] int node_size() const override { return node_size_; }
   [[nodiscard]] std::string description() const override {
     return fmt::format("server: {} rank{}, sums by {} parameter server{}", world_size(), world_size() == 1 ? "" : "s",
@@ -50,12 +49,12 @@ class ServerCommunicator final : public Communicator {
 
   [[nodiscard]] Work all_reduce_sum(BufferView data) override {
     comm_detail::check_all_reduce(data);
-    return session_.sum(text_of("all_reduce_sum", data), data, {0, data.count});
+    return session_->sum(text_of("all_reduce_sum", data), data, {0, data.count});
   }
 
   [[nodiscard]] Work reduce_scatter_sum(BufferView data, std::span<const ElementRange> owned) override {
     comm_detail::check_reduce_scatter(data, owned, world_size());
-    return session_.sum(text_of("reduce_scatter_sum", data), data, owned[static_cast<std::size_t>(rank())]);
+    return session_->sum(text_of("reduce_scatter_sum", data), data, owned[static_cast<std::size_t>(rank())]);
   }
 
   [[nodiscard]] Work all_gather_ranges(BufferView data, std::span<const ElementRange> owned) override {
@@ -65,7 +64,7 @@ class ServerCommunicator final : public Communicator {
     for (const ElementRange& range : owned) {
       bytes.push_back({range.begin * element_bytes, range.end * element_bytes});
     }
-    return session_.gather(text_of("all_gather_ranges", data), {static_cast<std::byte*>(data.data), data.size_bytes()},
+    return session_->gather(text_of("all_gather_ranges", data), {static_cast<std::byte*>(data.data), data.size_bytes()},
                            std::move(bytes));
   }
 
@@ -73,7 +72,7 @@ class ServerCommunicator final : public Communicator {
     comm_detail::check_broadcast(root, world_size());
     std::vector<ElementRange> owned(static_cast<std::size_t>(world_size()));
     owned[static_cast<std::size_t>(root)] = {0, bytes.size()};
-    session_.gather(fmt::format("broadcast of {} bytes", bytes.size()), bytes, std::move(owned)).wait();
+    session_->gather(fmt::format("broadcast of {} bytes", bytes.size()), bytes, std::move(owned)).wait();
   }
 
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override {
@@ -83,24 +82,26 @@ class ServerCommunicator final : public Communicator {
       owned.push_back({r * mine.size(), (r + 1) * mine.size()});
     }
     std::copy(mine.begin(), mine.end(), all.begin() + static_cast<std::ptrdiff_t>(mine.size()) * rank());
-    session_.gather(fmt::format("all_gather of {} bytes a rank", mine.size()), all, std::move(owned)).wait();
+    session_->gather(fmt::format("all_gather of {} bytes a rank", mine.size()), all, std::move(owned)).wait();
   }
 
   void barrier() override { meet("barrier"); }
 
-  void check_peers() override { session_.check(); }
+  void check_peers() override { session_->check(); }
+  [[nodiscard]] bool replaces_ranks() const override { return true; }
+  [[nodiscard]] bool may_rejoin() const override { return session_->may_rejoin(); }
   [[nodiscard]] double time_library_sum(std::span<float>, int) override { return 0; }
 
   void close() override {
     meet("close");
-    session_.close();
+    session_->close();
   }
 
  private:
   // A sum is not there before everybody has contributed.
   void meet(const char* name) {
     float nothing = 0;
-    session_.sum(name, view_of(std::span(&nothing, 1)), {0, 1}).wait();
+    session_->sum(name, view_of(std::span(&nothing, 1)), {0, 1}).wait();
   }
   [[nodiscard]] int size_of_group(int ranks_per_node) const {
     const int first = rank() / ranks_per_node * ranks_per_node;
@@ -113,14 +114,23 @@ class ServerCommunicator final : public Communicator {
   }
 
   const std::size_t servers_;
-  server::Session session_;
+  const std::shared_ptr<server::Session> session_;
   int node_size_ = 1;
 };
 
 }  // namespace
 
 std::unique_ptr<Communicator> make_server_communicator(server::Session::Options options, int ranks_per_node) {
-  return std::make_unique<ServerCommunicator>(std::move(options), ranks_per_node);
+  while (true) {
+    const auto session = std::make_shared<server::Session>(options);
+    try {
+      return std::make_unique<ServerCommunicator>(session, options.servers.size(), ranks_per_node);
+    } catch (const Error&) {
+      if (!session->may_rejoin()) {
+        throw;
+      }
+    }
+  }
 }
 
 }  // namespace lockstep

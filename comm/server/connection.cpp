@@ -45,9 +45,12 @@ void watch_over(Connection::Socket& socket) {
   (void)::setsockopt(handle, IPPROTO_TCP, TCP_USER_TIMEOUT, &kUnansweredMs, sizeof(kUnansweredMs));
 }
 
-// For async_read() and async_write(), which otherwise move 64 KiB in a system call.
-std::size_t all_at_once(const error_code& error, std::size_t /*moved*/) {
-  return error ? 0 : kHeaderBytes + kCodeBytes + kMaxPayloadBytes;
+// For async_read() and async_write(), which otherwise move 64 KiB in a system call. Notes when something moved.
+auto all_at_once(Connection::Clock::time_point& last_moved) {
+  return [&last_moved](const error_code& error, std::size_t moved) {
+    last_moved = moved > 0 ? Connection::Clock::now() : last_moved;
+    return error ? 0 : kHeaderBytes + kCodeBytes + kMaxPayloadBytes;
+  };
 }
 
 void check(const error_code& error) {
@@ -108,10 +111,9 @@ Connection::Awaitable<void> Connection::read_payload(FrameHeader header, std::sp
   assert(payload.size() == header.payload_bytes);
   const auto self = shared_from_this();
   error_code error;
-  co_await asio::async_read(socket_, asio::buffer(payload.data(), payload.size()), all_at_once,
+  co_await asio::async_read(socket_, asio::buffer(payload.data(), payload.size()), all_at_once(last_received_),
                             asio::redirect_error(asio::use_awaitable, error));
   check(error);
-  last_received_ = Clock::now();
   if (payload_hash_of(payload) != header.payload_hash) {
     fail(ErrorCode::kCorrupt, "server: the payload of frame {} is damaged", header.sequence);
   }
@@ -161,14 +163,14 @@ Connection::Awaitable<void> Connection::write_queued() {
     const std::array<asio::const_buffer, 3> buffers = {asio::buffer(header), asio::buffer(code.data(), kCodeBytes),
                                                        asio::buffer(frame.payload.data(), frame.payload.size())};
     error_code error;
-    co_await asio::async_write(socket_, buffers, all_at_once, asio::redirect_error(asio::use_awaitable, error));
+    co_await asio::async_write(socket_, buffers, all_at_once(last_sent_),
+                               asio::redirect_error(asio::use_awaitable, error));
     if (error) {
       // The other side may have said why it ended the connection: that is still to be read.
       cannot_write_ = true;
       queue_.clear();
       break;
     }
-    last_sent_ = Clock::now();
     if (frame.sent) {
       frame.sent();
     }

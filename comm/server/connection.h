@@ -64,7 +64,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Awaitable<void> flush(std::chrono::milliseconds deadline);
   // Afterwards no memory of a caller is read or written any more.
   void close();
-  // Of the last header or payload that came, and the last frame that went.
+  // When bytes last came, and last went.
   [[nodiscard]] Clock::time_point last_received() const { return last_received_; }
   [[nodiscard]] Clock::time_point last_sent() const { return last_sent_; }
 

@@ -24,6 +24,7 @@ struct Outcome {
   std::exception_ptr error;   // ended the session
   std::size_t in_flight = 0;  // operations
   bool is_closed = false;     // in order
+  bool job_goes_on = false;   // after the error
 };
 
 class Operation final : public Work::State {

@@ -14,7 +14,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "frames are little-endian, and written as they lie");
 
 constexpr std::array<char, 4> kMagic = {'L', 'S', 'P', 'S'};
-constexpr std::uint8_t kVersion = 1;
+constexpr std::uint8_t kVersion = 2;
 constexpr std::size_t kMaxNameBytes = 256;
 constexpr std::size_t kMaxMessageBytes = 2048;
 
@@ -111,7 +111,8 @@ void check_fields(const FrameHeader& header) {
     expect(header.payload_bytes <= kMaxTextPayloadBytes, "of type {} with {} bytes, expected at most {}", type,
            header.payload_bytes, kMaxTextPayloadBytes);
   }
-  const bool is_empty = header.type == FrameType::kTake || header.type == FrameType::kBye;
+  const bool is_empty =
+      header.type == FrameType::kTake || header.type == FrameType::kBye || header.type == FrameType::kAlive;
   expect(!is_empty || header.payload_bytes == 0, "of type {} with {} bytes, expected none", type, header.payload_bytes);
   expect(header.payload_bytes > 0 || header.payload_hash == 0, "without a payload but with a hash of it");
   if (header.type == FrameType::kPush) {
@@ -156,8 +157,8 @@ FrameHeader decode(std::span<const std::byte, kHeaderBytes> bytes) {
   const auto version = reader.get<std::uint8_t>();
   expect(version == kVersion, "of version {}, expected {}", version, kVersion);
   const auto type = reader.get<std::uint8_t>();
-  expect(type >= 1 && type <= static_cast<std::uint8_t>(FrameType::kBye), "of type {}, expected 1 to {}", type,
-         static_cast<int>(FrameType::kBye));
+  expect(type >= 1 && type <= static_cast<std::uint8_t>(FrameType::kRegroup), "of type {}, expected 1 to {}", type,
+         static_cast<int>(FrameType::kRegroup));
   const auto dtype = reader.get<std::uint8_t>();
   expect(dtype < kDTypes.size(), "with elements of type {}, expected 0 to {}", dtype, kDTypes.size() - 1);
   const auto reserved = reader.get<std::uint8_t>();
@@ -185,7 +186,8 @@ std::uint64_t payload_hash_of(std::span<const std::byte> payload) { return paylo
 
 std::vector<std::byte> encode(const Hello& hello) {
   return payload_of(std::string_view(hello.name).substr(0, kMaxNameBytes), hello.rank, hello.world, hello.part,
-                    hello.parts, hello.timeout_ms);
+                    hello.parts, hello.timeout_ms, hello.silence_ms, hello.group, hello.process,
+                    std::uint8_t{hello.insists});
 }
 
 Hello decode_hello(std::span<const std::byte> payload) {
@@ -196,17 +198,27 @@ Hello decode_hello(std::span<const std::byte> payload) {
   hello.part = reader.get<std::uint32_t>();
   hello.parts = reader.get<std::uint32_t>();
   hello.timeout_ms = reader.get<std::uint32_t>();
+  hello.silence_ms = reader.get<std::uint32_t>();
+  hello.group = reader.get<std::uint64_t>();
+  hello.process = reader.get<std::uint64_t>();
+  const auto insists = reader.get<std::uint8_t>();
+  hello.insists = insists == 1;
   hello.name = reader.rest(kMaxNameBytes);
+  expect(insists <= 1 && (!hello.insists || hello.rank != kNoRank), "of a hello that insists ({}) on rank {}", insists,
+         hello.rank);
   return hello;
 }
 
-std::vector<std::byte> encode(const Welcome& welcome) { return payload_of("", welcome.rank, welcome.world); }
+std::vector<std::byte> encode(const Welcome& welcome) {
+  return payload_of("", welcome.rank, welcome.world, welcome.group);
+}
 
 Welcome decode_welcome(std::span<const std::byte> payload) {
   Reader reader(payload, "a welcome");
   Welcome welcome;
   welcome.rank = reader.get<std::uint32_t>();
   welcome.world = reader.get<std::uint32_t>();
+  welcome.group = reader.get<std::uint64_t>();
   reader.expect_end();
   if (welcome.rank >= welcome.world || welcome.world > kMaxWorkers) {
     fail(ErrorCode::kCorrupt, "server: a welcome as rank {} of {}", welcome.rank, welcome.world);

@@ -33,6 +33,8 @@ enum class FrameType : std::uint8_t {
   kWho,        // worker: I have waited too long in this call
   kFail,       // both: the job is over, because
   kBye,        // both: the orderly end
+  kAlive,      // both: I am here, and have nothing to say
+  kRegroup,    // both: this group is over, because; the job goes on with those who come (again)
 };
 
 // Every frame's first 80 bytes, less what is constant. Fields that a type does not use are 0 (kU8 for `dtype`).
@@ -64,6 +66,10 @@ struct Hello {
   std::uint32_t part = 0;        // the server is expected to hold part `part` of `parts`
   std::uint32_t parts = 1;
   std::uint32_t timeout_ms = 0;  // how long this worker may be kept waiting
+  std::uint32_t silence_ms = 0;  // who says nothing for so long is lost; 0: no limit
+  std::uint64_t group = 0;       // the one that server 0 took this worker into; 0 to server 0
+  std::uint64_t process = 0;     // the same whenever this process comes, and no other's
+  bool insists = false;          // on `rank`, which was chosen by hand; otherwise it is the rank it had before
   std::string name;              // "host node07, process 4711"; at most 256 bytes
 
   friend bool operator==(const Hello&, const Hello&) = default;
@@ -74,6 +80,7 @@ struct Hello {
 struct Welcome {
   std::uint32_t rank = 0;
   std::uint32_t world = 1;
+  std::uint64_t group = 0;
 
   friend bool operator==(const Welcome&, const Welcome&) = default;
 };

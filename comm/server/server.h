@@ -1,11 +1,12 @@
 // A parameter server: sums the buffers of workers that have only TCP between them (docs/server-protocol.md).
 //
-// It waits for a fixed number of workers, each with a rank. A worker cuts a buffer among the servers and its part into
-// pieces; a server adds the workers' versions of a piece along the tree of docs/determinism.md as they arrive, and
-// sends the sum back while further pieces come in. It also passes bytes on from one worker to the others. A worker that
-// sends faster than the others can follow is not read from until they have caught up.
+// Workers come and wait. When as many are there as the job has, they become a group (group.h), with a rank each, and
+// train. A worker that sends faster than the others can follow is not read from until they have caught up.
 //
-// When a worker is lost, or one waits too long for another, every worker is told who, and the job is over.
+// When a worker is lost, or keeps the others waiting for too long, the group is over, and everybody is told who it was.
+// The workers come again, with the weights that they have, and the next group begins when all are there: the lost one,
+// or another in its place. When nobody comes for too long, fewer may go on, or the job ends. Of several servers the
+// first, part 0, decides which workers make up a group; the others follow.
 #pragma once
 
 #include <chrono>
@@ -27,9 +28,16 @@ class Server {
     std::string listen = "127.0.0.1";  // a numeric address of this machine; 0.0.0.0: all of them
     std::uint16_t port = 0;            // 0: any that is free
     int workers = 1;
+    // The fewest that may train without the others: the largest power of two that is there, not below this. Those that
+    // come later are taken in between two steps. 0: all of `workers`.
+    int min_workers = 0;
+    // How long lost workers are waited for; 0: the job ends with the first that is lost.
+    std::chrono::milliseconds wait{0};
     // Part `part` of `parts` of every buffer is this server's: what workers expect it to be.
     int part = 0;
     int parts = 1;
+    // How often slow workers are named.
+    std::chrono::milliseconds slow_period{30'000};
     // Lines for people. Called from the server's thread.
     std::function<void(LogLevel, const std::string&)> say = {};
   };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <future>
 #include <map>
 #include <thread>
@@ -30,6 +31,10 @@ constexpr int kMostBrokenHandshakes = 5;
 constexpr milliseconds kAnswerDeadline{3'000};
 // How long the last frames may take on their way.
 constexpr milliseconds kFarewell{500};
+// How often one side lets the other hear from it in the time in which silence means that it is lost.
+constexpr int kSignsInSilence = 5;
+// A server answers for workers that do not come; it gets this much longer.
+constexpr milliseconds kLastResort{10'000};
 
 std::string text_of(const ServerAddress& address) { return address.host + ":" + address.port; }
 
@@ -41,6 +46,11 @@ ElementRange part_of(std::uint64_t count, std::size_t part, std::size_t parts) {
 
 // What a server says to a worker that it does not take: to try again is of no use.
 class Refusal : public Error {
+ public:
+  using Error::Error;
+};
+// A group that is over before this worker was in it.
+class Lost : public Error {
  public:
   using Error::Error;
 };
@@ -58,6 +68,16 @@ ServerAddress parse_address(const std::string& text) {
 }
 
 }  // namespace
+
+std::uint64_t own_process() {
+  static const std::uint64_t own = [] {
+    const control::Digest random = control::random_challenge();
+    std::uint64_t number = 0;
+    std::memcpy(&number, random.data(), sizeof(number));
+    return number;
+  }();
+  return own;
+}
 
 std::vector<ServerAddress> parse_addresses(const std::string& text) {
   require(!text.empty(), "comm.servers is empty; comm.backend: server needs HOST:PORT of each `lockstep serve`");
@@ -89,6 +109,7 @@ class Session::Impl {
   Work sum(std::string name, BufferView data, ElementRange wanted);
   Work gather(std::string name, std::span<std::byte> bytes, std::vector<ElementRange> owned);
   void check() const;
+  [[nodiscard]] bool may_rejoin() const;
   void close();
   void leave();
 
@@ -101,15 +122,20 @@ class Session::Impl {
   using Queue = void (Impl::*)(const std::shared_ptr<Operation>&);
   Work start(const std::shared_ptr<Operation>& operation, Queue queue);
 
-  Awaitable<void> connect_all();
-  Awaitable<std::shared_ptr<Connection>> connect(std::size_t server, Clock::time_point deadline);
+  Awaitable<void> join_group();
+  Awaitable<void> connect_all(Clock::time_point deadline);
+  void disconnect();
+  Awaitable<void> connect(std::size_t server, Clock::time_point deadline);
   Awaitable<std::string> reach(std::size_t server, tcp::socket& socket);
-  Awaitable<void> introduce(std::size_t server, std::shared_ptr<Connection> connection);
-  Awaitable<void> receive(std::size_t server);
+  Awaitable<void> introduce(std::size_t server, Clock::time_point deadline);
+  Awaitable<void> receive(std::size_t server, std::shared_ptr<Connection> connection);
   Awaitable<void> receive_data(std::size_t server, FrameHeader header);
   Awaitable<void> watch();
+  void watch_servers(Clock::time_point now);
+  void watch_calls(Clock::time_point now);
   Awaitable<void> say_bye();
-  Awaitable<void> end_session(Error error);
+  enum class Job { kOver, kGoesOn };
+  Awaitable<void> end_session(Error error, Job job);
   Awaitable<void> end_early();
   void queue_sum(const std::shared_ptr<Operation>& operation);
   void queue_gather(const std::shared_ptr<Operation>& operation);
@@ -117,8 +143,8 @@ class Session::Impl {
                     ElementRange range);
   void finish_if_done(const std::shared_ptr<Operation>& operation);
   void ask_who(const Operation& operation, Clock::duration waited);
-  // Ends the session, once.
-  void fail_session(const Error& error);
+  // Ends the session, once; before it has begun, only this attempt to join a group.
+  void fail_session(const Error& error, Job job);
 
   const Options options_;
   const std::shared_ptr<Outcome> outcome_ = std::make_shared<Outcome>();
@@ -127,13 +153,21 @@ class Session::Impl {
   asio::executor_work_guard<asio::io_context::executor_type> stay_ = asio::make_work_guard(io_);
   std::vector<std::shared_ptr<Connection>> connections_;  // one a server
   std::vector<bool> has_said_bye_;
+  std::vector<bool> greets_;  // by server: a sign of life is on its way
+  std::optional<Lost> lost_;  // the group, on the way into it
+  bool is_in_ = false;        // a group, with all servers
   asio::steady_timer bye_came_{io_};
   std::map<std::uint64_t, std::shared_ptr<Operation>> operations_;  // by call
+  Clock::time_point data_came_ = Clock::now();                      // signs of life are no data
+  Clock::time_point data_went_ = Clock::now();
+  Clock::time_point watched_ = Clock::now();
+  Clock::time_point heard_from_ = Clock::now();  // silence counts from here on
   std::optional<Clock::time_point> asked_who_;
   bool failing_ = false;         // or closed: no call begins any more
   std::exception_ptr ended_by_;  // once the connections are closed
   std::uint32_t rank_ = 0;
   std::uint32_t world_ = 0;
+  std::uint64_t group_ = 0;
   std::thread thread_;
 };
 
@@ -143,7 +177,7 @@ Session::Impl::Impl(Options options)
       world_(static_cast<std::uint32_t>(options_.world)) {
   thread_ = std::thread([this] { io_.run(); });
   try {
-    wait_for(connect_all());
+    wait_for(join_group());
   } catch (...) {
     io_.stop();
     thread_.join();
@@ -165,20 +199,51 @@ void Session::Impl::wait_for(Awaitable<void> run) {
 
 // Connecting.
 
-asio::awaitable<void> Session::Impl::connect_all() {
+asio::awaitable<void> Session::Impl::join_group() {
   const auto deadline = Clock::now() + milliseconds(options_.timeout_ms);
-  // The first tells the rank that the others are told.
-  for (std::size_t server = 0; server < options_.servers.size(); ++server) {
-    connections_.push_back(co_await connect(server, deadline));
-    has_said_bye_.push_back(false);
-  }
-  for (std::size_t server = 0; server < options_.servers.size(); ++server) {
-    asio::co_spawn(io_, receive(server), asio::detached);
-  }
   asio::co_spawn(io_, watch(), asio::detached);
+  while (true) {
+    try {
+      co_await connect_all(deadline);
+      is_in_ = true;
+      co_return;
+    } catch (const Lost& lost) {
+      if (Clock::now() >= deadline) {
+        throw Error(lost.code(), lost.what());
+      }
+    }
+    disconnect();
+    asio::steady_timer pause(io_, kPauseBetweenTries);
+    co_await pause.async_wait(asio::use_awaitable);
+  }
 }
 
-asio::awaitable<std::shared_ptr<Connection>> Session::Impl::connect(std::size_t server, Clock::time_point deadline) {
+void Session::Impl::disconnect() {
+  for (const std::shared_ptr<Connection>& connection : connections_) {
+    connection->close();
+  }
+  connections_.clear();
+  lost_.reset();
+  rank_ = options_.rank ? static_cast<std::uint32_t>(*options_.rank) : kNoRank;
+  world_ = static_cast<std::uint32_t>(options_.world);
+  group_ = 0;
+}
+
+asio::awaitable<void> Session::Impl::connect_all(Clock::time_point deadline) {
+  const std::size_t servers = options_.servers.size();
+  has_said_bye_.assign(servers, false);
+  greets_.assign(servers, false);
+  // The first tells the rank and the group that the others are told.
+  for (std::size_t server = 0; server < servers; ++server) {
+    co_await connect(server, deadline);
+    asio::co_spawn(io_, receive(server, connections_[server]), asio::detached);
+    if (lost_) {
+      throw Lost(*lost_);
+    }
+  }
+}
+
+asio::awaitable<void> Session::Impl::connect(std::size_t server, Clock::time_point deadline) {
   const std::string where = text_of(options_.servers[server]);
   int broken_handshakes = 0;
   asio::steady_timer pause(io_);
@@ -188,16 +253,21 @@ asio::awaitable<std::shared_ptr<Connection>> Session::Impl::connect(std::size_t 
       tcp::socket socket(io_);
       problem = co_await reach(server, socket);
       if (problem.empty()) {
-        const std::shared_ptr<Connection> connection = co_await Connection::greet(socket, options_.token);
-        co_await introduce(server, connection);
-        co_return connection;
+        connections_.push_back(co_await Connection::greet(socket, options_.token));
+        co_await introduce(server, deadline);
+        co_return;
       }
     } catch (const Refusal&) {
+      throw;
+    } catch (const Lost&) {
       throw;
     } catch (const Error& error) {
       require(error.code() != ErrorCode::kUsage, "{} ({})", error.what(), where);
       problem = error.what();
       broken_handshakes += error.code() == ErrorCode::kPeerLost ? 1 : 0;
+    }
+    if (lost_) {
+      throw Lost(*lost_);
     }
     require(broken_handshakes < kMostBrokenHandshakes,
             "server: {} ends each connection in the handshake; is its token the one of this worker?", where);
@@ -228,35 +298,56 @@ asio::awaitable<std::string> Session::Impl::reach(std::size_t server, tcp::socke
   co_return error ? error.message() : "";
 }
 
-asio::awaitable<void> Session::Impl::introduce(std::size_t server, std::shared_ptr<Connection> connection) {
-  asio::steady_timer deadline(io_, control::kHandshakeDeadline);
-  deadline.async_wait([connection](const error_code& cancelled) {
-    if (!cancelled) {
-      connection->close();
-    }
-  });
+// Says who this worker is, and waits until a group is complete.
+asio::awaitable<void> Session::Impl::introduce(std::size_t server, Clock::time_point deadline) {
+  const std::shared_ptr<Connection> connection = connections_[server];
   Hello hello;
   hello.rank = rank_;
   hello.world = world_;
   hello.part = static_cast<std::uint32_t>(server);
   hello.parts = static_cast<std::uint32_t>(options_.servers.size());
   hello.timeout_ms = static_cast<std::uint32_t>(options_.timeout_ms);
+  hello.silence_ms = static_cast<std::uint32_t>(options_.silence_ms);
+  hello.group = group_;
+  hello.process = options_.process;
+  hello.insists = options_.insists && server == 0;
   hello.name = options_.name;
-  FrameHeader header{.type = FrameType::kHello};
-  connection->send(header, encode(hello));
-  header = co_await connection->read_header();
-  const std::vector<std::byte> payload = co_await connection->read_small_payload(header);
-  if (header.type == FrameType::kFail) {
+  connection->send(FrameHeader{.type = FrameType::kHello}, encode(hello));
+
+  const auto latest = std::max(deadline, Clock::now() + milliseconds(options_.timeout_ms)) + kLastResort;
+  asio::steady_timer last_resort(io_, latest);
+  last_resort.async_wait([connection](const error_code& cancelled) {
+    if (!cancelled) {
+      connection->close();
+    }
+  });
+  const std::string where = text_of(options_.servers[server]);
+  FrameHeader header;
+  std::vector<std::byte> payload;
+  try {
+    do {
+      header = co_await connection->read_header();
+      payload = co_await connection->read_small_payload(header);
+    } while (header.type == FrameType::kAlive);
+  } catch (const Error& error) {
+    throw Lost(error.code(), fmt::format("{} ({})", error.what(), where));
+  }
+  if (header.type == FrameType::kFail || header.type == FrameType::kRegroup) {
     const Error error = decode_error(payload);
-    throw Refusal(error.code(), fmt::format("{} ({})", error.what(), text_of(options_.servers[server])));
+    const std::string text = fmt::format("{} ({})", error.what(), where);
+    if (header.type == FrameType::kFail) {
+      throw Refusal(error.code(), text);
+    }
+    throw Lost(error.code(), text);
   }
   require(header.type == FrameType::kWelcome, "server: a frame of type {} where a welcome was expected",
           static_cast<int>(header.type));
   const Welcome welcome = decode_welcome(payload);
-  require((rank_ == kNoRank || rank_ == welcome.rank) && (world_ == 0 || world_ == welcome.world),
+  require(server == 0 || (rank_ == welcome.rank && world_ == welcome.world && group_ == welcome.group),
           "server: a welcome as rank {} of {} to rank {} of {}", welcome.rank, welcome.world, rank_, world_);
   rank_ = welcome.rank;
   world_ = welcome.world;
+  group_ = welcome.group;
 }
 
 // Calls.
@@ -356,6 +447,7 @@ void Session::Impl::queue_pieces(const std::shared_ptr<Operation>& operation, st
                                 .payload = {static_cast<const std::byte*>(from.data), from.size_bytes()},
                                 .owner = operation,
                                 .sent = [this, operation] {
+                                  data_went_ = Clock::now();
                                   --operation->unsent;
                                   finish_if_done(operation);
                                 }});
@@ -373,8 +465,8 @@ void Session::Impl::finish_if_done(const std::shared_ptr<Operation>& operation) 
 
 // What comes back.
 
-asio::awaitable<void> Session::Impl::receive(std::size_t server) {
-  const std::shared_ptr<Connection> connection = connections_[server];
+asio::awaitable<void> Session::Impl::receive(std::size_t server, std::shared_ptr<Connection> connection) {
+  const auto is_current = [&] { return server < connections_.size() && connections_[server] == connection; };
   try {
     while (true) {
       const FrameHeader header = co_await connection->read_header();
@@ -384,18 +476,21 @@ asio::awaitable<void> Session::Impl::receive(std::size_t server) {
       }
       const std::vector<std::byte> payload = co_await connection->read_small_payload(header);
       if (header.type == FrameType::kFail) {
-        fail_session(decode_error(payload));
+        fail_session(decode_error(payload), Job::kOver);
+      } else if (header.type == FrameType::kRegroup) {
+        fail_session(decode_error(payload), Job::kGoesOn);
       } else if (header.type == FrameType::kBye) {
         has_said_bye_[server] = true;
         bye_came_.cancel();
-      } else {
+      } else if (header.type != FrameType::kAlive) {
         fail(ErrorCode::kCorrupt, "a frame of type {}, which servers do not send", static_cast<int>(header.type));
       }
     }
   } catch (const Error& error) {
-    if (!has_said_bye_[server]) {
-      fail_session(Error(error.code(), fmt::format("the parameter server {} is lost: {}",
-                                                   text_of(options_.servers[server]), error.what())));
+    if (is_current() && !has_said_bye_[server]) {
+      const Error lost(error.code(), fmt::format("the parameter server {} is lost: {}",
+                                                 text_of(options_.servers[server]), error.what()));
+      fail_session(lost, error.code() == ErrorCode::kUsage ? Job::kOver : Job::kGoesOn);
     }
   }
 }
@@ -423,6 +518,7 @@ asio::awaitable<void> Session::Impl::receive_data(std::size_t server, FrameHeade
   }
   const BufferView to = operation->data.slice(range);
   co_await connections_[server]->read_payload(header, {static_cast<std::byte*>(to.data), to.size_bytes()});
+  data_came_ = Clock::now();
   operation->awaited_of_server[server] -= header.payload_bytes;
   if (!is_sum) {
     std::uint64_t& awaited = operation->awaited_of_rank[header.rank];
@@ -434,36 +530,66 @@ asio::awaitable<void> Session::Impl::receive_data(std::size_t server, FrameHeade
 // Deadlines.
 
 asio::awaitable<void> Session::Impl::watch() {
-  const milliseconds limit(options_.timeout_ms);
+  const milliseconds shorter(options_.silence_ms > 0 ? std::min(options_.silence_ms, options_.timeout_ms)
+                                                     : options_.timeout_ms);
+  const milliseconds period = std::clamp(shorter / 20, milliseconds(5), milliseconds(250));
   asio::steady_timer timer(io_);
   while (!failing_) {
-    timer.expires_after(std::clamp(limit / 20, milliseconds(5), milliseconds(250)));
+    timer.expires_after(period);
     co_await timer.async_wait(asio::use_awaitable);
+    const auto now = Clock::now();
+    if (options_.silence_ms > 0) {
+      watch_servers(now);
+    }
     if (operations_.empty()) {
       asked_who_.reset();
-      continue;
+    } else if (!failing_) {
+      watch_calls(now);
     }
-    const Operation& oldest = *operations_.begin()->second;
-    Clock::time_point received = oldest.begin;
-    Clock::time_point moved = oldest.begin;
-    for (const std::shared_ptr<Connection>& connection : connections_) {
-      received = std::max(received, connection->last_received());
-      moved = std::max({moved, received, connection->last_sent()});
+  }
+}
+
+// Lets the servers hear from this worker, and hears whether they are there.
+void Session::Impl::watch_servers(Clock::time_point now) {
+  const milliseconds silence(options_.silence_ms);
+  if (now - watched_ > silence / 4) {
+    heard_from_ = now;  // this thread stood still itself, and cannot tell who else did
+  }
+  watched_ = now;
+  for (std::size_t server = 0; server < connections_.size(); ++server) {
+    const std::shared_ptr<Connection>& connection = connections_[server];
+    const auto quiet = now - std::max(connection->last_received(), heard_from_);
+    if (quiet >= silence) {
+      fail_session(Error(ErrorCode::kTimeout,
+                         fmt::format("the parameter server {} has not answered for {:.1f} s",
+                                     text_of(options_.servers[server]), std::chrono::duration<double>(quiet).count())),
+                   Job::kGoesOn);
+      return;
     }
-    const auto now = Clock::now();
-    if (asked_who_ && received < *asked_who_) {
-      if (now - *asked_who_ >= kAnswerDeadline) {
-        fail_session(Error(ErrorCode::kTimeout,
-                           fmt::format("{}: nothing came from the parameter server for {:.1f} s", oldest.name,
-                                       std::chrono::duration<double>(now - received).count())));
-      }
-      continue;
+    if (now - connection->last_sent() >= silence / kSignsInSilence && !greets_[server]) {
+      greets_[server] = true;
+      connection->send({.header = {.type = FrameType::kAlive}, .sent = [this, server] { greets_[server] = false; }});
     }
-    asked_who_.reset();
-    if (now - moved >= limit) {
-      asked_who_ = now;
-      ask_who(oldest, now - moved);
+  }
+}
+
+void Session::Impl::watch_calls(Clock::time_point now) {
+  const Operation& oldest = *operations_.begin()->second;
+  const Clock::time_point received = std::max(oldest.begin, data_came_);
+  const Clock::time_point moved = std::max(received, data_went_);
+  if (asked_who_ && received < *asked_who_) {
+    if (now - *asked_who_ >= kAnswerDeadline) {
+      fail_session(
+          Error(ErrorCode::kTimeout, fmt::format("{}: nothing came from the parameter server for {:.1f} s", oldest.name,
+                                                 std::chrono::duration<double>(now - received).count())),
+          Job::kGoesOn);
     }
+    return;
+  }
+  asked_who_.reset();
+  if (now - moved >= milliseconds(options_.timeout_ms)) {
+    asked_who_ = now;
+    ask_who(oldest, now - moved);
   }
 }
 
@@ -485,17 +611,23 @@ void Session::Impl::ask_who(const Operation& operation, Clock::duration waited) 
 
 // Ends.
 
-void Session::Impl::fail_session(const Error& error) {
-  if (!failing_) {
+void Session::Impl::fail_session(const Error& error, Job job) {
+  if (!is_in_) {
+    lost_ = Lost(error.code(), error.what());
+    for (const std::shared_ptr<Connection>& connection : connections_) {
+      connection->close();
+    }
+  } else if (!failing_) {
     failing_ = true;
-    asio::co_spawn(io_, end_session(error), asio::detached);
+    asio::co_spawn(io_, end_session(error, job), asio::detached);
   }
 }
 
 // The servers are told, so that they do not take this worker's end for the cause.
-asio::awaitable<void> Session::Impl::end_session(Error error) {
+asio::awaitable<void> Session::Impl::end_session(Error error, Job job) {
+  const FrameType type = job == Job::kGoesOn ? FrameType::kRegroup : FrameType::kFail;
   for (const std::shared_ptr<Connection>& connection : connections_) {
-    connection->send_last({.type = FrameType::kFail}, encode(error));
+    connection->send_last({.type = type}, encode(error));
   }
   const auto deadline = Clock::now() + kFarewell;
   for (const std::shared_ptr<Connection>& connection : connections_) {
@@ -509,6 +641,7 @@ asio::awaitable<void> Session::Impl::end_session(Error error) {
   {
     const std::lock_guard lock(outcome_->mutex);
     outcome_->error = ended_by_;
+    outcome_->job_goes_on = job == Job::kGoesOn;
     outcome_->changed.notify_all();
   }
   for (const auto& [call, operation] : operations_) {
@@ -523,6 +656,11 @@ void Session::Impl::check() const {
   if (outcome_->error) {
     std::rethrow_exception(outcome_->error);
   }
+}
+
+bool Session::Impl::may_rejoin() const {
+  const std::lock_guard lock(outcome_->mutex);
+  return outcome_->error && outcome_->job_goes_on;
 }
 
 void Session::Impl::close() {
@@ -568,7 +706,7 @@ asio::awaitable<void> Session::Impl::end_early() {
     failing_ = true;
     const Error error(ErrorCode::kPeerLost,
                       fmt::format("rank {} ({}) left the job before its end", rank_, options_.name));
-    co_await end_session(error);
+    co_await end_session(error, Job::kOver);
   }
   while (!ended_by_) {
     asio::steady_timer pause(io_, milliseconds(5));
@@ -587,6 +725,7 @@ Work Session::gather(std::string name, std::span<std::byte> bytes, std::vector<E
   return impl_->gather(std::move(name), bytes, std::move(owned));
 }
 void Session::check() const { impl_->check(); }
+bool Session::may_rejoin() const { return impl_->may_rejoin(); }
 void Session::close() { impl_->close(); }
 
 }  // namespace lockstep::server

@@ -4,7 +4,8 @@
 // A call's frames are queued for all servers at once, and sent from the caller's memory; what comes back is read into
 // it. Several calls may be in flight. When nothing has moved for timeout_ms although a call waits, the servers are
 // asked who is to blame, and tell every worker. A failure ends the session: every call in flight and later fails with
-// the same error, once no more of the callers' memory is in use.
+// the same error, once no more of the callers' memory is in use. Where only the group of workers is over, because one
+// or a server was lost, a new session may go on in the next group: see may_rejoin().
 #pragma once
 
 #include <cstddef>
@@ -30,18 +31,25 @@ struct ServerAddress {
 // "node01:7070,node02:7070"; an IPv6 address in brackets. Throws Error(kUsage).
 [[nodiscard]] std::vector<ServerAddress> parse_addresses(const std::string& text);
 
+// A number that is this process's and no other's.
+[[nodiscard]] std::uint64_t own_process();
+
 class Session {
  public:
   struct Options {
     std::vector<ServerAddress> servers;  // in the order of their parts
     control::JobToken token = control::JobToken::random();
     std::optional<int> rank;  // nothing: one that the first server chooses
+    bool insists = false;     // on `rank`; otherwise it is the one that this process had before
     int world = 0;            // 0: as many as the servers wait for
     int timeout_ms = 600'000;
-    std::string name;  // "host node07, process 4711"
+    int silence_ms = 0;  // a server that says nothing for so long is lost, and so is this worker; 0: no limit
+    std::string name;    // "host node07, process 4711"
+    std::uint64_t process = own_process();
   };
-  // Connects to every server, again and again until it answers, for timeout_ms in all. Throws Error(kUsage) when a
-  // server refuses this worker, Error(kTimeout) when one does not answer.
+  // Connects to every server, again and again until it answers, for timeout_ms in all, and returns when all workers of
+  // a group are there. Throws Error(kUsage) when a server refuses this worker, Error(kTimeout) when one does not answer
+  // or another worker does not come.
   explicit Session(Options options);
   // Without close() the others are told that this worker left.
   ~Session();
@@ -58,6 +66,8 @@ class Session {
   [[nodiscard]] Work gather(std::string name, std::span<std::byte> bytes, std::vector<ElementRange> owned);
   // Throws the error that ended the session.
   void check() const;
+  // Whether the session has ended, and the job goes on.
+  [[nodiscard]] bool may_rejoin() const;
   // Collective, after a barrier. Waits until every server knows that this worker ends in order. Throws
   // Error(kPeerLost, kTimeout).
   void close();

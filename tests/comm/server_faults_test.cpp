@@ -22,6 +22,7 @@ namespace lockstep {
 namespace {
 
 using testing::AllOf;
+using testing::Contains;
 using testing::Each;
 using testing::HasSubstr;
 
@@ -218,8 +219,27 @@ TEST(ServerFaultsTest, WorkersThatDoNotBelongAreRefused) {
   EXPECT_THAT(refusal([](auto& options) { options.rank = 2; }), HasSubstr("rank 2, expected one below 2"));
   EXPECT_THAT(refusal([](auto& options) { options.servers.push_back(options.servers[0]); }),
               HasSubstr("takes this server for part 1/2, but it was started with --part 1/1"));
-  std::unique_ptr<server::Session> first = std::make_unique<server::Session>(job.options(0));
-  EXPECT_THAT(refusal([](auto& options) { options.rank = 0; }), HasSubstr("rank 0 (worker 0) is here already"));
+  // Two of the same rank: whichever comes second.
+  std::atomic<int> processes = 0;
+  std::atomic<bool> is_refused = false;
+  const std::vector<std::string> errors = test::run_workers({0, 1, 0}, [&](int rank) {
+    server::Session::Options options = job.options(rank);
+    options.process = server::own_process() + static_cast<std::uint64_t>(++processes);
+    std::optional<server::Session> session;
+    try {
+      session.emplace(options);
+    } catch (const Error&) {
+      is_refused = true;
+      throw;
+    }
+    for (float seen = 0; seen == 0;) {
+      seen = is_refused ? 1 : 0;
+      session->sum("sum", view_of(std::span(&seen, 1)), {0, 1}).wait();
+    }
+    session->close();
+  });
+  EXPECT_EQ(std::count(errors.begin(), errors.end(), ""), 2);
+  EXPECT_THAT(errors, Contains(HasSubstr("rank 0 (worker 0) is here already, and worker 0 has the same rank")));
 }
 
 // Somebody between a worker and its server, who passes on what the worker sends after `change` has been at it, once.
@@ -285,7 +305,7 @@ class Meddler {
 };
 
 // The worker's part of the handshake, its hello, and its first push: one number.
-constexpr std::size_t kFirstPush = 64 + (96 + 20 + 8);
+constexpr std::size_t kFirstPush = 64 + (96 + 41 + 8);
 constexpr std::size_t kPushBytes = 96 + 4;
 
 TEST(ServerFaultsTest, WhatWasChangedOrRepeatedOnTheWayEndsTheJob) {
@@ -305,7 +325,7 @@ TEST(ServerFaultsTest, WhatWasChangedOrRepeatedOnTheWayEndsTheJob) {
       if (rank == 0) {
         options.servers[0].port = std::to_string(meddler.port());
       }
-      const auto comm = make_server_communicator(options, 0);
+      const auto comm = make_server_communicator(options, 1);
       for (int i = 0; i < 1000; ++i) {
         sum_once(*comm);
       }

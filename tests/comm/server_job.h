@@ -5,6 +5,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,29 +18,46 @@ namespace lockstep::test {
 
 class ServerJob {
  public:
-  explicit ServerJob(int workers, int servers = 1) {
+  explicit ServerJob(int workers, int servers = 1, server::Server::Options options = {})
+      : options_(std::move(options)) {
+    options_.workers = workers;
+    options_.parts = servers;
+    options_.say = [this](LogLevel, const std::string& text) {
+      const std::lock_guard lock(mutex_);
+      said_ += text + "\n";
+    };
     for (int part = 0; part < servers; ++part) {
-      server::Server::Options options;
-      options.token = token_;
-      options.workers = workers;
-      options.part = part;
-      options.parts = servers;
-      servers_.push_back(std::make_unique<server::Server>(options));
+      options_.part = part;
+      servers_.push_back(std::make_unique<server::Server>(options_));
+      ports_.push_back(servers_.back()->port());
     }
   }
 
   [[nodiscard]] server::Server& server(std::size_t i = 0) { return *servers_[i]; }
   void stop_server(std::size_t i) { servers_[i].reset(); }
+  // Another one in its place, which knows nothing of it.
+  void start_server(std::size_t i) {
+    options_.part = static_cast<int>(i);
+    options_.port = ports_[i];
+    servers_[i] = std::make_unique<server::Server>(options_);
+  }
+  // What the servers told people so far.
+  [[nodiscard]] std::string said() const {
+    const std::lock_guard lock(mutex_);
+    return said_;
+  }
 
   // Of worker `rank`; -1: any that is free.
   [[nodiscard]] server::Session::Options options(int rank, int timeout_ms = 20'000) const {
     server::Session::Options options;
-    for (const auto& server : servers_) {
-      options.servers.push_back({"127.0.0.1", std::to_string(server->port())});
+    for (const std::uint16_t port : ports_) {
+      options.servers.push_back({"127.0.0.1", std::to_string(port)});
     }
-    options.token = token_;
+    options.token = options_.token;
     if (rank >= 0) {
       options.rank = rank;
+      options.insists = true;
+      options.process = static_cast<std::uint64_t>(rank);
     }
     options.timeout_ms = timeout_ms;
     options.name = "worker " + std::to_string(rank);
@@ -52,7 +70,10 @@ class ServerJob {
   }
 
  private:
-  control::JobToken token_ = control::JobToken::random();
+  server::Server::Options options_;
+  mutable std::mutex mutex_;
+  std::string said_;  // under the mutex
+  std::vector<std::uint16_t> ports_;
   std::vector<std::unique_ptr<server::Server>> servers_;
 };
 

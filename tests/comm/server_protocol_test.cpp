@@ -75,9 +75,18 @@ TEST(ServerProtocolTest, WritesTheFrameOfTheSpecification) {
 }
 
 TEST(ServerProtocolTest, WritesTheOtherPayloadsAsSpecified) {
-  const Hello hello{.rank = 1, .world = 4, .part = 0, .parts = 2, .timeout_ms = 60'000, .name = "host a, process 7"};
+  const Hello hello{.rank = 1,
+                    .world = 4,
+                    .part = 0,
+                    .parts = 2,
+                    .timeout_ms = 60'000,
+                    .silence_ms = 5'000,
+                    .group = 0,
+                    .process = 77,
+                    .insists = true,
+                    .name = "host a, process 7"};
   EXPECT_EQ(hex_of(encode(hello)), golden()["hello"]);
-  EXPECT_EQ(hex_of(encode(Welcome{1, 4})), golden()["welcome"]);
+  EXPECT_EQ(hex_of(encode(Welcome{1, 4, 99})), golden()["welcome"]);
   EXPECT_EQ(hex_of(encode(Who{1500, "barrier"})), golden()["who"]);
   EXPECT_EQ(hex_of(encode(Error(ErrorCode::kPeerLost, "rank 1 is gone"))), golden()["fail"]);
 }
@@ -101,8 +110,8 @@ TEST(ServerProtocolTest, RefusesEveryTruncatedPayload) {
       EXPECT_THROW((void)read(std::span(payload).first(length)), Error) << length;
     }
   };
-  refuses(encode(Hello{.name = ""}), 20, [](auto bytes) { return decode_hello(bytes); });
-  refuses(encode(Welcome{0, 1}), 8, [](auto bytes) { return decode_welcome(bytes); });
+  refuses(encode(Hello{.name = ""}), 41, [](auto bytes) { return decode_hello(bytes); });
+  refuses(encode(Welcome{0, 1}), 16, [](auto bytes) { return decode_welcome(bytes); });
   refuses(encode(Who{}), 4, [](auto bytes) { return decode_who(bytes); });
   refuses(encode(Error(ErrorCode::kUsage, "")), 1, [](auto bytes) { return decode_error(bytes); });
 }
@@ -110,8 +119,13 @@ TEST(ServerProtocolTest, RefusesEveryTruncatedPayload) {
 TEST(ServerProtocolTest, RefusesPayloadsThatSayTooMuch) {
   EXPECT_THROW((void)decode_welcome(encode(Welcome{4, 4})), Error);
   EXPECT_THROW((void)decode_welcome(encode(Welcome{0, kMaxWorkers + 1})), Error);
-  EXPECT_THROW((void)decode_welcome(std::vector<std::byte>(9)), Error);
-  EXPECT_THROW((void)decode_hello(std::vector<std::byte>(20 + 257)), Error);
+  EXPECT_THROW((void)decode_welcome(std::vector<std::byte>(17)), Error);
+  EXPECT_THROW((void)decode_hello(std::vector<std::byte>(41 + 257)), Error);
+  std::vector<std::byte> insists = encode(Hello{.rank = 1, .insists = true, .name = ""});
+  EXPECT_EQ(decode_hello(insists).insists, true);
+  insists[40] = std::byte{2};
+  EXPECT_THROW((void)decode_hello(insists), Error);
+  EXPECT_THROW((void)decode_hello(encode(Hello{.insists = true, .name = ""})), Error);
   EXPECT_THROW((void)decode_who(std::vector<std::byte>(4 + 257)), Error);
   EXPECT_THROW((void)decode_error(std::vector<std::byte>(1 + 2049)), Error);
   EXPECT_THROW((void)decode_error(std::vector<std::byte>{std::byte{4}}), Error);

@@ -15,7 +15,7 @@ KEY = bytes(range(32))
 
 def frame(kind, dtype, sequence, call, rank, count, begin, end, wanted, payload, role):
     header = b"LSPS" + struct.pack(
-        "<BBBBQQIIQQQQQQ", 1, kind, dtype, 0, sequence, call, rank, len(payload), count, begin, end, *wanted,
+        "<BBBBQQIIQQQQQQ", 2, kind, dtype, 0, sequence, call, rank, len(payload), count, begin, end, *wanted,
         xxhash.xxh3_128_intdigest(payload) & (2**64 - 1))
     assert len(header) == 80
     return header + hmac.new(KEY, role + header, hashlib.sha256).digest()[:16] + payload
@@ -23,8 +23,8 @@ def frame(kind, dtype, sequence, call, rank, count, begin, end, wanted, payload,
 
 FRAMES = {
     "push": frame(3, 1, 3, 7, 1, 6, 2, 4, (2, 4), struct.pack("<2f", 1.0, -2.5), b"worker"),
-    "hello": struct.pack("<5I", 1, 4, 0, 2, 60000) + b"host a, process 7",
-    "welcome": struct.pack("<2I", 1, 4),
+    "hello": struct.pack("<6IQQB", 1, 4, 0, 2, 60000, 5000, 0, 77, 1) + b"host a, process 7",
+    "welcome": struct.pack("<2IQ", 1, 4, 99),
     "who": struct.pack("<I", 1500) + b"barrier",
     "fail": struct.pack("<B", 2) + b"rank 1 is gone",
 }
