@@ -28,6 +28,9 @@ std::uintmax_t bytes_to_keep(const std::filesystem::path& path, const MetricsWri
         line["step"].get<std::int64_t>() > wanted.last_step) {
       break;
     }
+    if (!wanted.last_lines.empty() && line["step"].get<std::int64_t>() == wanted.last_step) {
+      break;
+    }
     if (!wanted.with_evaluation && line["step"].get<std::int64_t>() == wanted.last_step &&
         line.contains("valid_loss")) {
       break;
@@ -51,33 +54,39 @@ std::string keys_of(const std::optional<PreferenceMetrics>& preference) {
 
 }  // namespace
 
+std::string line_of(const StepMetrics& m) {
+  return fmt::format(
+             R"({{"step": {}, "loss": {}, "lr": {}, "grad_norm": {}, "tokens": {}, "tokens_per_s": {}, "step_ms": {}, "data_ms": {}, )"
+             R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}{}}})",
+             m.step, number(m.loss), number(m.lr), number(m.grad_norm), m.tokens, number(m.tokens_per_s),
+             number(m.step_ms), number(m.data_ms), number(m.comm_ms), number(m.comm_exposed_ms),
+             number(m.checkpoint_ms), number(m.mfu), m.world, keys_of(m.preference)) +
+         '\n';
+}
+
+std::string line_of(const EvaluationMetrics& m) {
+  const std::string of_tokens =
+      m.preference ? std::string()
+                   : fmt::format(R"(, "perplexity": {}, "accuracy": {})", number(m.perplexity), number(m.accuracy));
+  return fmt::format(R"({{"step": {}, "valid_loss": {}{}, "valid_tokens": {}{}}})", m.step, number(m.valid_loss),
+                     of_tokens, m.tokens, keys_of(m.preference)) +
+         '\n';
+}
+
 MetricsWriter::MetricsWriter(std::filesystem::path path, const Kept& kept) : file_(File::open_or_create(path)) {
   if (std::filesystem::is_regular_file(path)) {
     size_bytes_ = bytes_to_keep(path, kept);
     file_.truncate(size_bytes_);
   }
+  if (!kept.last_lines.empty()) {
+    file_.write(size_bytes_, std::as_bytes(std::span(kept.last_lines)));
+    size_bytes_ += kept.last_lines.size();
+  }
 }
 
-std::string MetricsWriter::write(const StepMetrics& m) {
-  return write_line(fmt::format(
-      R"({{"step": {}, "loss": {}, "lr": {}, "grad_norm": {}, "tokens": {}, "tokens_per_s": {}, "step_ms": {}, "data_ms": {}, )"
-      R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}{}}})",
-      m.step, number(m.loss), number(m.lr), number(m.grad_norm), m.tokens, number(m.tokens_per_s), number(m.step_ms),
-      number(m.data_ms), number(m.comm_ms), number(m.comm_exposed_ms), number(m.checkpoint_ms), number(m.mfu), m.world,
-      keys_of(m.preference)));
-}
-
-std::string MetricsWriter::write(const EvaluationMetrics& m) {
-  const std::string of_tokens =
-      m.preference ? std::string()
-                   : fmt::format(R"(, "perplexity": {}, "accuracy": {})", number(m.perplexity), number(m.accuracy));
-  return write_line(fmt::format(R"({{"step": {}, "valid_loss": {}{}, "valid_tokens": {}{}}})", m.step,
-                                number(m.valid_loss), of_tokens, m.tokens, keys_of(m.preference)));
-}
-
-std::string MetricsWriter::write_line(const std::string& line) {
+std::string MetricsWriter::write(const std::string& line) {
   if (waiting_.size() < kMostWaitingBytes) {
-    waiting_ += line + '\n';
+    waiting_ += line;
   }
   try {
     file_.write(size_bytes_, std::as_bytes(std::span(waiting_)));

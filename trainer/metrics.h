@@ -48,22 +48,25 @@ struct EvaluationMetrics {
   std::optional<PreferenceMetrics> preference = {};  // with it the two mean nothing, and are left out
 };
 
+// A line of the file, with its end.
+[[nodiscard]] std::string line_of(const StepMetrics& metrics);
+[[nodiscard]] std::string line_of(const EvaluationMetrics& metrics);
+
 class MetricsWriter {
  public:
   struct Kept {
     std::int64_t last_step = 0;
     bool with_evaluation = true;  // of last_step, where its line is the last one
+    std::string last_lines = {};  // unless empty, what stands in place of the lines of last_step
   };
   // Keeps these lines and drops the rest, so that nothing stands twice after a resume. Throws Error(kIo).
   MetricsWriter(std::filesystem::path path, const Kept& kept);
 
   // Writes the line and those that wait. Returns why they could not be written, empty when they were. Up to 16 MiB
   // wait; what comes then is forgotten.
-  [[nodiscard]] std::string write(const StepMetrics& metrics);
-  [[nodiscard]] std::string write(const EvaluationMetrics& metrics);
+  [[nodiscard]] std::string write(const std::string& line);
 
  private:
-  [[nodiscard]] std::string write_line(const std::string& line);
   File file_;
   std::uint64_t size_bytes_ = 0;  // of the file's whole lines
   std::string waiting_;

@@ -14,11 +14,11 @@ using nlohmann::json;
 
 // Throws unless the two configurations agree on one key.
 template <typename T>
-void require_same(const std::string& checkpoint, const char* key, const T& saved, const T& now) {
+void require_same(const std::string& source, const char* key, const T& saved, const T& now) {
   require(saved == now,
           "{} was made with {} = {}, the configuration says {}; give this run another run.name, or start over with "
           "--resume none",
-          checkpoint, key, saved, now);
+          source, key, saved, now);
 }
 
 }  // namespace
@@ -92,59 +92,59 @@ void clear_the_way(const std::filesystem::path& checkpoints, std::uint64_t step,
   }
 }
 
-Config continue_config(Config config, const Manifest& manifest, const std::string& checkpoint) {
-  const Config saved = parse_config(manifest.position.config_text, checkpoint + "/manifest.json");
+Config continue_config(Config config, const std::string& saved_text, const std::string& source) {
+  const Config saved = parse_config(saved_text, source);
   if (!config.model.from.empty()) {
     // The weights that the run began with are not needed again, and may be gone.
-    config.model = with_shape_of(config.model, architecture_of(saved.model), checkpoint);
+    config.model = with_shape_of(config.model, architecture_of(saved.model), source);
   }
   if (config.train.micro_batches == 0) {
     config.train.micro_batches = saved.train.micro_batches;
   }
   const int sequence = config.data.sequence != 0 ? config.data.sequence : config.model.context;
-  require_same(checkpoint, "model.family", name_of(saved.model.family), name_of(config.model.family));
-  require_same(checkpoint, "model.layers", saved.model.layers, config.model.layers);
-  require_same(checkpoint, "model.heads", saved.model.heads, config.model.heads);
-  require_same(checkpoint, "model.width", saved.model.width, config.model.width);
-  require_same(checkpoint, "model.dropout", saved.model.dropout, config.model.dropout);
-  require_same(checkpoint, "model.rope_theta", saved.model.rope_theta, config.model.rope_theta);
-  require_same(checkpoint, "model.rope_scaling", name_of(saved.model.rope_scaling), name_of(config.model.rope_scaling));
-  require_same(checkpoint, "model.rope_factor", saved.model.rope_factor, config.model.rope_factor);
-  require_same(checkpoint, "model.rope_low_freq_factor", saved.model.rope_low_freq_factor,
+  require_same(source, "model.family", name_of(saved.model.family), name_of(config.model.family));
+  require_same(source, "model.layers", saved.model.layers, config.model.layers);
+  require_same(source, "model.heads", saved.model.heads, config.model.heads);
+  require_same(source, "model.width", saved.model.width, config.model.width);
+  require_same(source, "model.dropout", saved.model.dropout, config.model.dropout);
+  require_same(source, "model.rope_theta", saved.model.rope_theta, config.model.rope_theta);
+  require_same(source, "model.rope_scaling", name_of(saved.model.rope_scaling), name_of(config.model.rope_scaling));
+  require_same(source, "model.rope_factor", saved.model.rope_factor, config.model.rope_factor);
+  require_same(source, "model.rope_low_freq_factor", saved.model.rope_low_freq_factor,
                config.model.rope_low_freq_factor);
-  require_same(checkpoint, "model.rope_high_freq_factor", saved.model.rope_high_freq_factor,
+  require_same(source, "model.rope_high_freq_factor", saved.model.rope_high_freq_factor,
                config.model.rope_high_freq_factor);
-  require_same(checkpoint, "model.rope_original_context", saved.model.rope_original_context,
+  require_same(source, "model.rope_original_context", saved.model.rope_original_context,
                config.model.rope_original_context);
-  require_same(checkpoint, "model.norm_eps", saved.model.norm_eps, config.model.norm_eps);
-  require_same(checkpoint, "tune.method", name_of(saved.tune.method), name_of(config.tune.method));
+  require_same(source, "model.norm_eps", saved.model.norm_eps, config.model.norm_eps);
+  require_same(source, "tune.method", name_of(saved.tune.method), name_of(config.tune.method));
   if (saved.tune.method == TuneMethod::kFreeze) {
-    require_same(checkpoint, "tune.blocks", saved.tune.blocks, config.tune.blocks);
+    require_same(source, "tune.blocks", saved.tune.blocks, config.tune.blocks);
   }
   if (saved.tune.method == TuneMethod::kLora) {
-    require_same(checkpoint, "tune.targets", saved.tune.targets, config.tune.targets);
-    require_same(checkpoint, "tune.rank", saved.tune.rank, config.tune.rank);
-    require_same(checkpoint, "the adapters' scale (tune.alpha, tune.rslora)", saved.tune.scale(), config.tune.scale());
-    require_same(checkpoint, "tune.dora", saved.tune.dora, config.tune.dora);
-    require_same(checkpoint, "tune.lora_plus", saved.tune.lora_plus, config.tune.lora_plus);
-    require_same(checkpoint, "tune.dropout", saved.tune.dropout, config.tune.dropout);
-    require_same(checkpoint, "tune.bias", name_of(saved.tune.bias), name_of(config.tune.bias));
+    require_same(source, "tune.targets", saved.tune.targets, config.tune.targets);
+    require_same(source, "tune.rank", saved.tune.rank, config.tune.rank);
+    require_same(source, "the adapters' scale (tune.alpha, tune.rslora)", saved.tune.scale(), config.tune.scale());
+    require_same(source, "tune.dora", saved.tune.dora, config.tune.dora);
+    require_same(source, "tune.lora_plus", saved.tune.lora_plus, config.tune.lora_plus);
+    require_same(source, "tune.dropout", saved.tune.dropout, config.tune.dropout);
+    require_same(source, "tune.bias", name_of(saved.tune.bias), name_of(config.tune.bias));
   }
-  require_same(checkpoint, "tune.also_train", saved.tune.also_train, config.tune.also_train);
-  require_same(checkpoint, "tune.quantize", name_of(saved.tune.quantize), name_of(config.tune.quantize));
-  require_same(checkpoint, "preference.loss", name_of(saved.preference.loss), name_of(config.preference.loss));
-  require_same(checkpoint, "preference.beta", saved.preference.beta, config.preference.beta);
-  require_same(checkpoint, "preference.label_smoothing", saved.preference.label_smoothing,
+  require_same(source, "tune.also_train", saved.tune.also_train, config.tune.also_train);
+  require_same(source, "tune.quantize", name_of(saved.tune.quantize), name_of(config.tune.quantize));
+  require_same(source, "preference.loss", name_of(saved.preference.loss), name_of(config.preference.loss));
+  require_same(source, "preference.beta", saved.preference.beta, config.preference.beta);
+  require_same(source, "preference.label_smoothing", saved.preference.label_smoothing,
                config.preference.label_smoothing);
-  require_same(checkpoint, "preference.sft", saved.preference.sft, config.preference.sft);
-  require_same(checkpoint, "run.seed", saved.run.seed, config.run.seed);
-  require_same(checkpoint, "data.sequence", saved.data.sequence, sequence);
-  require_same(checkpoint, "data.packing", saved.data.packing, config.data.packing);
-  require_same(checkpoint, "train.embedding_noise", saved.train.embedding_noise, config.train.embedding_noise);
-  require_same(checkpoint, "train.determinism", name_of(saved.train.determinism), name_of(config.train.determinism));
-  require_same(checkpoint, "train.micro_batches", saved.train.micro_batches, config.train.micro_batches);
-  require_same(checkpoint, "train.micro_batch_size", saved.train.micro_batch_size, config.train.micro_batch_size);
-  require_same(checkpoint, "train.precision", name_of(saved.train.precision), name_of(config.train.precision));
+  require_same(source, "preference.sft", saved.preference.sft, config.preference.sft);
+  require_same(source, "run.seed", saved.run.seed, config.run.seed);
+  require_same(source, "data.sequence", saved.data.sequence, sequence);
+  require_same(source, "data.packing", saved.data.packing, config.data.packing);
+  require_same(source, "train.embedding_noise", saved.train.embedding_noise, config.train.embedding_noise);
+  require_same(source, "train.determinism", name_of(saved.train.determinism), name_of(config.train.determinism));
+  require_same(source, "train.micro_batches", saved.train.micro_batches, config.train.micro_batches);
+  require_same(source, "train.micro_batch_size", saved.train.micro_batch_size, config.train.micro_batch_size);
+  require_same(source, "train.precision", name_of(saved.train.precision), name_of(config.train.precision));
   return config;
 }
 

@@ -42,10 +42,10 @@ struct RunProgress {
 // of later steps aside, which are not this run's future.
 void clear_the_way(const std::filesystem::path& checkpoints, std::uint64_t step, Log& log);
 
-// Takes over what the configuration left to be derived (micro_batches: auto) from the checkpoint's, and throws
-// Error(kUsage) when a key differs that decides what is trained or in which order: the run would silently become
-// another one.
-[[nodiscard]] Config continue_config(Config config, const Manifest& manifest, const std::string& checkpoint);
+// Takes over what the configuration left to be derived (micro_batches: auto) from the run's so far, `saved_text`, and
+// throws Error(kUsage) when a key differs that decides what is trained or in which order: the run would silently become
+// another one. `source` says where the saved configuration comes from.
+[[nodiscard]] Config continue_config(Config config, const std::string& saved_text, const std::string& source);
 // Throws Error(kUsage) when the run was trained on other data.
 void check_same_data(const RunProgress& progress, const DatasetInfo& info, const std::string& dataset);
 

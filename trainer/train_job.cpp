@@ -135,16 +135,18 @@ void check_lengths(const Config& config, const Data& data) {
   }
 }
 
-// Rank 0 decides, all ranks follow: empty for a fresh start.
-std::filesystem::path agree_on_checkpoint(const TrainRequest& request, RunLock& lock, Communicator& communicator,
-                                          Log& log) {
+// Rank 0 decides, all ranks follow: empty for a fresh start, and where ranks have the run's state in memory.
+std::filesystem::path agree_on_checkpoint(const TrainRequest& request, bool is_in_memory, RunLock& lock,
+                                          Communicator& communicator, Log& log) {
   std::string chosen;
   run_agreed(communicator, [&] {
     if (communicator.rank() != 0) {
       return;
     }
     lock.take(run_folder(request.config));
-    chosen = choose_checkpoint(checkpoints_folder(request.config), request.resume, log).string();
+    if (!is_in_memory) {
+      chosen = choose_checkpoint(checkpoints_folder(request.config), request.resume, log).string();
+    }
   });
   return communicator.broadcast_text(chosen, 0);
 }
@@ -180,15 +182,24 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
     }
   });
 
+  std::optional<RankState> unused;
+  const bool regroups = communicator.replaces_ranks() && request.state != nullptr;
+  std::optional<RankState>& state = regroups ? *request.state : unused;
+  if (regroups) {
+    agree_on_state(state, communicator);
+  }
   RunLock lock;
-  const std::filesystem::path checkpoint = agree_on_checkpoint(request, lock, communicator, log);
+  const std::filesystem::path checkpoint = agree_on_checkpoint(request, state.has_value(), lock, communicator, log);
   std::optional<CheckpointReader> reader;
   run_agreed(communicator, [&] {
     if (!checkpoint.empty()) {
       // Rank 0 has verified every byte when it chose.
       reader.emplace(checkpoint, CheckpointReader::Verify::kManifestOnly);
-      config = continue_config(config, reader->manifest(), checkpoint.string());
+      config = continue_config(config, reader->manifest().position.config_text, checkpoint.string());
       check_same_data(run_progress_from_json(reader->manifest().position.extra_json), data.info, config.data.train);
+    } else if (state) {
+      config = continue_config(config, state->config_text, "the run that the other workers have");
+      check_same_data(state->progress, data.info, config.data.train);
     } else {
       config = with_source_model(config, data);
     }
@@ -202,12 +213,21 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
       std::make_unique<TrainLoop>(TrainLoop::Setup{config, std::move(backend), data.info, data.valid_fingerprint,
                                                    data.tokenizer, request.stop_requested, request.save_requested},
                                   of_device ? *of_device : communicator, activity, log);
-  run_agreed(communicator, [&] { loop->load(reader ? &*reader : nullptr); });
-  run_agreed(communicator, [&] { loop->open(lock); });
-  if (request.opened && communicator.rank() == 0) {
-    request.opened(run_folder(config));
+  run_agreed(communicator, [&] { loop->load({reader ? &*reader : nullptr, state ? &*state : nullptr}); });
+  state.reset();
+  TrainEnd end = TrainEnd::kFinished;
+  try {
+    run_agreed(communicator, [&] { loop->open(lock); });
+    if (request.opened && communicator.rank() == 0) {
+      request.opened(run_folder(config));
+    }
+    end = loop->run();
+  } catch (...) {
+    if (regroups) {
+      state = loop->state();
+    }
+    throw;
   }
-  const TrainEnd end = loop->run();
   activity.enter(control::Phase::kEnding);
   if (of_device) {
     of_device->close();

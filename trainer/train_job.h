@@ -4,12 +4,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "base/log.h"
 #include "comm/communicator.h"
 #include "comm/control/activity.h"
 #include "trainer/config.h"
+#include "trainer/rank_state.h"
 
 namespace lockstep {
 
@@ -27,6 +29,9 @@ struct TrainRequest {
   control::Activity* activity = nullptr;
   // Called on rank 0 once the run's folder is there and belongs to this job. May be empty.
   std::function<void(const std::filesystem::path& run)> opened = {};
+  // Where the communicator replaces lost ranks: what this rank has of the run since a group before, and where to put
+  // what it has when train() throws. May be null.
+  std::optional<RankState>* state = nullptr;
 };
 
 enum class TrainEnd {

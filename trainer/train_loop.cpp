@@ -81,7 +81,51 @@ void TrainLoop::adopt(const CheckpointReader& checkpoint) {
   completed_ = static_cast<std::int64_t>(manifest.position.step);
   tokens_ = manifest.position.tokens;
   saved_ = completed_;
-  progress_ = run_progress_from_json(manifest.position.extra_json);
+  published_ = completed_;
+  adopt_progress(run_progress_from_json(manifest.position.extra_json));
+}
+
+void TrainLoop::adopt(const RankState& state) {
+  require(state.elements == train_step_.layout().total(), "train: the other workers' model has {} weights, expected {}",
+          state.elements, train_step_.layout().total());
+  train_step_.replica().fill([&](std::span<float> weights) { std::ranges::copy(state.weights(), weights.begin()); });
+  const Optimizer& optimizer = train_step_.optimizer();
+  const auto upload = [&](std::span<float> all, std::span<float> to) {
+    const std::span<float> from = all.subspan(optimizer.owned().begin, optimizer.owned().size());
+    backend_->copy(view_of(from), {to.data(), to.size(), DType::kF32, backend_->device()});
+  };
+  upload(state.exp_avg(), optimizer.exp_avg());
+  upload(state.exp_avg_sq(), optimizer.exp_avg_sq());
+  completed_ = state.completed;
+  tokens_ = state.tokens;
+  save_pending_ = state.save_pending;
+  last_lines_ = state.last_lines;
+  adopt_progress(state.progress);
+}
+
+std::optional<RankState> TrainLoop::state() const {
+  if (train_step_.is_sharded()) {
+    return {};
+  }
+  RankState state;
+  state.completed = completed_;
+  state.tokens = tokens_;
+  state.progress = progress_;
+  state.config_text = to_yaml(config_);
+  state.last_lines = report_ ? report_->last_lines() : last_lines_;
+  state.save_pending = save_pending_ || published_ < saved_ || (completed_ > 0 && save_due());
+  state.allocate(train_step_.layout().total());
+  const auto download = [&](std::span<float> from, std::span<float> to) {
+    backend_->copy({from.data(), from.size(), DType::kF32, backend_->device()}, view_of(to));
+  };
+  download(train_step_.replica().master(), state.weights());
+  download(train_step_.optimizer().exp_avg(), state.exp_avg());
+  download(train_step_.optimizer().exp_avg_sq(), state.exp_avg_sq());
+  return state;
+}
+
+void TrainLoop::adopt_progress(const RunProgress& progress) {
+  progress_ = progress;
   if (progress_.validation != validation_) {
     if (progress_.best_validation_loss && config_.evaluate.patience > 0) {
       log_.info("train: validation differs from before ({}, was {}); evaluate.patience counts anew", validation_,
@@ -93,11 +137,12 @@ void TrainLoop::adopt(const CheckpointReader& checkpoint) {
   }
 }
 
-void TrainLoop::load(const CheckpointReader* checkpoint) {
+void TrainLoop::load(const Start& start) {
   const ParameterLayout& layout = train_step_.layout();
   Replica& replica = train_step_.replica();
-  if (checkpoint != nullptr) {
-    adopt(*checkpoint);
+  const bool goes_on = start.checkpoint != nullptr || start.state != nullptr;
+  if (goes_on) {
+    start.checkpoint != nullptr ? adopt(*start.checkpoint) : adopt(*start.state);
     if (config_.tune.method != TuneMethod::kFull) {
       require(std::filesystem::is_directory(config_.model.from),
               "{} (model.from) is not there; a tuned run needs the model that it stands on", config_.model.from);
@@ -106,8 +151,12 @@ void TrainLoop::load(const CheckpointReader* checkpoint) {
               "{} (model.from) is not the model that this run was tuned on: its fingerprint is {}, expected {}",
               config_.model.from, base, progress_.base_fingerprint);
     }
-    log_.info("train: continuing {} from step {}, digest {}", checkpoint->path().string(), completed_,
-              checkpoint->manifest().digest.hex());
+    if (start.checkpoint != nullptr) {
+      log_.info("train: continuing {} from step {}, digest {}", start.checkpoint->path().string(), completed_,
+                start.checkpoint->manifest().digest.hex());
+    } else {
+      log_.info("train: going on after step {}, from memory", completed_);
+    }
   } else if (config_.tune.method != TuneMethod::kFull) {
     replica.fill([&](std::span<float> weights) {
       initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend_->pool(),
@@ -124,7 +173,7 @@ void TrainLoop::load(const CheckpointReader* checkpoint) {
     replica.initialize(config_.run.seed);
   }
   if (train_step_.reference() != nullptr) {
-    load_reference(checkpoint != nullptr);
+    load_reference(goes_on);
   }
   BatchLoaderOptions options = loader_options(config_, communicator_, static_cast<std::uint64_t>(completed_));
   options.trace = config_.data.trace;
@@ -166,6 +215,7 @@ void TrainLoop::open(RunLock& lock) {
           .rank = communicator_.rank(),
           .completed_steps = completed_,
           .evaluation_pending = progress_.evaluation_pending,
+          .last_lines = last_lines_,
           .peak_flop_per_s = peak_flop_per_s(*backend_, replica.working_dtype()) * communicator_.world_size(),
           .flop_per_token = training_flop_per_token(replica.model().architecture(), replica.model().parameters(),
                                                     config_.data.sequence)},
@@ -201,6 +251,9 @@ TrainEnd TrainLoop::run() {
     if (finished() && !stop_) {
       save();  // the last checkpoint shall know its validation loss
     }
+  }
+  if (save_pending_ && saved_ != completed_) {
+    save();
   }
   if (finished() && !stop_) {
     if (completed_ >= config_.train.steps) {
@@ -383,6 +436,7 @@ void TrainLoop::save() {
   const double begin_ms = now_ms();
   finish_save();
   saved_ = completed_;
+  save_pending_ = false;
   save_failure_.clear();
   save_begin_ms_ = begin_ms;
   enter(Phase::kSnapshot);
@@ -401,6 +455,7 @@ void TrainLoop::finish_save() {
 
 void TrainLoop::handle(const std::optional<SaveOutcome>& outcome) {
   if (outcome && outcome->published) {
+    published_ = static_cast<std::int64_t>(outcome->step);
     activity_.published(static_cast<std::int64_t>(outcome->step), (now_ms() - save_begin_ms_) * 1e-3);
   }
   if (!outcome || communicator_.rank() != 0) {

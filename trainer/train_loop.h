@@ -16,6 +16,7 @@
 #include "trainer/checkpoint/writer.h"
 #include "trainer/config.h"
 #include "trainer/metrics.h"
+#include "trainer/rank_state.h"
 #include "trainer/resume.h"
 #include "trainer/run_folder.h"
 #include "trainer/step_record.h"
@@ -41,14 +42,22 @@ class TrainLoop {
   TrainLoop(Setup setup, Communicator& communicator, control::Activity& activity, Log& log);
   ~TrainLoop();
 
-  // Not collective, and changes no file: weights and moments from a checkpoint, or from model.from, or random, and the
+  // Where the run goes on from; neither: it begins.
+  struct Start {
+    const CheckpointReader* checkpoint = nullptr;
+    const RankState* state = nullptr;
+  };
+  // Not collective, and changes no file: weights and moments from there, or weights from model.from, or random, and the
   // loader at that step. Throws Error(kUsage) where the run cannot be written.
-  void load(const CheckpointReader* checkpoint);
+  void load(const Start& start);
   // Not collective, after every rank has loaded. Rank 0 makes or tidies the run's folder: checkpoints of later steps
   // are set aside, metrics.jsonl is cut.
   void open(RunLock& lock);
   // Collective.
   [[nodiscard]] TrainEnd run();
+  // What this rank has after an error of the communicator, as it was between two steps; nothing where no rank has all
+  // of it (comm.zero: 1).
+  [[nodiscard]] std::optional<RankState> state() const;
 
  private:
   struct StepResult {
@@ -61,6 +70,8 @@ class TrainLoop {
 
   [[nodiscard]] StepResult step();
   void adopt(const CheckpointReader& checkpoint);
+  void adopt(const RankState& state);
+  void adopt_progress(const RunProgress& progress);
   void load_reference(bool resumes);
   [[noreturn]] void end_diverged(const StepResult& result);
   const GatheredRecords& exchange(std::span<const double> losses);
@@ -94,6 +105,9 @@ class TrainLoop {
   std::int64_t completed_ = 0;             // steps
   std::uint64_t tokens_ = 0;               // inputs of these steps
   std::int64_t saved_ = -1;                // step of the last save begun
+  std::int64_t published_ = -1;            // step of the last checkpoint that is there
+  bool save_pending_ = false;              // from before: the checkpoint of a step until now may be missing
+  std::string last_lines_;                 // of metrics.jsonl, from before
   double checkpoint_ms_ = 0;               // since the last step's metrics
   double save_begin_ms_ = 0;               // of the last save
   std::string save_failure_;               // of the last save, empty when it went well

@@ -9,13 +9,15 @@
 
 namespace lockstep {
 
-TrainReport::TrainReport(const Config& config, const Options& options, Log& log) : options_(options), log_(log) {
+TrainReport::TrainReport(const Config& config, const Options& options, Log& log)
+    : options_(options), last_lines_(options.last_lines), log_(log) {
   if (options.rank != 0) {
     return;
   }
-  metrics_ = std::make_unique<MetricsWriter>(
-      run_folder(config) / "metrics.jsonl",
-      MetricsWriter::Kept{.last_step = options.completed_steps, .with_evaluation = !options.evaluation_pending});
+  metrics_ = std::make_unique<MetricsWriter>(run_folder(config) / "metrics.jsonl",
+                                             MetricsWriter::Kept{.last_step = options.completed_steps,
+                                                                 .with_evaluation = !options.evaluation_pending,
+                                                                 .last_lines = options.last_lines});
   ProgressOptions progress;
   progress.what = "train";
   progress.total = static_cast<std::uint64_t>(config.train.steps);
@@ -24,9 +26,8 @@ TrainReport::TrainReport(const Config& config, const Options& options, Log& log)
   progress_ = std::make_unique<Progress>(log, progress);
 }
 
-template <typename Metrics>
-void TrainReport::write(const Metrics& metrics) {
-  const std::string problem = metrics_->write(metrics);
+void TrainReport::write(const std::string& line) {
+  const std::string problem = metrics_->write(line);
   if (!problem.empty() && !metrics_wait_) {
     log_.warning("metrics: {}; lines are kept and written once that works again", problem);
   }
@@ -34,12 +35,13 @@ void TrainReport::write(const Metrics& metrics) {
 }
 
 void TrainReport::step(StepMetrics metrics, std::int64_t step_tokens) {
+  metrics.tokens_per_s = static_cast<double>(step_tokens) / (metrics.step_ms * 1e-3);
+  metrics.mfu = metrics.tokens_per_s * options_.flop_per_token / options_.peak_flop_per_s;
+  last_lines_ = line_of(metrics);
   if (options_.rank != 0) {
     return;
   }
-  metrics.tokens_per_s = static_cast<double>(step_tokens) / (metrics.step_ms * 1e-3);
-  metrics.mfu = metrics.tokens_per_s * options_.flop_per_token / options_.peak_flop_per_s;
-  write(metrics);
+  write(last_lines_);
 
   // The bar shows a rate that a person can read: averaged over about ten steps.
   smooth_tokens_per_s_ =
@@ -56,10 +58,12 @@ void TrainReport::step(StepMetrics metrics, std::int64_t step_tokens) {
 }
 
 void TrainReport::evaluated(const EvaluationMetrics& metrics) {
+  const std::string line = line_of(metrics);
+  last_lines_ += line;
   if (options_.rank != 0) {
     return;
   }
-  write(metrics);
+  write(line);
   if (metrics.preference) {
     log_.info("train: step {}: validation loss {:.4f}, {:.1f} % right, margin {:.3f}", metrics.step, metrics.valid_loss,
               100 * metrics.preference->accuracy,

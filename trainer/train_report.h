@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "base/log.h"
 #include "base/progress.h"
@@ -17,6 +18,7 @@ class TrainReport {
     int rank = 0;
     std::int64_t completed_steps = 0;  // when the process starts
     bool evaluation_pending = false;   // of the last of them
+    std::string last_lines = {};       // of metrics.jsonl, of the last of them; empty: those that stand there
     double peak_flop_per_s = 0;        // of all ranks together
     double flop_per_token = 0;
   };
@@ -27,16 +29,18 @@ class TrainReport {
   // bar.
   void step(StepMetrics metrics, std::int64_t step_tokens);
   void evaluated(const EvaluationMetrics& metrics);
+  // What was written of the last step, or would have been by rank 0; a text of lines.
+  [[nodiscard]] const std::string& last_lines() const { return last_lines_; }
   // Takes the bar away.
   void finish(std::int64_t completed_steps);
 
  private:
-  template <typename Metrics>
-  void write(const Metrics& metrics);
+  void write(const std::string& line);
 
   Options options_;
   std::unique_ptr<MetricsWriter> metrics_;  // rank 0
   std::unique_ptr<Progress> progress_;      // rank 0
+  std::string last_lines_;
   Log& log_;
   double smooth_tokens_per_s_ = 0;
   bool metrics_wait_ = false;  // the last line could not be written

@@ -25,6 +25,8 @@ struct ServeOptions {
   std::uint16_t port = 7070;
   std::string listen = "127.0.0.1";
   std::string part = "1/1";
+  int min_workers = 0;
+  int wait_s = 600;
   std::string token_file;
 };
 
@@ -50,6 +52,10 @@ int run_serve(const ServeOptions& options, CommandContext& context) {
   server_options.listen = options.listen;
   server_options.port = options.port;
   server_options.workers = options.workers;
+  require(options.min_workers <= options.workers, "--min-workers: found {}, expected at most --workers, {}",
+          options.min_workers, options.workers);
+  server_options.min_workers = options.min_workers;
+  server_options.wait = std::chrono::seconds(options.wait_s);
   server_options.part = part;
   server_options.parts = parts;
   server_options.say = [&log = context.log](LogLevel level, const std::string& text) {
@@ -93,6 +99,18 @@ void add_serve(CLI::App& app, CommandContext& context) {
       ->capture_default_str();
   command->add_option("--part", options->part, "This is the I-th of K servers, which share the work")
       ->type_name("I/K")
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--min-workers", options->min_workers,
+          "Go on with fewer workers, a power of two and at least so many, when others are lost and do not come "
+          "back within --wait; more are taken in when they come. 0: only with all")
+      ->transform(whole_number())
+      ->capture_default_str();
+  command
+      ->add_option("--wait", options->wait_s,
+                   "Seconds to wait for a lost worker, or another in its place; 0: the job ends with the first")
+      ->transform(whole_number())
       ->capture_default_str();
   command->add_option("--token-file", options->token_file,
                       "The job's secret, made when it is not there; otherwise $LOCKSTEP_TOKEN_FILE or "

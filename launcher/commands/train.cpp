@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,9 @@
 #include "launcher/job/job_watch.h"
 #include "launcher/job_config.h"
 #include "launcher/pack_job.h"
+#include "trainer/agreement.h"
 #include "trainer/config.h"
+#include "trainer/rank_state.h"
 #include "trainer/train_job.h"
 
 namespace lockstep {
@@ -42,6 +45,31 @@ bool pack_first(const JobConfig& job, Communicator& communicator, CommandContext
   return true;
 }
 
+// Nothing when the group of ranks is over and the job goes on with the next.
+std::optional<int> train_in_group(const JobConfig& job, const TrainRequest& request, Communicator& communicator,
+                                  JobWatch& watch, CommandContext& context) {
+  try {
+    int exit_code = kExitRequeue;
+    if (pack_first(job, communicator, context) && train(request, communicator, context.log) == TrainEnd::kFinished) {
+      exit_code = kExitDone;
+    }
+    watch.farewell(exit_code, nullptr);
+    communicator.close();
+    return exit_code;
+  } catch (const AgreedError&) {
+    if (communicator.replaces_ranks()) {
+      communicator.close();  // who could replace the ranks need not wait: they all end
+    }
+    throw;
+  } catch (const std::exception& error) {
+    if (!communicator.may_rejoin()) {
+      throw;
+    }
+    context.log.warning("train: {}; going on when all workers are there", error.what());
+    return {};
+  }
+}
+
 int run_train(const TrainOptions& options, CommandContext& context) {
   if (options.help_config) {
     std::fputs(config_reference().c_str(), stdout);
@@ -62,23 +90,25 @@ int run_train(const TrainOptions& options, CommandContext& context) {
   request.save_requested = [&] { return watch.take_save_request(); };
   request.activity = &watch.activity();
   request.opened = [&](const std::filesystem::path& run) { watch.publish(run); };
+  const CommConfig& comm = request.config.comm;
+  CommOptions comm_options = {.backend = comm.backend,
+                              .ranks_per_node = comm.ranks_per_node,
+                              .timeout_ms = comm.timeout_s * 1000,
+                              .silence_ms = comm.silence_s * 1000,
+                              .servers = comm.servers};
+  std::optional<RankState> state;  // of this rank, when its group of ranks ends before the job
+  request.state = &state;
   try {
-    const auto communicator = make_communicator({.backend = request.config.comm.backend,
-                                                 .ranks_per_node = request.config.comm.ranks_per_node,
-                                                 .timeout_ms = request.config.comm.timeout_s * 1000,
-                                                 .servers = request.config.comm.servers});
-    context.log.set_rank(communicator->rank(), communicator->world_size());
-    watch.join(*communicator);
-    if (!pack_first(job, *communicator, context)) {
-      watch.farewell(kExitRequeue, nullptr);
-      communicator->close();
-      return kExitRequeue;
+    while (true) {
+      const auto communicator = make_communicator(comm_options);
+      comm_options.rank = communicator->rank();
+      context.log.set_rank(communicator->rank(), communicator->world_size());
+      watch.join(*communicator);
+      if (const auto exit_code = train_in_group(job, request, *communicator, watch, context)) {
+        return *exit_code;
+      }
+      request.resume = "auto";
     }
-    const TrainEnd end = train(request, *communicator, context.log);
-    const int exit_code = end == TrainEnd::kFinished ? kExitDone : kExitRequeue;
-    watch.farewell(exit_code, nullptr);
-    communicator->close();
-    return exit_code;
   } catch (const std::exception& error) {
     watch.farewell(exit_code_of(error), &error);
     throw;

@@ -41,7 +41,7 @@ JobWatch::JobWatch(const CommConfig& config, const RankEnvironment& ranks, const
 JobWatch::~JobWatch() = default;
 
 void JobWatch::join(Communicator& communicator) {
-  if (config_.silence_s == 0 || client_) {
+  if (config_.silence_s == 0 || client_ || config_.backend == "server") {
     return;
   }
   ranks_.rank = communicator.rank();

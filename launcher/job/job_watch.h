@@ -37,7 +37,7 @@ class JobWatch {
   JobWatch(const JobWatch&) = delete;
   JobWatch& operator=(const JobWatch&) = delete;
 
-  // Collective.
+  // Collective. Parameter servers look after their workers themselves, and replace those that are lost.
   void join(Communicator& communicator);
 
   [[nodiscard]] control::Activity& activity() { return activity_; }

@@ -58,8 +58,8 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
   const EvaluationMetrics evaluation = {
       .step = 7, .valid_loss = std::numbers::e, .perplexity = 15.1, .accuracy = 0.1, .tokens = 1 << 30};
   MetricsWriter writer(path_, {.last_step = 0});
-  EXPECT_EQ(writer.write(step), "");
-  EXPECT_EQ(writer.write(evaluation), "");
+  EXPECT_EQ(writer.write(line_of(step)), "");
+  EXPECT_EQ(writer.write(line_of(evaluation)), "");
   std::istringstream text(read_file(path_));
   std::string line;
   std::getline(text, line);
@@ -90,9 +90,9 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
 // JSON has no infinity: such a line would not be JSON, and a resume would take it for the file's damaged end.
 TEST_F(MetricsTest, WritesNullForWhatIsNotANumber) {
   MetricsWriter writer(path_, {.last_step = 0});
-  EXPECT_EQ(writer.write(EvaluationMetrics{.step = 1,
-                                           .valid_loss = std::numeric_limits<double>::quiet_NaN(),
-                                           .perplexity = std::numeric_limits<double>::infinity()}),
+  EXPECT_EQ(writer.write(line_of(EvaluationMetrics{.step = 1,
+                                                   .valid_loss = std::numeric_limits<double>::quiet_NaN(),
+                                                   .perplexity = std::numeric_limits<double>::infinity()})),
             "");
   const auto json = nlohmann::json::parse(read_file(path_));
   EXPECT_TRUE(json.at("valid_loss").is_null());
@@ -102,7 +102,7 @@ TEST_F(MetricsTest, WritesNullForWhatIsNotANumber) {
 
 TEST_F(MetricsTest, ALineIsInTheFileWhenWriteReturns) {
   MetricsWriter writer(path_, {.last_step = 0});
-  EXPECT_EQ(writer.write(StepMetrics{.step = 1}), "");
+  EXPECT_EQ(writer.write(line_of(StepMetrics{.step = 1})), "");
   EXPECT_THAT(steps(), ElementsAre(1));
 }
 
@@ -111,22 +111,33 @@ TEST_F(MetricsTest, KeepsTheLinesUpToTheStepItGoesOnFrom) {
     MetricsWriter writer(path_, {.last_step = 0});
     for (int step = 1; step <= 4; ++step) {
       if (step % 2 == 0) {
-        EXPECT_EQ(writer.write(EvaluationMetrics{.step = step}), "");
+        EXPECT_EQ(writer.write(line_of(EvaluationMetrics{.step = step})), "");
       }
-      EXPECT_EQ(writer.write(StepMetrics{.step = step}), "");
+      EXPECT_EQ(writer.write(line_of(StepMetrics{.step = step})), "");
     }
   }
   MetricsWriter writer(path_, {.last_step = 2});
   EXPECT_THAT(steps(), ElementsAre(1, 2, 2));
-  EXPECT_EQ(writer.write(StepMetrics{.step = 3}), "");
+  EXPECT_EQ(writer.write(line_of(StepMetrics{.step = 3})), "");
   EXPECT_THAT(steps(), ElementsAre(1, 2, 2, 3));
 }
 
 TEST_F(MetricsTest, DropsAnEvaluationThatIsToBeDoneAgain) {
   append("{\"step\": 1}\n{\"step\": 2}\n{\"step\": 2, \"valid_loss\": 1.5}\n{\"step\": 3}\n");
   MetricsWriter writer(path_, {.last_step = 2, .with_evaluation = false});
-  EXPECT_EQ(writer.write(StepMetrics{.step = 3}), "");
+  EXPECT_EQ(writer.write(line_of(StepMetrics{.step = 3})), "");
   EXPECT_THAT(steps(), ElementsAre(1, 2, 3));
+}
+
+// Another rank 0 knows what the one before had to write, and perhaps did.
+TEST_F(MetricsTest, WritesTheLastStepsLinesAnew) {
+  for (const char* const written : {"", "{\"step\": 2}\n", "{\"step\": 2}\n{\"step\": 2, \"valid_loss\": 1.5}\n"}) {
+    std::filesystem::remove(path_);
+    append(std::string("{\"step\": 1}\n") + written);
+    MetricsWriter writer(path_, {.last_step = 2, .last_lines = "{\"step\": 2}\n{\"step\": 2, \"valid_loss\": 1.5}\n"});
+    EXPECT_EQ(writer.write(line_of(StepMetrics{.step = 3})), "");
+    EXPECT_THAT(steps(), ElementsAre(1, 2, 2, 3));
+  }
 }
 
 TEST_F(MetricsTest, StartsAnewWhenTheRunDoes) {
@@ -138,14 +149,14 @@ TEST_F(MetricsTest, StartsAnewWhenTheRunDoes) {
 TEST_F(MetricsTest, DropsALineThatACrashCutShort) {
   append("{\"step\": 1}\n{\"step\": 2, \"loss\": 3.");
   MetricsWriter writer(path_, {.last_step = 2});
-  EXPECT_EQ(writer.write(StepMetrics{.step = 2}), "");
+  EXPECT_EQ(writer.write(line_of(StepMetrics{.step = 2})), "");
   EXPECT_THAT(steps(), ElementsAre(1, 2));
 }
 
 TEST_F(MetricsTest, DropsAWholeLastLineThatLacksItsEnd) {
   append("{\"step\": 1}\n{\"step\": 2}");
   MetricsWriter writer(path_, {.last_step = 2});
-  EXPECT_EQ(writer.write(StepMetrics{.step = 3}), "");
+  EXPECT_EQ(writer.write(line_of(StepMetrics{.step = 3})), "");
   EXPECT_THAT(steps(), ElementsAre(1, 3));
 }
 
@@ -165,7 +176,7 @@ TEST_F(MetricsTest, SaysWhenItsFolderIsMissing) {
 
 TEST_F(MetricsTest, SaysWhenTheDiskIsFull) {
   MetricsWriter writer("/dev/full", {.last_step = 0});
-  EXPECT_THAT(writer.write(StepMetrics{.step = 1}), HasSubstr("write /dev/full: No space left on device"));
+  EXPECT_THAT(writer.write(line_of(StepMetrics{.step = 1})), HasSubstr("write /dev/full: No space left on device"));
 }
 
 // A limit on the file's size stands for the full disk, since it can be lifted again.
@@ -174,13 +185,13 @@ TEST_F(MetricsTest, KeepsLinesThatHaveNoRoomAndWritesThemLater) {
   rlimit limit = {};
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
   MetricsWriter writer(path_, {.last_step = 0});
-  EXPECT_EQ(writer.write(StepMetrics{.step = 1}), "");
+  EXPECT_EQ(writer.write(line_of(StepMetrics{.step = 1})), "");
   const rlimit small = {std::filesystem::file_size(path_) + 20, limit.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  EXPECT_THAT(writer.write(StepMetrics{.step = 2}), HasSubstr("File too large"));
-  EXPECT_THAT(writer.write(StepMetrics{.step = 3}), HasSubstr("File too large"));
+  EXPECT_THAT(writer.write(line_of(StepMetrics{.step = 2})), HasSubstr("File too large"));
+  EXPECT_THAT(writer.write(line_of(StepMetrics{.step = 3})), HasSubstr("File too large"));
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
-  EXPECT_EQ(writer.write(StepMetrics{.step = 4}), "");
+  EXPECT_EQ(writer.write(line_of(StepMetrics{.step = 4})), "");
   std::signal(SIGXFSZ, previous);
   EXPECT_THAT(steps(), ElementsAre(1, 2, 3, 4));
 }
