@@ -28,7 +28,7 @@ build_packages=(
   "libutf8proc-dev|Unicode normalisation of tokenizers"
   "libxxhash-dev|checksums"
   "libboost-dev|Boost.Asio: the control channel between a job's processes"
-  "libssl-dev|libcrypto: they prove to each other that they belong together"
+  "libssl-dev|OpenSSL: they prove to each other that they belong together, and encrypt"
 )
 # (Of Slurm's and munge's services the system itself starts munge at most: Slurm's want an /etc/slurm/slurm.conf first.)
 test_packages=(

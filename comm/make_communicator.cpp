@@ -8,6 +8,7 @@
 #include "comm/rank_environment.h"
 #include "comm/self_communicator.h"
 #include "comm/server/communicator.h"
+#include "comm/server/tls.h"
 #include "comm/server/token_file.h"
 
 namespace lockstep {
@@ -26,6 +27,9 @@ std::unique_ptr<Communicator> connect_to_servers(const CommOptions& options, con
   }
   session.timeout_ms = options.timeout_ms;
   session.silence_ms = options.silence_ms;
+  if (!options.tls_ca.empty()) {
+    session.tls = server::TlsContext::of_worker(options.tls_ca);
+  }
   session.name = fmt::format("host {}, process {}", host_name(), ::getpid());
   return make_server_communicator(std::move(session), options.ranks_per_node);
 }

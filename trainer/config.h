@@ -151,6 +151,7 @@ struct CommConfig {
   int silence_s = 5;
   int stuck_s = 300;
   std::string servers = {};  // backend `server`: HOST:PORT,...
+  std::string tls_ca = {};   // the same: a PEM file of certificates; connections are encrypted
 
   friend bool operator==(const CommConfig&, const CommConfig&) = default;
 };

@@ -65,7 +65,7 @@ class ServerCommunicator final : public Communicator {
       bytes.push_back({range.begin * element_bytes, range.end * element_bytes});
     }
     return session_->gather(text_of("all_gather_ranges", data), {static_cast<std::byte*>(data.data), data.size_bytes()},
-                           std::move(bytes));
+                            std::move(bytes));
   }
 
   void broadcast(std::span<std::byte> bytes, int root) override {

@@ -18,7 +18,10 @@ namespace {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
-constexpr control::Protocol kProtocol = {{'L', 'S', 'P', 'S', 0, 0, 0, 1}, "server", "parameter server"};
+constexpr control::Protocol kProtocol = {.magic = {'L', 'S', 'P', 'S', 0, 0, 0, 1},
+                                         .name = "server",
+                                         .server_name = "parameter server",
+                                         .tls_magic = control::Protocol::Magic{'L', 'S', 'P', 'S', 0, 0, 1, 1}};
 constexpr std::string_view kServer = "server";
 constexpr std::string_view kWorker = "worker";
 
@@ -53,6 +56,82 @@ auto all_at_once(Connection::Clock::time_point& last_moved) {
   };
 }
 
+// A frame's header, code and payload.
+using FrameBuffers = std::array<asio::const_buffer, 3>;
+
+// `tls`: null for none. `moved` is told when bytes did, which a TLS stream knows itself.
+asio::awaitable<std::size_t> read_from(Connection::Socket& socket, TlsStream* tls, std::span<std::byte> to,
+                                       Connection::Clock::time_point& moved, error_code& error) {
+  if (tls != nullptr) {
+    return tls->read(socket, to, error);
+  }
+  return asio::async_read(socket, asio::buffer(to.data(), to.size()), all_at_once(moved),
+                          asio::redirect_error(asio::use_awaitable, error));
+}
+
+// `from` stays the caller's until the end.
+asio::awaitable<std::size_t> write_to(Connection::Socket& socket, TlsStream* tls, const FrameBuffers& from,
+                                      Connection::Clock::time_point& moved, error_code& error) {
+  if (tls != nullptr) {
+    return tls->write(socket, from, error);
+  }
+  return asio::async_write(socket, from, all_at_once(moved), asio::redirect_error(asio::use_awaitable, error));
+}
+
+class HandshakeWire final : public control::Wire {
+ public:
+  HandshakeWire(Connection::Socket& socket, TlsStream* tls) : socket_(socket), tls_(tls) {}
+
+  [[nodiscard]] asio::awaitable<std::size_t> read(std::span<std::byte> to, error_code& error) override {
+    return read_from(socket_, tls_, to, moved_, error);
+  }
+  [[nodiscard]] asio::awaitable<std::size_t> write(std::span<const std::byte> from, error_code& error) override {
+    buffers_ = {asio::buffer(from.data(), from.size())};
+    return write_to(socket_, tls_, buffers_, moved_, error);
+  }
+
+ private:
+  Connection::Socket& socket_;
+  TlsStream* const tls_;
+  FrameBuffers buffers_;
+  Connection::Clock::time_point moved_;
+};
+
+// TLS begins after the server's word that it does, so that each side can tell at once that the other does not.
+asio::awaitable<std::unique_ptr<TlsStream>> accept_tls(Connection::Socket& socket, const control::Deadline& deadline,
+                                                       std::shared_ptr<const TlsContext> context) {
+  auto tls = std::make_unique<TlsStream>(*context);
+  error_code error;
+  co_await asio::async_write(socket, asio::buffer(*kProtocol.tls_magic),
+                             asio::redirect_error(asio::use_awaitable, error));
+  if (!error) {
+    co_await tls->handshake(socket, error);
+  }
+  if (error) {
+    control::fail_handshake(kProtocol, deadline, error);
+  }
+  co_return tls;
+}
+
+asio::awaitable<std::unique_ptr<TlsStream>> greet_tls(Connection::Socket& socket, const control::Deadline& deadline,
+                                                      std::shared_ptr<const TlsContext> context, std::string host) {
+  auto tls = std::make_unique<TlsStream>(*context, host);
+  error_code error;
+  control::Protocol::Magic magic;
+  co_await asio::async_read(socket, asio::buffer(magic), asio::redirect_error(asio::use_awaitable, error));
+  if (!error) {
+    require(magic != kProtocol.magic,
+            "server: the parameter server does not encrypt, which comm.tls_ca asks for; start "
+            "it with --tls-cert and --tls-key");
+    require(magic == kProtocol.tls_magic, "server: the other side is no parameter server of this version");
+    co_await tls->handshake(socket, error);
+  }
+  if (error) {
+    control::fail_handshake(kProtocol, deadline, error);
+  }
+  co_return tls;
+}
+
 void check(const error_code& error) {
   if (error) {
     fail(ErrorCode::kPeerLost, "server: the connection ended: {}", error.message());
@@ -61,9 +140,10 @@ void check(const error_code& error) {
 
 }  // namespace
 
-Connection::Connection(Socket socket, const control::JobToken& key, std::string_view own_role,
-                       std::string_view other_role)
+Connection::Connection(Socket socket, std::unique_ptr<TlsStream> tls, const control::JobToken& key,
+                       std::string_view own_role, std::string_view other_role)
     : socket_(std::move(socket)),
+      tls_(std::move(tls)),
       key_(key),
       own_role_(own_role),
       other_role_(other_role),
@@ -71,14 +151,29 @@ Connection::Connection(Socket socket, const control::JobToken& key, std::string_
   watch_over(socket_);
 }
 
-Connection::Awaitable<std::shared_ptr<Connection>> Connection::accept(Socket& socket, control::JobToken token) {
-  const control::JobToken key = co_await control::accept_handshake(socket, own_token(token), kProtocol);
-  co_return std::make_shared<Connection>(std::move(socket), key, kServer, kWorker);
+Connection::Awaitable<std::shared_ptr<Connection>> Connection::accept(Socket& socket, control::JobToken token,
+                                                                      std::shared_ptr<const TlsContext> tls) {
+  const control::Deadline deadline(socket, control::kHandshakeDeadline);
+  std::unique_ptr<TlsStream> stream;
+  if (tls) {
+    stream = co_await accept_tls(socket, deadline, tls);
+  }
+  HandshakeWire wire(socket, stream.get());
+  const control::JobToken key = co_await control::accept_handshake(wire, deadline, own_token(token), kProtocol);
+  co_return std::make_shared<Connection>(std::move(socket), std::move(stream), key, kServer, kWorker);
 }
 
-Connection::Awaitable<std::shared_ptr<Connection>> Connection::greet(Socket& socket, control::JobToken token) {
-  const control::JobToken key = co_await control::greet_handshake(socket, own_token(token), kProtocol);
-  co_return std::make_shared<Connection>(std::move(socket), key, kWorker, kServer);
+Connection::Awaitable<std::shared_ptr<Connection>> Connection::greet(Socket& socket, control::JobToken token,
+                                                                     std::shared_ptr<const TlsContext> tls,
+                                                                     std::string host) {
+  const control::Deadline deadline(socket, control::kHandshakeDeadline);
+  std::unique_ptr<TlsStream> stream;
+  if (tls) {
+    stream = co_await greet_tls(socket, deadline, tls, host);
+  }
+  HandshakeWire wire(socket, stream.get());
+  const control::JobToken key = co_await control::greet_handshake(wire, deadline, own_token(token), kProtocol);
+  co_return std::make_shared<Connection>(std::move(socket), std::move(stream), key, kWorker, kServer);
 }
 
 control::Digest Connection::code_of(std::string_view role, std::span<const std::byte> header) const {
@@ -89,7 +184,7 @@ Connection::Awaitable<FrameHeader> Connection::read_header() {
   const auto self = shared_from_this();
   std::array<std::byte, kHeaderBytes + kCodeBytes> bytes;
   error_code error;
-  co_await asio::async_read(socket_, asio::buffer(bytes), asio::redirect_error(asio::use_awaitable, error));
+  co_await read_from(socket_, tls_.get(), bytes, last_received_, error);
   check(error);
   last_received_ = Clock::now();
   const auto header_bytes = std::span(bytes).first<kHeaderBytes>();
@@ -111,8 +206,7 @@ Connection::Awaitable<void> Connection::read_payload(FrameHeader header, std::sp
   assert(payload.size() == header.payload_bytes);
   const auto self = shared_from_this();
   error_code error;
-  co_await asio::async_read(socket_, asio::buffer(payload.data(), payload.size()), all_at_once(last_received_),
-                            asio::redirect_error(asio::use_awaitable, error));
+  co_await read_from(socket_, tls_.get(), payload, last_received_, error);
   check(error);
   if (payload_hash_of(payload) != header.payload_hash) {
     fail(ErrorCode::kCorrupt, "server: the payload of frame {} is damaged", header.sequence);
@@ -160,11 +254,10 @@ Connection::Awaitable<void> Connection::write_queued() {
     frame.header.payload_hash = frame.payload_hash ? *frame.payload_hash : payload_hash_of(frame.payload);
     const std::array<std::byte, kHeaderBytes> header = encode(frame.header);
     const control::Digest code = code_of(own_role_, header);
-    const std::array<asio::const_buffer, 3> buffers = {asio::buffer(header), asio::buffer(code.data(), kCodeBytes),
-                                                       asio::buffer(frame.payload.data(), frame.payload.size())};
+    const FrameBuffers buffers = {asio::buffer(header), asio::buffer(code.data(), kCodeBytes),
+                                  asio::buffer(frame.payload.data(), frame.payload.size())};
     error_code error;
-    co_await asio::async_write(socket_, buffers, all_at_once(last_sent_),
-                               asio::redirect_error(asio::use_awaitable, error));
+    co_await write_to(socket_, tls_.get(), buffers, last_sent_, error);
     if (error) {
       // The other side may have said why it ended the connection: that is still to be read.
       cannot_write_ = true;
@@ -186,6 +279,14 @@ Connection::Awaitable<void> Connection::flush(std::chrono::milliseconds deadline
     drained_.expires_after(deadline);
     co_await drained_.async_wait(asio::redirect_error(asio::use_awaitable, ended));
   }
+}
+
+Connection::Clock::time_point Connection::last_received() const {
+  return tls_ ? std::max(last_received_, tls_->last_received()) : last_received_;
+}
+
+Connection::Clock::time_point Connection::last_sent() const {
+  return tls_ ? std::max(last_sent_, tls_->last_sent()) : last_sent_;
 }
 
 void Connection::close() {

@@ -2,7 +2,7 @@
 //
 // A header's code is made with a key that only this connection has, over the sender's role and the header, which holds
 // the frame's number and a checksum of its payload: a frame can be neither made up, repeated, nor reordered, and damage
-// shows. Nothing is encrypted.
+// shows. Nothing is encrypted unless both sides are given a TlsContext.
 //
 // Everything runs on the thread of the socket's io_context.
 #pragma once
@@ -22,6 +22,7 @@
 #include "comm/control/asio.h"
 #include "comm/control/token.h"
 #include "comm/server/protocol.h"
+#include "comm/server/tls.h"
 
 namespace lockstep::server {
 
@@ -32,9 +33,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   template <typename T>
   using Awaitable = boost::asio::awaitable<T>;
 
-  // The two ends of the handshake, which takes over `socket` in the end. Throw what comm/control/handshake.h says.
-  [[nodiscard]] static Awaitable<std::shared_ptr<Connection>> accept(Socket& socket, control::JobToken token);
-  [[nodiscard]] static Awaitable<std::shared_ptr<Connection>> greet(Socket& socket, control::JobToken token);
+  // The two ends of the handshake, which takes over `socket` in the end. `tls`: null for none. `host`: the server's
+  // name or address, which its certificate has to be for. Throw what comm/control/handshake.h says, and Error(kUsage)
+  // when one side wants TLS and the other does not, or does not take the certificate.
+  [[nodiscard]] static Awaitable<std::shared_ptr<Connection>> accept(Socket& socket, control::JobToken token,
+                                                                     std::shared_ptr<const TlsContext> tls = {});
+  [[nodiscard]] static Awaitable<std::shared_ptr<Connection>> greet(Socket& socket, control::JobToken token,
+                                                                    std::shared_ptr<const TlsContext> tls = {},
+                                                                    std::string host = {});
 
   // The next frame, whose payload has to be read before another header. Throws Error(kPeerLost) at the end of the
   // connection, Error(kCorrupt) for a frame that is not the other side's, or not allowed.
@@ -65,17 +71,19 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Afterwards no memory of a caller is read or written any more.
   void close();
   // When bytes last came, and last went.
-  [[nodiscard]] Clock::time_point last_received() const { return last_received_; }
-  [[nodiscard]] Clock::time_point last_sent() const { return last_sent_; }
+  [[nodiscard]] Clock::time_point last_received() const;
+  [[nodiscard]] Clock::time_point last_sent() const;
 
   // Use accept() and greet().
-  Connection(Socket socket, const control::JobToken& key, std::string_view own_role, std::string_view other_role);
+  Connection(Socket socket, std::unique_ptr<TlsStream> tls, const control::JobToken& key, std::string_view own_role,
+             std::string_view other_role);
 
  private:
   [[nodiscard]] control::Digest code_of(std::string_view role, std::span<const std::byte> header) const;
   [[nodiscard]] Awaitable<void> write_queued();
 
   Socket socket_;
+  const std::unique_ptr<TlsStream> tls_;  // null: nothing is encrypted
   const control::JobToken key_;
   const std::string_view own_role_;
   const std::string_view other_role_;

@@ -214,7 +214,7 @@ asio::awaitable<void> Server::Impl::serve(Pending::iterator place) {
   std::shared_ptr<Connection> connection;
   std::string problem;
   try {
-    connection = co_await Connection::accept(*place, options_.token);
+    connection = co_await Connection::accept(*place, options_.token, options_.tls);
   } catch (const Error& refusal) {
     problem = refusal.what();
   }

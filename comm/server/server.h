@@ -18,6 +18,7 @@
 
 #include "base/log.h"
 #include "comm/control/token.h"
+#include "comm/server/tls.h"
 
 namespace lockstep::server {
 
@@ -38,6 +39,7 @@ class Server {
     int parts = 1;
     // How often slow workers are named.
     std::chrono::milliseconds slow_period{30'000};
+    std::shared_ptr<const TlsContext> tls = {};  // null: connections are not encrypted
     // Lines for people. Called from the server's thread.
     std::function<void(LogLevel, const std::string&)> say = {};
   };

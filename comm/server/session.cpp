@@ -253,7 +253,8 @@ asio::awaitable<void> Session::Impl::connect(std::size_t server, Clock::time_poi
       tcp::socket socket(io_);
       problem = co_await reach(server, socket);
       if (problem.empty()) {
-        connections_.push_back(co_await Connection::greet(socket, options_.token));
+        connections_.push_back(
+            co_await Connection::greet(socket, options_.token, options_.tls, options_.servers[server].host));
         co_await introduce(server, deadline);
         co_return;
       }

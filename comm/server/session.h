@@ -19,6 +19,7 @@
 #include "base/buffer.h"
 #include "comm/communicator.h"
 #include "comm/control/token.h"
+#include "comm/server/tls.h"
 
 namespace lockstep::server {
 
@@ -46,6 +47,7 @@ class Session {
     int silence_ms = 0;  // a server that says nothing for so long is lost, and so is this worker; 0: no limit
     std::string name;    // "host node07, process 4711"
     std::uint64_t process = own_process();
+    std::shared_ptr<const TlsContext> tls = {};  // null: connections are not encrypted
   };
   // Connects to every server, again and again until it answers, for timeout_ms in all, and returns when all workers of
   // a group are there. Throws Error(kUsage) when a server refuses this worker, Error(kTimeout) when one does not answer

@@ -261,7 +261,8 @@ int run_bench(const char* name, const Measure& measure, const BenchOptions& opti
   const auto communicator = make_communicator({.backend = config.comm.backend,
                                                .ranks_per_node = config.comm.ranks_per_node,
                                                .timeout_ms = config.comm.timeout_s * 1000,
-                                               .servers = config.comm.servers});
+                                               .servers = config.comm.servers,
+                                               .tls_ca = config.comm.tls_ca});
   {
     const BenchModel model = resolve_bench_model(config, *communicator);
     Figures figures = measure(model, options, *communicator);

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "comm/server/server.h"
+#include "comm/server/tls.h"
 #include "comm/server/token_file.h"
 #include "launcher/command_line.h"
 #include "launcher/commands/command.h"
@@ -28,6 +29,8 @@ struct ServeOptions {
   int min_workers = 0;
   int wait_s = 600;
   std::string token_file;
+  std::string tls_cert;
+  std::string tls_key;
 };
 
 // "2/3": the second of three, which is part 1 of 3.
@@ -58,14 +61,18 @@ int run_serve(const ServeOptions& options, CommandContext& context) {
   server_options.wait = std::chrono::seconds(options.wait_s);
   server_options.part = part;
   server_options.parts = parts;
+  if (!options.tls_cert.empty()) {
+    server_options.tls = server::TlsContext::of_server(options.tls_cert, options.tls_key);
+  }
   server_options.say = [&log = context.log](LogLevel level, const std::string& text) {
     log.write(level, "serve: " + text);
   };
   context.stop.listen();
   server::Server server(std::move(server_options));
   const std::string address = fmt::format("{}:{}", options.listen, server.port());
-  context.log.info("serve: part {} for {} worker{} at {}, token in {}", options.part, options.workers,
-                   options.workers == 1 ? "" : "s", address, token_file.string());
+  context.log.info("serve: part {} for {} worker{} at {}{}, token in {}", options.part, options.workers,
+                   options.workers == 1 ? "" : "s", address, options.tls_cert.empty() ? "" : " with TLS",
+                   token_file.string());
   print(address + "\n");
 
   std::optional<server::Server::End> end;
@@ -115,9 +122,16 @@ void add_serve(CLI::App& app, CommandContext& context) {
   command->add_option("--token-file", options->token_file,
                       "The job's secret, made when it is not there; otherwise $LOCKSTEP_TOKEN_FILE or "
                       "~/.lockstep/token");
+  CLI::Option* certificate = command->add_option(
+      "--tls-cert", options->tls_cert,
+      "Encrypt with TLS 1.3: PEM file with the certificate of this server, which workers check by comm.tls_ca");
+  CLI::Option* key = command->add_option("--tls-key", options->tls_key, "PEM file with its private key");
+  certificate->needs(key);
+  key->needs(certificate);
   command->footer(
       "Serves one job and ends with it: exit code 0 when all workers ended in order, 1 when one was lost.\n"
-      "Prints HOST:PORT. Workers need the same token; what they send is authenticated, not encrypted.\n"
+      "Prints HOST:PORT. Workers need the same token; what they send is authenticated, and encrypted with --tls-cert "
+      "only.\n"
       "Example: lockstep serve --workers 2 --listen 0.0.0.0 &\n"
       "         lockstep train job.yaml --set comm.backend=server --set comm.servers=node01:7070   (on 2 machines)");
   command->callback(

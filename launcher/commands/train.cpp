@@ -95,7 +95,8 @@ int run_train(const TrainOptions& options, CommandContext& context) {
                               .ranks_per_node = comm.ranks_per_node,
                               .timeout_ms = comm.timeout_s * 1000,
                               .silence_ms = comm.silence_s * 1000,
-                              .servers = comm.servers};
+                              .servers = comm.servers,
+                              .tls_ca = comm.tls_ca};
   std::optional<RankState> state;  // of this rank, when its group of ranks ends before the job
   request.state = &state;
   try {

@@ -77,6 +77,13 @@ class ServerJob {
   std::vector<std::unique_ptr<server::Server>> servers_;
 };
 
+// Of servers that show this.
+inline server::Server::Options tls_options(std::shared_ptr<const server::TlsContext> tls) {
+  server::Server::Options options;
+  options.tls = std::move(tls);
+  return options;
+}
+
 // Runs `body` once for each of these ranks, at the same time. Returns what each threw, in their order: "" for nothing.
 inline std::vector<std::string> run_workers(const std::vector<int>& ranks, const std::function<void(int)>& body) {
   std::vector<std::string> errors(ranks.size());

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "tests/support/certificates.h"
 #include "tests/support/training_job.h"
 
 namespace lockstep {
@@ -74,6 +75,49 @@ TEST_F(ServeTest, WorkersSayWhatTheyMiss) {
               HasSubstr("`lockstep serve` makes one, to be copied to the workers"));
   EXPECT_THAT(refusal({}, {"LOCKSTEP_RANK=0", "LOCKSTEP_WORLD_SIZE=2"}),
               HasSubstr("LOCKSTEP_RANK gives this worker a rank, which only comm.backend: server takes; found auto"));
+}
+
+TEST_F(ServeTest, TlsChangesNoBit) {
+  EXPECT_EQ(job_->train({.name = "plain"}).exit_code, 0);
+  const CertificateFiles files = make_certificate(job_->folder(), "server");
+  const TrainingJob::ServedRun run =
+      job_->start_with_servers({.name = "encrypted",
+                                .ranks = 2,
+                                .settings = {"comm.tls_ca=" + files.certificate.string()},
+                                .serve_options = {"--tls-cert", files.certificate, "--tls-key", files.key}},
+                               1);
+  for (const auto* const processes : {&run.servers, &run.workers}) {
+    for (const std::unique_ptr<Process>& process : *processes) {
+      const ProcessResult result = process->wait();
+      EXPECT_EQ(result.exit_code, 0) << result.err;
+    }
+  }
+  EXPECT_EQ(job_->result("encrypted"), job_->result("plain"));
+}
+
+TEST_F(ServeTest, OneWithoutTlsIsToldAtOnce) {
+  const CertificateFiles files = make_certificate(job_->folder(), "server");
+  const TrainingJob::ServedRun run = job_->start_with_servers(
+      {.name = "told", .ranks = 1, .serve_options = {"--tls-cert", files.certificate, "--tls-key", files.key}}, 1);
+  const ProcessResult worker = run.workers[0]->wait();
+  EXPECT_EQ(worker.exit_code, 2);
+  EXPECT_THAT(worker.err, HasSubstr("server: the parameter server takes TLS only, which comm.tls_ca turns on (127."));
+  run.servers[0]->send(SIGTERM);
+  EXPECT_EQ(run.servers[0]->wait().exit_code, 0);
+
+  const std::filesystem::path none = job_->folder() / "none.pem";
+  const auto refusal = [](const Words& arguments) {
+    const ProcessResult result = lockstep(arguments);
+    EXPECT_EQ(result.exit_code, 2);
+    return result.err;
+  };
+  EXPECT_EQ(refusal({"serve", "--workers", "1", "--tls-cert", files.certificate}),
+            "lockstep serve: --tls-cert requires --tls-key\n");
+  EXPECT_EQ(refusal({"serve", "--workers", "1", "--tls-cert", files.certificate, "--tls-key", none}),
+            "lockstep serve: server: cannot read " + none.string() + ": No such file or directory\n");
+  EXPECT_THAT(refusal({"train", job_->folder() / "job.yaml", "--set", "comm.backend=server", "--set",
+                       "comm.servers=127.0.0.1:1", "--set", "comm.tls_ca=" + none.string()}),
+              HasSubstr("server: cannot read " + none.string() + ": No such file or directory\n"));
 }
 
 TEST_F(ServeTest, AStoppedJobEndsInOrderAndGoesOn) {

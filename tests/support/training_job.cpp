@@ -80,8 +80,9 @@ TrainingJob::ServedRun TrainingJob::start_with_servers(const Run& run, int serve
   std::string addresses;
   for (int i = 1; i <= servers; ++i) {
     const std::string part = std::to_string(i) + "/" + std::to_string(servers);
-    const std::vector<std::string> serve = {programs_.lockstep,        "serve",  "--port", "0", "--workers",
-                                            std::to_string(run.ranks), "--part", part};
+    std::vector<std::string> serve = {programs_.lockstep,        "serve",  "--port", "0", "--workers",
+                                      std::to_string(run.ranks), "--part", part};
+    serve.insert(serve.end(), run.serve_options.begin(), run.serve_options.end());
     Process& process = *served.servers.emplace_back(std::make_unique<Process>(serve, environment));
     std::string address;
     for (int tries = 0; tries < 1000 && address.find('\n') == std::string::npos; ++tries) {

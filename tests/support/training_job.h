@@ -32,6 +32,7 @@ class TrainingJob {
     int ranks = 1;
     std::vector<std::string> settings = {};
     std::vector<std::string> options = {};
+    std::vector<std::string> serve_options = {};  // of `lockstep serve`
   };
   [[nodiscard]] std::vector<std::string> command(const Run& run) const;
   [[nodiscard]] ProcessResult train(const Run& run) const;
