@@ -88,7 +88,7 @@ std::shared_ptr<const TlsContext> TlsContext::of_server(const fs::path& certific
   set_protocol(context.get());
   (void)open_pem(certificate);
   require(SSL_CTX_use_certificate_chain_file(context.get(), certificate.c_str()) == 1,
-          "server: {} holds no certificate in PEM: {}", certificate.string(), reason());
+          "server: {} holds no certificate in PEM", certificate.string());
 
   const auto file = open_pem(key);
   std::error_code problem;
@@ -99,8 +99,7 @@ std::shared_ptr<const TlsContext> TlsContext::of_server(const fs::path& certific
   const auto no_pass_phrase = [](char*, int, int, void*) { return -1; };
   const std::unique_ptr<EVP_PKEY, FreePem> secret(
       PEM_read_bio_PrivateKey(file.get(), nullptr, no_pass_phrase, nullptr));
-  require(secret != nullptr, "server: {} holds no private key in PEM without a pass phrase: {}", key.string(),
-          reason());
+  require(secret != nullptr, "server: {} holds no private key in PEM without a pass phrase", key.string());
   require(SSL_CTX_use_PrivateKey(context.get(), secret.get()) == 1 && SSL_CTX_check_private_key(context.get()) == 1,
           "server: {} is not the private key of the certificate in {}", key.string(), certificate.string());
   return std::shared_ptr<const TlsContext>(new TlsContext(std::move(context), {}));
@@ -112,7 +111,7 @@ std::shared_ptr<const TlsContext> TlsContext::of_worker(const fs::path& authorit
   SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
   (void)open_pem(authorities);
   require(SSL_CTX_load_verify_locations(context.get(), authorities.c_str(), nullptr) == 1,
-          "server: {} holds no certificate in PEM: {}", authorities.string(), reason());
+          "server: {} holds no certificate in PEM", authorities.string());
   return std::shared_ptr<const TlsContext>(new TlsContext(std::move(context), authorities));
 }
 
