@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <thread>
 
 #include "tests/support/certificates.h"
@@ -13,6 +16,8 @@
 namespace lockstep {
 namespace {
 
+using testing::AllOf;
+using testing::ContainsRegex;
 using testing::HasSubstr;
 using Words = std::vector<std::string>;
 
@@ -32,8 +37,10 @@ class ServeTest : public testing::Test {
     return run_process(command, environment);
   }
   // A run that does not end by itself, once its first steps are done.
-  static TrainingJob::ServedRun running(const std::string& name, int servers, TrainingJob::Ranks ranks) {
-    TrainingJob::ServedRun run = job_->start_with_servers({name, 2, {"train.steps=1000000"}}, servers, ranks);
+  static TrainingJob::ServedRun running(const std::string& name, int servers, TrainingJob::Ranks ranks,
+                                        Words settings = {}, const Words& serve_options = {}) {
+    settings.push_back("train.steps=1000000");
+    TrainingJob::ServedRun run = job_->start_with_servers({name, 2, settings, {}, serve_options}, servers, ranks);
     for (int tries = 0; tries < 2000 && !std::filesystem::exists(job_->checkpoints(name) / "step-00000006"); ++tries) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
@@ -135,8 +142,9 @@ TEST_F(ServeTest, AStoppedJobEndsInOrderAndGoesOn) {
   EXPECT_GT(job_->result("stopped").step, 6);
 }
 
+// Where nobody is waited for.
 TEST_F(ServeTest, AKilledWorkerEndsTheJobAndIsNamed) {
-  TrainingJob::ServedRun run = running("killed", 2, TrainingJob::Ranks::kByHand);
+  TrainingJob::ServedRun run = running("killed", 2, TrainingJob::Ranks::kByHand, {}, {"--wait", "0"});
   run.workers[1]->send(SIGKILL);
   const ProcessResult other = run.workers[0]->wait();
   EXPECT_EQ(other.exit_code, 1);
@@ -148,16 +156,129 @@ TEST_F(ServeTest, AKilledWorkerEndsTheJobAndIsNamed) {
   }
 }
 
-TEST_F(ServeTest, AKilledServerEndsTheJobAndIsNamed) {
-  TrainingJob::ServedRun run = running("unserved", 2, TrainingJob::Ranks::kByArrival);
-  const std::string address = run.servers[1]->out();
+TEST_F(ServeTest, AServerThatDoesNotComeBackEndsTheJobAndIsNamed) {
+  TrainingJob::ServedRun run =
+      running("unserved", 2, TrainingJob::Ranks::kByArrival, {"comm.timeout_s=2"}, {"--wait", "1"});
+  const std::string address = run.server_starts[1].words[3];
   run.servers[1]->send(SIGKILL);
   for (const std::unique_ptr<Process>& worker : run.workers) {
     const ProcessResult result = worker->wait();
     EXPECT_EQ(result.exit_code, 1);
-    EXPECT_THAT(result.err, HasSubstr("the parameter server " + address.substr(0, address.find('\n')) + " is lost"));
+    EXPECT_THAT(result.err, HasSubstr("warning: train: the parameter server 127.0.0.1:" + address + " is lost"));
+    EXPECT_THAT(result.err, HasSubstr("lockstep train: "));
   }
   EXPECT_EQ(run.servers[0]->wait().exit_code, 1);
+}
+
+// A job that is disturbed, and ends with the bits of one that was not. Twice of each kind, rank 0 with what it writes
+// among them.
+class SurvivalTest : public ServeTest {
+ protected:
+  static constexpr int kSteps = 600;
+  static Words settings(const Words& more = {}) {
+    Words all = {"train.steps=" + std::to_string(kSteps), "checkpoint.every_steps=100", "evaluate.every_steps=150"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  // On one rank, without servers.
+  static void SetUpTestSuite() {
+    ServeTest::SetUpTestSuite();
+    const ProcessResult result = job_->train({"undisturbed", 1, settings()});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+  }
+  static TrainingJob::ServedRun start(const std::string& name, int workers, const Words& more = {},
+                                      const Words& serve_options = {},
+                                      TrainingJob::Ranks ranks = TrainingJob::Ranks::kByHand) {
+    return job_->start_with_servers({name, workers, settings(more), {}, serve_options}, 2, ranks);
+  }
+  // Until rank 0 has written so many lines of metrics.
+  static void wait_for_line(TrainingJob::ServedRun& run, const std::string& name, std::size_t lines) {
+    for (int tries = 0; tries < 12'000; ++tries) {
+      std::ifstream file(job_->folder() / "runs" / name / "metrics.jsonl");
+      const std::string text{std::istreambuf_iterator<char>(file), {}};
+      if (static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n')) >= lines) {
+        return;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    ADD_FAILURE() << name << " has not got to line " << lines << ": " << run.workers[0]->err() << run.servers[0]->err();
+  }
+  static void expect_the_undisturbed_result(TrainingJob::ServedRun& run, const std::string& name) {
+    for (const std::unique_ptr<Process>& worker : run.workers) {
+      const ProcessResult result = worker->wait(120);
+      EXPECT_EQ(result.exit_code, 0) << result.err;
+    }
+    for (const std::unique_ptr<Process>& server : run.servers) {
+      const ProcessResult result = server->wait(20);
+      EXPECT_EQ(result.exit_code, 0) << result.err;
+    }
+    EXPECT_EQ(job_->result(name), job_->result("undisturbed"));
+    EXPECT_EQ(job_->curve(name), job_->curve("undisturbed"));
+  }
+};
+
+TEST_F(SurvivalTest, KilledWorkersAreReplaced) {
+  TrainingJob::ServedRun run = start("replaced", 4);
+  std::size_t line = 30;
+  for (const std::size_t rank : {1, 0, 3}) {
+    wait_for_line(run, "replaced", line += 70);
+    run.workers[rank]->send(SIGKILL);
+    run.workers[rank]->wait();
+    run.workers[rank] = run.worker_starts[rank].again();
+  }
+  expect_the_undisturbed_result(run, "replaced");
+}
+
+TEST_F(SurvivalTest, KilledServersComeBack) {
+  TrainingJob::ServedRun run = start("served-again", 2, {}, {}, TrainingJob::Ranks::kByArrival);
+  std::size_t line = 30;
+  for (const std::size_t server : {0, 1, 0}) {
+    wait_for_line(run, "served-again", line += 70);
+    run.servers[server]->send(SIGKILL);
+    run.servers[server]->wait();
+    run.servers[server] = run.server_starts[server].again();
+  }
+  expect_the_undisturbed_result(run, "served-again");
+}
+
+// Nobody replaces the one that stands still; it comes back itself.
+TEST_F(SurvivalTest, AStoppedWorkerIsDoneWithoutUntilItComesBack) {
+  TrainingJob::ServedRun run = start("stopped", 2, {"comm.silence_s=1"});
+  wait_for_line(run, "stopped", 100);
+  run.workers[1]->send(SIGSTOP);
+  for (int tries = 0; tries < 3'000 && run.servers[0]->err().find("has not answered") == std::string::npos; ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_THAT(run.servers[0]->err(), ContainsRegex("serve: rank 1 \\(host .*\\) has not answered for 1\\."));
+  run.workers[1]->send(SIGCONT);
+  expect_the_undisturbed_result(run, "stopped");
+}
+
+// Where no rank has all moments, the checkpoint has.
+TEST_F(SurvivalTest, ShardedStateComesFromTheCheckpoint) {
+  TrainingJob::ServedRun run = start("sharded", 2, {"comm.zero=1"});
+  wait_for_line(run, "sharded", 230);
+  run.workers[1]->send(SIGKILL);
+  run.workers[1]->wait();
+  run.workers[1] = run.worker_starts[1].again();
+  expect_the_undisturbed_result(run, "sharded");
+}
+
+TEST_F(SurvivalTest, FewerGoOnAndMoreAreTakenIn) {
+  TrainingJob::ServedRun run =
+      start("fewer", 4, {}, {"--min-workers", "1", "--wait", "1"}, TrainingJob::Ranks::kByArrival);
+  wait_for_line(run, "fewer", 60);
+  run.workers[2]->send(SIGKILL);
+  run.workers[2]->wait();
+  for (int tries = 0; tries < 3'000 && run.servers[0]->err().find("with 2 of 4 workers") == std::string::npos;
+       ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  wait_for_line(run, "fewer", 200);
+  run.workers[2] = run.worker_starts[2].again();
+  expect_the_undisturbed_result(run, "fewer");
+  EXPECT_THAT(run.servers[0]->err(),
+              AllOf(HasSubstr("going on with 2 of 4 workers"), HasSubstr("all 4 workers are here")));
 }
 
 TEST_F(ServeTest, AServerThatNobodyUsesStopsAtOnce) {

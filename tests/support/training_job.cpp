@@ -89,7 +89,10 @@ TrainingJob::ServedRun TrainingJob::start_with_servers(const Run& run, int serve
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
       address = process.out();
     }
-    addresses += (i > 1 ? "," : "") + address.substr(0, address.find('\n'));
+    address = address.substr(0, address.find('\n'));
+    addresses += (i > 1 ? "," : "") + address;
+    serve[3] = address.substr(address.rfind(':') + 1);
+    served.server_starts.push_back({serve, environment});
   }
   const std::vector<std::string> with_mpirun = command(run);
   std::vector<std::string> train(with_mpirun.begin() + 2, with_mpirun.end());
@@ -100,7 +103,8 @@ TrainingJob::ServedRun TrainingJob::start_with_servers(const Run& run, int serve
       own.push_back("LOCKSTEP_RANK=" + std::to_string(rank));
       own.push_back("LOCKSTEP_WORLD_SIZE=" + std::to_string(run.ranks));
     }
-    served.workers.push_back(std::make_unique<Process>(train, own));
+    served.worker_starts.push_back({train, own});
+    served.workers.push_back(served.worker_starts.back().again());
   }
   return served;
 }

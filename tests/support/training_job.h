@@ -38,6 +38,14 @@ class TrainingJob {
   [[nodiscard]] ProcessResult train(const Run& run) const;
   // The same without MPI, through parameter servers: `lockstep serve` for each part, and a worker for each rank.
   struct ServedRun {
+    // What a process was started with, but for the servers' port: they get the one back that they had.
+    struct Start {
+      std::vector<std::string> words;
+      std::vector<std::string> environment;
+      [[nodiscard]] std::unique_ptr<Process> again() const { return std::make_unique<Process>(words, environment); }
+    };
+    std::vector<Start> server_starts;
+    std::vector<Start> worker_starts;
     std::vector<std::unique_ptr<Process>> servers;
     std::vector<std::unique_ptr<Process>> workers;
   };
