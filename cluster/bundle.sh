@@ -60,8 +60,16 @@ for program in "${programs[@]}"; do
   wrap "$(basename "$program")"
 done
 
+# The module of the mpi backend stays beside the program.
+library=""
+module=$(dirname "${programs[0]}")/liblockstep_mpi.so
+if [ -e "$module" ]; then
+  cp "$module" "$root/libexec/"
+  copy_libraries_of "$module"
+  library=$(ldd "$module" | sed -n 's/.*libmpi\.so[^ ]* => \(\/[^ ]*\).*/\1/p')
+fi
+
 # Open MPI's own programs and plug-ins, found beside its library.
-library=$(ldd "${programs[0]}" | sed -n 's/.*libmpi\.so[^ ]* => \(\/[^ ]*\).*/\1/p')
 if [ -n "$library" ] && command -v mpirun >/dev/null; then
   launcher=$(readlink -f "$(command -v mpirun)")
   cp "$launcher" "$root/libexec/mpirun"

@@ -38,11 +38,18 @@ function(lockstep_use_test_headers target)
   endif()
 endfunction()
 
+# What is linked into the program and into the module of the mpi backend (comm/mpi/module.h) fits both. With hidden symbols this costs
+# the program nothing.
+function(lockstep_compile_as_module target)
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+endfunction()
+
 # lockstep_module(NAME SOURCES... DEPENDS... [OPENMP]): the static library lockstep_NAME.
 function(lockstep_module name)
   cmake_parse_arguments(arg "OPENMP" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
   add_library(lockstep_${name} STATIC ${arg_SOURCES})
   target_link_libraries(lockstep_${name} PUBLIC lockstep_flags ${arg_DEPENDS} PRIVATE ${arg_PRIVATE_DEPENDS})
+  lockstep_compile_as_module(lockstep_${name})
   if(LOCKSTEP_PRECOMPILE_HEADERS)
     if(name STREQUAL base)
       target_precompile_headers(lockstep_${name} PRIVATE ${common_headers})
@@ -73,6 +80,7 @@ function(lockstep_mpi_test name)
   endif()
   add_executable(${name} ${arg_SOURCES} ${PROJECT_SOURCE_DIR}/tests/support/mpi_main.cpp)
   target_link_libraries(${name} PRIVATE ${arg_DEPENDS} lockstep_test_flags GTest::gtest GTest::gmock)
+  add_dependencies(${name} lockstep_mpi)
   lockstep_use_test_headers(${name})
   foreach(ranks IN LISTS arg_RANKS)
     add_test(NAME ${name}.ranks_${ranks} COMMAND ${PROJECT_SOURCE_DIR}/tests/support/mpirun.sh ${ranks} $<TARGET_FILE:${name}>)

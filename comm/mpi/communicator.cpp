@@ -1,10 +1,12 @@
 #include "comm/mpi/communicator.h"
 
+#include <type_traits>
 #include <utility>
 
 #include "base/error.h"
 #include "comm/arguments.h"
 #include "comm/mpi/group.h"
+#include "comm/mpi/module.h"
 #include "comm/work_queue.h"
 
 namespace lockstep {
@@ -112,8 +114,10 @@ class MpiCommunicator final : public Communicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_mpi_communicator(const CommOptions& options, const RankEnvironment& environment) {
-  return std::make_unique<MpiCommunicator>(options, environment);
-}
-
 }  // namespace lockstep
+
+extern "C" __attribute__((visibility("default"))) lockstep::Communicator* LOCKSTEP_MPI_FACTORY(
+    const lockstep::CommOptions& options, const lockstep::RankEnvironment& environment) {
+  return new lockstep::MpiCommunicator(options, environment);
+}
+static_assert(std::is_same_v<decltype(LOCKSTEP_MPI_FACTORY), lockstep::mpi::Factory>);

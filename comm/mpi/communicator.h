@@ -18,7 +18,7 @@
 
 namespace lockstep {
 
-// Collective. Throws Error(kUsage, kUnsupported).
+// Collective. Opens the module that holds all of this (module.h). Throws Error(kUsage, kUnsupported).
 [[nodiscard]] std::unique_ptr<Communicator> make_mpi_communicator(const CommOptions& options,
                                                                   const RankEnvironment& environment);
 
