@@ -97,7 +97,7 @@ TEST_F(WithoutMpiTest, EveryCommandWorks) {
   const std::string gguf = (job_->folder() / "self.gguf").string();
   for (const Words& arguments : std::vector<Words>{
            {"--version"},
-           {"bench", "allreduce", "--max-mib", "1", "--rounds", "1"},
+           {"bench", "loader", job_->folder() / "job.yaml", "--rounds", "1"},
            {"devices"},
            {"eval", "--model", run, "--data", job_->folder() / "data" / "valid"},
            {"export", "--model", run, "--to", "gguf", "--type", "f32", "--out", gguf},
