@@ -18,10 +18,10 @@ namespace {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
-constexpr control::Protocol kProtocol = {.magic = {'L', 'S', 'P', 'S', 0, 0, 0, 1},
+constexpr control::Protocol kProtocol = {.magic = {'L', 'S', 'P', 'S', 0, 0, 0, 2},
                                          .name = "server",
                                          .server_name = "parameter server",
-                                         .tls_magic = control::Protocol::Magic{'L', 'S', 'P', 'S', 0, 0, 1, 1}};
+                                         .tls_magic = control::Protocol::Magic{'L', 'S', 'P', 'S', 0, 0, 1, 2}};
 constexpr std::string_view kServer = "server";
 constexpr std::string_view kWorker = "worker";
 

@@ -4,10 +4,14 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <random>
 #include <thread>
 
 #include "tests/support/certificates.h"
@@ -262,6 +266,47 @@ TEST_F(SurvivalTest, ShardedStateComesFromTheCheckpoint) {
   run.workers[1]->wait();
   run.workers[1] = run.worker_starts[1].again();
   expect_the_undisturbed_result(run, "sharded");
+}
+
+// kill -9 and SIGSTOP at random moments, of workers and servers. LOCKSTEP_KILLS=60 makes it a campaign.
+TEST_F(SurvivalTest, SurvivesRandomKills) {
+  const char* const wanted = std::getenv("LOCKSTEP_KILLS");
+  const int kills = wanted != nullptr ? std::atoi(wanted) : 6;
+  std::mt19937_64 random(11);
+  const auto pick = [&](int below) { return static_cast<std::size_t>(random() % static_cast<std::uint64_t>(below)); };
+  std::array<int, 3> done = {};  // workers and servers killed, workers stopped
+  for (int killed = 0, round = 0; killed < kills; ++round) {
+    ASSERT_LT(round, kills + 20);
+    const std::string name = "random-" + std::to_string(round);
+    TrainingJob::ServedRun run = start(name, 4, {"comm.silence_s=1"});
+    std::size_t line = 0;
+    while (killed < kills && line < 480) {
+      wait_for_line(run, name, line += 20 + pick(100));
+      std::this_thread::sleep_for(std::chrono::milliseconds(pick(30)));
+      const std::size_t kind = pick(10) < 2 ? 2 : pick(3) < 1 ? 1 : 0;
+      const std::size_t whom = kind == 1 ? pick(2) : pick(4);
+      std::unique_ptr<Process>& process = kind == 1 ? run.servers[whom] : run.workers[whom];
+      if (!process->is_running()) {
+        break;
+      }
+      process->send(kind == 2 ? SIGSTOP : SIGKILL);
+      if (kind == 2) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1'500));
+        process->send(SIGCONT);
+      } else {
+        process->wait();
+        process = kind == 1 ? run.server_starts[whom].again() : run.worker_starts[whom].again();
+      }
+      ++done[kind];
+      ++killed;
+    }
+    expect_the_undisturbed_result(run, name);
+    if (HasFailure()) {
+      return;
+    }
+  }
+  std::printf("fault: %d workers and %d servers killed, %d workers stopped for longer than comm.silence_s\n", done[0],
+              done[1], done[2]);
 }
 
 TEST_F(SurvivalTest, FewerGoOnAndMoreAreTakenIn) {
