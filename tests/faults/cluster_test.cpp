@@ -123,7 +123,7 @@ class ClusterTest : public testing::Test {
     for (const char* host : {"n1", "n2", "n3", "n4"}) {
       cluster_->call("node", {host, "up"});
       cluster_->call("link", {host, "up"});
-      for (const pid_t process : cluster_->processes(host, "lockstep (train|launch)")) {
+      for (const pid_t process : cluster_->processes(host, "lockstep (train|launch|serve)")) {
         kill(process, SIGKILL);
       }
     }
@@ -288,6 +288,55 @@ TEST_F(ClusterTest, SurvivesAHostWithoutPower) {
   EXPECT_EQ(process.wait(100).exit_code, 0) << process.err();
   expect_the_undisturbed_result("power");
   tell("a host's power cut", folder_of("power"));
+}
+
+// Workers of a parameter server, without MPI: a link goes down and up again, a host goes for good and another takes
+// over.
+TEST_F(ClusterTest, ServesWorkersWhoseHostsComeAndGo) {
+  const std::string run = "served";
+  const auto start = [](const char* host, Words words, const std::string& rank = "") {
+    words.insert(words.begin(), {"env", "LOCKSTEP_TOKEN_FILE=" + (job_->folder() / "token").string()});
+    if (!rank.empty()) {
+      words.insert(words.begin() + 1, {"LOCKSTEP_RANK=" + rank, "LOCKSTEP_WORLD_SIZE=2"});
+    }
+    return std::make_unique<Process>(cluster_->on(host, words));
+  };
+  const auto said = [](const std::unique_ptr<Process>& process, const std::string& text) {
+    for (int i = 0; i < 3'000 && process->err().find(text) == std::string::npos; ++i) {
+      std::this_thread::sleep_for(milliseconds(10));
+    }
+    EXPECT_THAT(process->err(), HasSubstr(text));
+  };
+  const auto wait_for_metrics = [&](int step) {
+    const std::string text = "{\"step\": " + std::to_string(step) + ",";
+    for (int i = 0; i < 6'000; ++i) {
+      std::error_code none;
+      const fs::path file = folder_of(run) / "metrics.jsonl";
+      if (fs::exists(file, none) && read_file(file).find(text) != std::string::npos) {
+        return;
+      }
+      std::this_thread::sleep_for(milliseconds(10));
+    }
+    ADD_FAILURE() << "step " << step << " did not come";
+  };
+  const auto server = start("n1", {LOCKSTEP_PROGRAM, "serve", "--workers", "2", "--listen", "0.0.0.0"});
+  said(server, "part 1/1 for 2 workers");
+  Words train = job_->command({run, 1, settings()});
+  train.erase(train.begin(), train.begin() + 2);
+  train.insert(train.end(), {"--set", "comm.backend=server", "--set", "comm.servers=n1:7070"});
+  const auto first = start("n2", train, "0");
+  auto second = start("n3", train, "1");
+  wait_for_metrics(50);
+  cluster_->call("link", {"n3", "down"});
+  said(server, "has not answered for 2.");
+  cluster_->call("link", {"n3", "up"});
+  wait_for_metrics(300);
+  cluster_->call("node", {"n3", "down"});
+  second = start("n4", train, "1");
+  for (Process* const process : {first.get(), second.get(), server.get()}) {
+    EXPECT_EQ(process->wait(100).exit_code, 0) << process->err();
+  }
+  expect_the_undisturbed_result(run);
 }
 
 TEST_F(ClusterTest, NamesAStoppedRankOnAnotherHost) {
