@@ -45,6 +45,17 @@ bool pack_first(const JobConfig& job, Communicator& communicator, CommandContext
   return true;
 }
 
+// All ranks end with the same error: who would replace lost ones need not wait for them.
+void end_in_order(Communicator& communicator) {
+  if (communicator.replaces_ranks()) {
+    try {
+      communicator.close();
+    } catch (const Error&) {
+      // Then it is waited for them.
+    }
+  }
+}
+
 // Nothing when the group of ranks is over and the job goes on with the next.
 std::optional<int> train_in_group(const JobConfig& job, const TrainRequest& request, Communicator& communicator,
                                   JobWatch& watch, CommandContext& context) {
@@ -57,9 +68,7 @@ std::optional<int> train_in_group(const JobConfig& job, const TrainRequest& requ
     communicator.close();
     return exit_code;
   } catch (const AgreedError&) {
-    if (communicator.replaces_ranks()) {
-      communicator.close();  // who could replace the ranks need not wait: they all end
-    }
+    end_in_order(communicator);
     throw;
   } catch (const std::exception& error) {
     if (!communicator.may_rejoin()) {
