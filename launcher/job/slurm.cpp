@@ -15,6 +15,7 @@ namespace lockstep {
 namespace {
 
 constexpr int kAnswerDeadlineMs = 20'000;
+constexpr int kEndedBySignal = 128;  // and its number: see Child::exit_code()
 
 template <typename Number>
 std::optional<Number> number_of(const std::optional<std::string>& text) {
@@ -133,7 +134,11 @@ std::string requeue(const std::string& id) try {
   if (result.timed_out) {
     return "scontrol requeue: no answer";
   }
-  return result.exit_code == 0 ? "" : "scontrol requeue: " + result.output.substr(0, result.output.find('\n'));
+  // To put a job back ends its processes, and scontrol may be among them before it can say that all went well.
+  const bool was_ended_by_it = result.exit_code > kEndedBySignal && result.output.empty();
+  return result.exit_code == 0 || was_ended_by_it
+             ? ""
+             : "scontrol requeue: " + result.output.substr(0, result.output.find('\n'));
 } catch (const Error& error) {
   return error.what();
 }
