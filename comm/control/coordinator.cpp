@@ -74,6 +74,7 @@ class Coordinator::Impl {
   std::uint16_t port() const { return port_; }
 
   void begin_attempt(int attempt, int world);
+  void replace(int rank);
   void request(Order order);
   void end(const std::string& reason);
   [[nodiscard]] bool all_sent() const;
@@ -122,9 +123,20 @@ void Coordinator::Impl::begin_attempt(int attempt, int world) {
                                   .still = milliseconds(options_.still_ms),
                                   .start = milliseconds(options_.start_ms),
                                   .period = period_,
+                                  .replaces_workers = options_.replaces_workers,
                                   .own_host = host_name(),
                                   .own_namespace = process_namespace()},
                   Clock::now());
+}
+
+void Coordinator::Impl::replace(int rank) {
+  if (const auto found = channels_.find(rank); found != channels_.end()) {
+    found->second->close();
+    channels_.erase(found);
+  }
+  if (roster_) {
+    roster_->replace(rank, Clock::now());
+  }
 }
 
 void Coordinator::Impl::broadcast(const Command& command) {
@@ -213,7 +225,7 @@ asio::awaitable<void> Coordinator::Impl::serve(std::list<tcp::socket*>::iterator
 }
 
 asio::awaitable<void> Coordinator::Impl::serve_worker(const std::shared_ptr<Channel>& channel, const Hello& hello) {
-  if (!roster_ || !roster_->hello(hello, Clock::now())) {
+  if (!roster_ || over_ || !roster_->hello(hello, Clock::now())) {
     channel->send(to_text(Command{Order::kEnd, fmt::format("rank {} of attempt {} is not expected here (attempt {})",
                                                            hello.rank, hello.attempt, attempt_)}));
     co_await channel->flush(milliseconds(options_.silence_ms));
@@ -311,6 +323,10 @@ std::uint16_t Coordinator::port() const { return impl_->port(); }
 
 void Coordinator::begin_attempt(int attempt, int world) {
   impl_->run([&] { impl_->begin_attempt(attempt, world); });
+}
+
+void Coordinator::replace(int rank) {
+  impl_->run([&] { impl_->replace(rank); });
 }
 
 void Coordinator::request_stop() {

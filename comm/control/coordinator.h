@@ -27,6 +27,7 @@ class Coordinator {
     int silence_ms = 5'000;            // a worker is named at the latest this long after its last sign of life; > 0
     int still_ms = 300'000;            // see Roster::Options
     int start_ms = 600'000;
+    bool replaces_workers = false;  // see Roster::Options; the loss of one is told, and does not end the others
     // What it found out since the last call. After fatal trouble all workers have been told to end at once.
     std::function<void(const std::vector<Trouble>&)> on_trouble;
     // A worker that lives in this process and cannot be heard when the process stands still: told to the others, so
@@ -44,6 +45,8 @@ class Coordinator {
 
   // Forgets the workers of the attempt before; from now on `world` of them are expected.
   void begin_attempt(int attempt, int world);
+  // Another process is to be this rank of the attempt; see Roster::replace().
+  void replace(int rank);
   // Passed on to every worker, also to those that come up later in this attempt and the next ones.
   void request_stop();
   void request_save();

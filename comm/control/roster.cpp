@@ -23,11 +23,13 @@ constexpr double kIdleCpuSeconds = 0.005;
 
 }  // namespace
 
-Roster::Roster(const Options& options, Clock::time_point now) : options_(options), begin_(now), checked_(now) {}
+Roster::Roster(const Options& options, Clock::time_point now)
+    : options_(options), checked_(now), awaited_since_(static_cast<std::size_t>(options.world), now) {}
 
 bool Roster::hello(const Hello& hello, Clock::time_point now) {
   if (hello.attempt != options_.attempt || hello.world != options_.world || hello.rank < 0 ||
-      hello.rank >= options_.world) {
+      hello.rank >= options_.world ||
+      std::find(replaced_.begin(), replaced_.end(), process_of(hello)) != replaced_.end()) {
     return false;
   }
   const auto known = workers_.find(hello.rank);
@@ -76,6 +78,15 @@ void Roster::closed(int rank, Clock::time_point now) {
   worker.closed = now;
 }
 
+void Roster::replace(int rank, Clock::time_point now) {
+  if (const auto known = workers_.find(rank); known != workers_.end()) {
+    replaced_.push_back(process_of(known->second.hello));
+    workers_.erase(known);
+  }
+  awaited_since_.at(static_cast<std::size_t>(rank)) = now;
+  told_missing_ = false;
+}
+
 std::string Roster::name_of(const Worker& worker) const {
   return fmt::format("rank {} (host {}, process {})", worker.hello.rank, worker.hello.host, worker.hello.process);
 }
@@ -94,6 +105,7 @@ Trouble Roster::trouble(const Worker& worker, TroubleKind kind, const std::strin
   trouble.rank = worker.hello.rank;
   trouble.host = worker.hello.host;
   trouble.step = completed_step();
+  trouble.fatal = !options_.replaces_workers;
   const ActivityState& activity = worker.last.activity;
   trouble.text = fmt::format("{} {}; last seen in {}", name_of(worker), what,
                              describe(activity.phase, activity.step, activity.part));
@@ -120,10 +132,14 @@ std::vector<Trouble> Roster::check(Clock::time_point now) {
       if (worker.farewell.exit_code != 0 && !worker.farewell.message.empty()) {
         Trouble failed = trouble(worker, TroubleKind::kFailed, "");
         failed.text = fmt::format("rank {} (host {}): {}", rank, worker.hello.host, worker.farewell.message);
-        failed.fatal = false;
+        failed.fatal = failed.lost = false;
         failed.exit_code = worker.farewell.exit_code;
         failed.again_is_useless = worker.farewell.again_is_useless;
         found.push_back(std::move(failed));
+      } else if (worker.farewell.exit_code != 0 && options_.replaces_workers) {
+        found.push_back(trouble(worker, TroubleKind::kLeft, "has ended for others"));
+        found.back().lost = false;
+        found.back().exit_code = worker.farewell.exit_code;
       }
       worker.told = true;
       continue;
@@ -149,20 +165,21 @@ std::vector<Trouble> Roster::check(Clock::time_point now) {
       Trouble stands = trouble(worker, TroubleKind::kStill,
                                fmt::format("answers, but its work has stood still for {:.1f} s (thread state {})",
                                            seconds(still), worker.last.thread_state));
-      stands.fatal = still >= options_.still;
+      stands.lost = still >= options_.still;
+      stands.fatal = stands.fatal && stands.lost;
       stands.silent_seconds = seconds(still);
       worker.warned = true;
-      worker.told = stands.fatal;
+      worker.told = stands.lost;
       found.push_back(std::move(stands));
     }
   }
-  if (!told_missing_ && static_cast<int>(workers_.size()) < options_.world && now - begin_ >= options_.start) {
-    std::vector<int> missing;
-    for (int rank = 0; rank < options_.world; ++rank) {
-      if (!workers_.contains(rank)) {
-        missing.push_back(rank);
-      }
+  std::vector<int> missing;
+  for (int rank = 0; rank < options_.world && !told_missing_; ++rank) {
+    if (!workers_.contains(rank) && now - awaited_since_[static_cast<std::size_t>(rank)] >= options_.start) {
+      missing.push_back(rank);
     }
+  }
+  if (!missing.empty()) {
     Trouble absent;
     absent.kind = TroubleKind::kMissing;
     absent.rank = missing.front();
@@ -211,9 +228,8 @@ std::optional<int> Roster::common_exit_code() const {
     return {};
   }
   const int first = workers_.begin()->second.farewell.exit_code;
-  const bool same = std::all_of(workers_.begin(), workers_.end(), [first](const auto& entry) {
-    return entry.second.farewell.exit_code == first;
-  });
+  const bool same = std::all_of(workers_.begin(), workers_.end(),
+                                [first](const auto& entry) { return entry.second.farewell.exit_code == first; });
   return same ? std::optional(first) : std::nullopt;
 }
 

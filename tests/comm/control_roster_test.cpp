@@ -202,5 +202,76 @@ TEST(MessageTest, RefusesWhatIsNone) {
   }
 }
 
+class ReplacingRosterTest : public testing::Test {
+ protected:
+  ReplacingRosterTest() {
+    for (int rank = 0; rank < 2; ++rank) {
+      EXPECT_TRUE(say_hello(rank, 100 + rank));
+    }
+  }
+  bool say_hello(int rank, int process) {
+    return roster_.hello({.rank = rank, .world = 2, .attempt = 1, .host = "n1", .process = process}, now_);
+  }
+  // What is found while rank 0 beats.
+  std::vector<Trouble> pass(milliseconds length) {
+    std::vector<Trouble> found;
+    for (milliseconds passed{0}; passed < length; passed += milliseconds(100)) {
+      now_ += milliseconds(100);
+      ++last_.activity.changes;
+      roster_.heartbeat(0, last_, now_);
+      for (const Trouble& trouble : roster_.check(now_)) {
+        found.push_back(trouble);
+      }
+    }
+    return found;
+  }
+
+  Roster::Clock::time_point now_{};
+  Roster roster_{{.world = 2,
+                  .attempt = 1,
+                  .silence = milliseconds(5'000),
+                  .start = milliseconds(30'000),
+                  .replaces_workers = true,
+                  .own_host = "n0"},
+                 now_};
+  Heartbeat last_;
+};
+
+TEST_F(ReplacingRosterTest, TakesAnotherProcessForARankThatIsLost) {
+  const std::vector<Trouble> found = pass(milliseconds(40'000));
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].kind, TroubleKind::kSilent);
+  EXPECT_TRUE(found[0].lost);
+  EXPECT_FALSE(found[0].fatal);
+  EXPECT_FALSE(say_hello(1, 999)) << "nobody is to be replaced";
+  roster_.replace(1, now_);
+  EXPECT_THAT(pass(milliseconds(29'000)), IsEmpty());
+  EXPECT_FALSE(say_hello(1, 101)) << "the one that was replaced";
+  EXPECT_TRUE(say_hello(1, 999));
+  EXPECT_THAT(pass(milliseconds(4'000)), IsEmpty());
+  EXPECT_EQ(roster_.state(now_).workers.at(1).process, 999);
+}
+
+TEST_F(ReplacingRosterTest, NamesAReplacementThatDoesNotComeUp) {
+  roster_.closed(1, now_);
+  EXPECT_THAT(pass(milliseconds(2'000)), ElementsAre(Field(&Trouble::kind, TroubleKind::kGone)));
+  roster_.replace(1, now_);
+  const std::vector<Trouble> found = pass(milliseconds(40'000));
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].kind, TroubleKind::kMissing);
+  EXPECT_TRUE(found[0].fatal);
+  EXPECT_EQ(found[0].text, "rank 1 of 2 did not come up within 30 s");
+}
+
+TEST_F(ReplacingRosterTest, TellsOfAWorkerThatEndedForOthers) {
+  roster_.farewell(1, {.exit_code = 1}, now_);
+  const std::vector<Trouble> found = pass(milliseconds(200));
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].kind, TroubleKind::kLeft);
+  EXPECT_FALSE(found[0].fatal);
+  EXPECT_FALSE(found[0].lost);
+  EXPECT_EQ(found[0].exit_code, 1);
+}
+
 }  // namespace
 }  // namespace lockstep::control
