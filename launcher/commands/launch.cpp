@@ -34,7 +34,9 @@ struct LaunchOptions {
   std::string config;
   std::vector<std::string> overrides;
   std::string resume = "auto";
-  int ranks = 0;  // 0: as many as there is room for
+  std::string backend;  // empty: as the configuration says
+  int servers = 0;      // 0: as many as the backend needs
+  int ranks = 0;        // 0: as many as there is room for
   std::string hosts;
   std::string ssh;
   std::string starter = "auto";
@@ -45,12 +47,21 @@ struct LaunchOptions {
   BatchOptions batch;
 };
 
+// With what flags say about it.
+std::vector<std::string> overrides_of(const LaunchOptions& options) {
+  std::vector<std::string> overrides = options.overrides;
+  if (!options.backend.empty()) {
+    overrides.push_back("comm.backend=" + options.backend);
+  }
+  return overrides;
+}
+
 std::string own_program() { return std::filesystem::read_symlink("/proc/self/exe").string(); }
 
 // lockstep train CONFIG --set ...
 std::vector<std::string> worker_command(const LaunchOptions& options) {
   std::vector<std::string> command = {own_program(), "train", options.config};
-  for (const std::string& override_ : options.overrides) {
+  for (const std::string& override_ : overrides_of(options)) {
     command.insert(command.end(), {"--set", override_});
   }
   return command;
@@ -85,9 +96,34 @@ int default_ranks(const Config& config, const std::vector<Host>& hosts) {
   return static_cast<int>(std::bit_floor(static_cast<unsigned>(room)));
 }
 
+// How the ranks come up: through MPI, by whose starter.
+void choose_starter(const LaunchOptions& options, LaunchRequest& request) {
+  const bool with_srun = request.slurm && options.hosts.empty() && options.starter != "mpirun";
+  require(options.starter != "srun" || with_srun, "--starter srun: this is no Slurm allocation, or --hosts is given");
+  if (with_srun && (options.starter == "srun" || srun_has_pmix())) {
+    request.starter = JobStarter::kSrun;
+  } else {
+    const ChildResult version = run_child({{"mpirun", "--version"}}, 10'000);
+    request.mpirun_major = parse_mpirun_version(version.output);
+  }
+}
+
+// Or one by one, with servers between them.
+void choose_servers(const LaunchOptions& options, LaunchRequest& request) {
+  require(
+      options.starter == "auto",
+      "--starter {}: with comm.backend: server each rank is started by itself, on other hosts by ssh or, in a Slurm "
+      "allocation, by srun",
+      options.starter);
+  const std::string& known = request.config.comm.servers;
+  require(known.empty(), "comm.servers: found {}, expected nothing: lockstep launch starts the servers itself", known);
+  request.servers = std::max(1, options.servers);
+}
+
 LaunchRequest request_of(const LaunchOptions& options, const Config& config) {
   LaunchRequest request;
   request.config = config;
+  request.program = own_program();
   request.worker = worker_command(options);
   request.resume = options.resume;
   request.ssh = options.ssh;
@@ -99,13 +135,12 @@ LaunchRequest request_of(const LaunchOptions& options, const Config& config) {
     request.hosts = request.slurm->hosts;
     request.hosts_are_slurms = true;
   }
-  const bool with_srun = request.slurm && options.hosts.empty() && options.starter != "mpirun";
-  require(options.starter != "srun" || with_srun, "--starter srun: this is no Slurm allocation, or --hosts is given");
-  if (with_srun && (options.starter == "srun" || srun_has_pmix())) {
-    request.starter = JobStarter::kSrun;
+  if (config.comm.backend == "server") {
+    choose_servers(options, request);
   } else {
-    const ChildResult version = run_child({{"mpirun", "--version"}}, 10'000);
-    request.mpirun_major = parse_mpirun_version(version.output);
+    require(options.servers == 0, "--servers {}: comm.backend is {}, which has none", options.servers,
+            config.comm.backend);
+    choose_starter(options, request);
   }
   request.ranks = options.ranks > 0 ? options.ranks : default_ranks(config, request.hosts);
   require(std::has_single_bit(static_cast<unsigned>(request.ranks)),
@@ -134,11 +169,14 @@ int submit(const LaunchOptions& options, const Config& config, Log& log) {
   }
   batch.output = folder + "/slurm-%j.log";
   batch.command = {own_program(), "launch", options.config};
-  for (const std::string& override_ : options.overrides) {
+  for (const std::string& override_ : overrides_of(options)) {
     batch.command.insert(batch.command.end(), {"--set", override_});
   }
   batch.command.insert(batch.command.end(), {"--resume", options.resume, "--starter", options.starter, "--max-restarts",
                                              std::to_string(options.max_restarts)});
+  if (options.servers > 0) {
+    batch.command.insert(batch.command.end(), {"--servers", std::to_string(options.servers)});
+  }
   if (options.ranks > 0) {
     batch.command.insert(batch.command.end(), {"--ranks", std::to_string(options.ranks)});
   }
@@ -164,12 +202,14 @@ int run_launch(const LaunchOptions& options, CommandContext& context) {
   require(context.ranks.starter == Starter::kAlone || process_environment()("SLURM_JOB_ID"),
           "launch was started by {}; it starts the ranks itself: lockstep launch {}",
           context.ranks.starter == Starter::kSrun ? "srun" : "mpirun", options.config);
-  const Config config = load_job_config(options.config, options.overrides, 0).config;
+  const Config config = load_job_config(options.config, overrides_of(options), 0).config;
   if (options.slurm) {
     return submit(options, config, context.log);
   }
   if (options.dry_run) {
-    print(shell_line(first_command(request_of(options, config))) + "\n");
+    for (const ChildCommand& command : first_commands(request_of(options, config))) {
+      print(shell_line(command) + "\n");
+    }
     return kExitDone;
   }
   context.stop.listen(StopSignal::Second::kIsCounted);
@@ -228,6 +268,13 @@ void add_launch(CLI::App& app, CommandContext& context) {
       ->add_option("--ranks", options->ranks,
                    "A power of two; otherwise as many as there are GPUs, slots of hosts, or tasks in Slurm")
       ->check(above_zero());
+  command->add_option("--backend", options->backend, "The same as --set comm.backend=...; server: without MPI")
+      ->check(CLI::IsMember({"auto", "mpi", "nccl", "server"}));
+  command
+      ->add_option("--servers", options->servers,
+                   "With comm.backend: server, parameter servers that are started for the ranks, on the first hosts; "
+                   "otherwise 1")
+      ->check(above_zero());
   command->add_option("--hosts", options->hosts, "Hosts and how many ranks each takes, or a file with a line for each")
       ->type_name("a:2,b:2|FILE");
   command->add_option("--ssh", options->ssh, "Program that runs a command on another host: PROGRAM HOST COMMAND")
@@ -241,7 +288,7 @@ void add_launch(CLI::App& app, CommandContext& context) {
   command->add_option("--starter", options->starter, "What starts the ranks; auto: srun in Slurm where it has PMIx")
       ->check(CLI::IsMember({"auto", "mpirun", "srun"}))
       ->capture_default_str();
-  command->add_flag("--dry-run", options->dry_run, "Print the command, or with --slurm the batch script, and stop");
+  command->add_flag("--dry-run", options->dry_run, "Print the commands, or with --slurm the batch script, and stop");
   add_slurm_options(*command, options);
   command->footer(
       "A rank that dies, hangs or is cut off is named within comm.silence_s seconds, and the job starts again from "
@@ -249,6 +296,8 @@ void add_launch(CLI::App& app, CommandContext& context) {
       "newest checkpoint on the hosts that answer: on a power of two of ranks, with the same bits. Ctrl-C saves and\n"
       "stops (exit code 75); a second one stops at once. In a Slurm batch job it saves before the time limit or a\n"
       "preemption ends it, and puts the job back into the queue.\n"
+      "With --backend server no MPI is needed: parameter servers and ranks are started one by one, by ssh where there\n"
+      "are hosts, and each that dies is started again by itself.\n"
       "What each rank says goes to RUN/logs/rank-00000.log; RUN/attempts.jsonl lists starts and causes.\n"
       "Example: lockstep launch examples/shakespeare/shakespeare.yaml --ranks 2");
   command->callback(

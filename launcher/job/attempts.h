@@ -1,4 +1,5 @@
-// RUN/attempts.jsonl: a line for each start of a job by `lockstep launch`, written when it has ended.
+// RUN/attempts.jsonl: a line for each start of a job by `lockstep launch`, written when it has ended, and one for each
+// process that was started again by itself within one, written when the job got on.
 #pragma once
 
 #include <cstdint>
@@ -25,12 +26,26 @@ struct Attempt {
   double recovered_s = 0;  // from the end of the attempt before, as noticed, to this one's first step; 0: the first
 };
 
+struct Replacement {
+  int attempt = 1;
+  std::string time = {};     // of its start, UTC
+  std::string process = {};  // "rank 3", "server 1"
+  std::string host = {};     // empty: that of lockstep launch
+  std::int64_t step = 0;     // completed until then
+  std::string cause = {};    // what had happened to the one before
+  double detected_s = 0;     // as above
+  double recovered_s = 0;    // until a step was done; 0: none was before the attempt ended, or another was replaced
+};
+
 [[nodiscard]] std::filesystem::path attempts_file(const std::filesystem::path& run);
 [[nodiscard]] nlohmann::ordered_json to_json(const Attempt& attempt);
-// Appends. Returns why it could not, empty when it did.
+[[nodiscard]] nlohmann::ordered_json to_json(const Replacement& replacement);
+// Both append. They return why they could not, empty when they did.
 [[nodiscard]] std::string append_attempt(const std::filesystem::path& run, const Attempt& attempt);
+[[nodiscard]] std::string append_replacement(const std::filesystem::path& run, const Replacement& replacement);
 // All whole lines; none when there is no file.
 [[nodiscard]] std::vector<Attempt> read_attempts(const std::filesystem::path& run);
+[[nodiscard]] std::vector<Replacement> read_replacements(const std::filesystem::path& run);
 
 // The time now as above.
 [[nodiscard]] std::string utc_now();

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -60,8 +61,14 @@ std::vector<char*> pointers_to(std::vector<std::string>& texts) {
 }  // namespace
 
 Child::Child(const ChildCommand& command) {
+  // A socket can be written to without the signal that a pipe without a reader sends.
+  std::array<int, 2> input = {-1, -1};
+  if (command.has_input && ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, input.data()) != 0) {
+    fail_errno("a socket");
+  }
   const Pipe out;
   const Pipe err;
+  input_ = input[0];
   outputs_[Stream::kOut].descriptor = out.read_end;
   outputs_[Stream::kErr].descriptor = err.read_end;
   for (const auto& [stream, output] : outputs_) {
@@ -69,7 +76,11 @@ Child::Child(const ChildCommand& command) {
   }
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
-  posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  if (command.has_input) {
+    posix_spawn_file_actions_adddup2(&files, input[1], STDIN_FILENO);
+  } else {
+    posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  }
   posix_spawn_file_actions_adddup2(&files, out.write_end, STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&files, err.write_end, STDERR_FILENO);
   posix_spawnattr_t attributes;
@@ -79,6 +90,9 @@ Child::Child(const ChildCommand& command) {
   sigset_t all;
   sigemptyset(&none);
   sigfillset(&all);
+  if (command.outlives_reader) {
+    sigdelset(&all, SIGPIPE);  // ignored by this process, and so by that one
+  }
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setsigdefault(&attributes, &all);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
@@ -91,10 +105,11 @@ Child::Child(const ChildCommand& command) {
   posix_spawnattr_destroy(&attributes);
   ::close(out.write_end);
   ::close(err.write_end);
+  if (input[1] >= 0) {
+    ::close(input[1]);
+  }
   if (error != 0) {
-    for (const auto& [stream, output] : outputs_) {
-      ::close(output.descriptor);
-    }
+    close_all();
     require(error != ENOENT, "{}: no such program in PATH", arguments.front());
     errno = error;
     fail_errno("start " + arguments.front());
@@ -106,21 +121,36 @@ Child::~Child() {
     signal_group(SIGKILL);
     ::waitpid(process_, nullptr, 0);
   }
+  close_all();
+}
+
+void Child::close_all() {
   for (const auto& [stream, output] : outputs_) {
     if (output.descriptor >= 0) {
       ::close(output.descriptor);
     }
   }
+  if (input_ >= 0) {
+    ::close(input_);
+  }
 }
 
-void Child::read(int timeout_ms, const std::function<void(Stream, const std::string& line)>& on_line) {
+void Child::wait_for_output(const std::vector<const Child*>& children, int timeout_ms) {
   std::vector<pollfd> events;
-  for (const auto& [stream, output] : outputs_) {
-    events.push_back({output.descriptor, POLLIN, 0});  // poll() skips closed ones, which are -1
+  for (const Child* child : children) {
+    for (const auto& [stream, output] : child->outputs_) {
+      events.push_back({output.descriptor, POLLIN, 0});  // poll() skips closed ones, which are -1
+    }
   }
-  if (::poll(events.data(), events.size(), timeout_ms) <= 0) {
-    return;
-  }
+  ::poll(events.data(), events.size(), timeout_ms);
+}
+
+void Child::write(const std::string& text) const {
+  static_cast<void>(::send(input_, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
+void Child::read(int timeout_ms, const LineHandler& on_line) {
+  wait_for_output({this}, timeout_ms);
   std::array<char, 65536> bytes;
   constexpr int kMostBlocks = 64;  // then whoever called has other things to see to
   for (auto& [stream, output] : outputs_) {

@@ -19,10 +19,9 @@ ChildCommand probe_command(HostReach reach, const std::string& ssh, const std::s
   if (reach == HostReach::kSrun) {
     return {{"srun", "--overlap", "--quiet", "--immediate=5", "--nodes=1", "--ntasks=1", "--nodelist=" + host, "true"}};
   }
-  if (!ssh.empty()) {
-    return {{ssh, host, "true"}};
-  }
-  return {{"ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", host, "true"}};
+  ChildCommand probe{ssh_words(ssh)};
+  probe.arguments.insert(probe.arguments.end(), {host, "true"});
+  return probe;
 }
 
 std::string problem_of(HostReach reach, const std::string& ssh, const std::string& host) {
@@ -55,6 +54,13 @@ bool is_here(const std::string& host) {
   }
   const std::vector<std::string> addresses = own_addresses();
   return std::find(addresses.begin(), addresses.end(), host) != addresses.end();
+}
+
+std::vector<std::string> ssh_words(const std::string& ssh) {
+  if (!ssh.empty()) {
+    return {ssh};
+  }
+  return {"ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=5"};
 }
 
 std::vector<std::string> problems_of_hosts(const std::vector<Host>& hosts, HostReach reach, const std::string& ssh) {

@@ -12,6 +12,10 @@ std::filesystem::path RankLogs::path(int rank) const {
   return run_ / "logs" / (rank < 0 ? std::string("starter.log") : fmt::format("rank-{:05}.log", rank));
 }
 
+std::filesystem::path RankLogs::path_of_server(int server) const {
+  return run_ / "logs" / fmt::format("server-{:05}.log", server);
+}
+
 void RankLogs::begin_attempt(const std::string& title) {
   flush();
   title_ = title;
@@ -20,10 +24,14 @@ void RankLogs::begin_attempt(const std::string& title) {
   waiting_bytes_ = 0;
 }
 
-void RankLogs::write(const OutputLine& line) {
+void RankLogs::write(const OutputLine& line) { write(path(line.rank), line.text); }
+
+void RankLogs::write_of_server(int server, const std::string& text) { write(path_of_server(server), text); }
+
+void RankLogs::write(const std::filesystem::path& file, const std::string& text) {
   if (waiting_bytes_ < kMostWaitingBytes) {
-    waiting_[line.rank] += line.text + "\n";
-    waiting_bytes_ += line.text.size() + 1;
+    waiting_[file] += text + "\n";
+    waiting_bytes_ += text.size() + 1;
   }
 }
 
@@ -33,10 +41,10 @@ void RankLogs::flush() {
     return;
   }
   std::filesystem::create_directory(run_ / "logs", error);
-  for (const auto& [rank, text] : waiting_) {
-    std::ofstream& file = files_[rank];
+  for (const auto& [path, text] : waiting_) {
+    std::ofstream& file = files_[path];
     if (!file.is_open()) {
-      file.open(path(rank), std::ios::app);
+      file.open(path, std::ios::app);
       file << "--- " << title_ << "\n";
     }
     file.clear();  // a full disk may have room again

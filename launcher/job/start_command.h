@@ -1,6 +1,7 @@
 // The command line that starts a job's workers: Open MPI's mpirun (4 and 5 differ) or Slurm's srun.
 #pragma once
 
+#include <array>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,10 @@
 namespace lockstep {
 
 enum class JobStarter { kMpirun, kSrun };
+
+// What ranks on other hosts get of this process's environment.
+inline constexpr std::array<const char*, 3> kForwardedVariables = {"LOCKSTEP_LOG", "LD_LIBRARY_PATH",
+                                                                   "LOCKSTEP_CUDA_LIBRARIES"};
 
 struct StartPlan {
   JobStarter starter = JobStarter::kMpirun;
