@@ -27,9 +27,9 @@ struct Trouble {
   bool fatal = true;  // the attempt cannot go on
   bool lost = true;   // the worker is no more, or is to be ended; otherwise a warning, or what it said itself
   int rank = 0;
-  std::string host;       // empty: not known
+  std::string host = {};  // empty: not known
   std::int64_t step = 0;  // completed by any rank until then
-  std::string text;       // "rank 3 (host n3, process 411) has not answered for 5.0 s; last seen in step 8: optimizer"
+  std::string text = {};  // "rank 3 (host n3, process 411) has not answered for 5.0 s; last seen in step 8: optimizer"
   double silent_seconds = 0;  // from its last sign of life, or its last progress, until it was noticed
   int exit_code = 0;          // of kFailed and kLeft
   bool again_is_useless = false;

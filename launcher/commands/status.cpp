@@ -31,6 +31,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kAnswerDeadlineMs = 3'000;
 constexpr int kMostMissed = 3;
+constexpr std::size_t kLinesShown = 5;
 constexpr std::uint64_t kTailBytes = 64 << 10;
 
 struct StatusOptions {
@@ -47,6 +48,7 @@ struct Status {
   Json last_evaluation;
   fs::path checkpoint;  // the newest, empty when there is none
   std::vector<Attempt> attempts;
+  std::vector<Replacement> replacements;
   double metrics_age_s = 0;  // since metrics.jsonl was last written
 };
 
@@ -86,6 +88,7 @@ Status look_at(const fs::path& run) {
     status.checkpoint = checkpoints.front().path;
   }
   status.attempts = read_attempts(run);
+  status.replacements = read_replacements(run);
   return status;
 }
 
@@ -151,12 +154,22 @@ std::string to_text(const fs::path& run, const Status& status) {
   }
   if (!status.attempts.empty()) {
     text += fmt::format("attempts     {} ended, {} of them in a failure\n", status.attempts.size(), failures);
-    const std::size_t shown = std::min<std::size_t>(status.attempts.size(), 5);
+    const std::size_t shown = std::min(status.attempts.size(), kLinesShown);
     for (std::size_t i = status.attempts.size() - shown; i < status.attempts.size(); ++i) {
       const Attempt& attempt = status.attempts[i];
       text += fmt::format("  {:>5}  {}  {} rank{}, steps {} to {}: {}\n", attempt.number, attempt.ended, attempt.ranks,
                           attempt.ranks == 1 ? "" : "s", attempt.first_step, attempt.last_step,
                           attempt.cause.empty() ? "finished" : attempt.cause);
+    }
+  }
+  if (!status.replacements.empty()) {
+    text += fmt::format("replaced     {} process{}\n", status.replacements.size(),
+                        status.replacements.size() == 1 ? "" : "es");
+    const std::size_t shown = std::min(status.replacements.size(), kLinesShown);
+    for (std::size_t i = status.replacements.size() - shown; i < status.replacements.size(); ++i) {
+      const Replacement& replacement = status.replacements[i];
+      text += fmt::format("  {:>5}  {}  {}, after step {}: {}\n", replacement.attempt, replacement.time,
+                          replacement.process, replacement.step, replacement.cause);
     }
   }
   if (status.job && !status.job->workers.empty()) {
@@ -174,6 +187,10 @@ Json to_json(const fs::path& run, const Status& status) {
   json["attempts"] = Json::array();
   for (const Attempt& attempt : status.attempts) {
     json["attempts"].push_back(lockstep::to_json(attempt));
+  }
+  json["replacements"] = Json::array();
+  for (const Replacement& replacement : status.replacements) {
+    json["replacements"].push_back(lockstep::to_json(replacement));
   }
   json["ranks"] = Json::array();
   if (status.job) {

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
+#include <utility>
+
 #include "launcher/commands/command.h"
 
 namespace lockstep {
@@ -9,7 +12,28 @@ namespace {
 
 constexpr int kSshFailed = 255;
 
+// Of "HOST:PORT", as lockstep serve prints it; 0 of anything else.
+int port_of(const std::string& text) {
+  const std::size_t colon = text.rfind(':');
+  int port = 0;
+  const char* const end = text.data() + text.size();
+  if (colon == std::string::npos || std::from_chars(text.data() + colon + 1, end, port).ptr != end) {
+    return 0;
+  }
+  return port;
+}
+
 }  // namespace
+
+void ServedMember::start(const JobSurroundings& job, const std::vector<std::string>& arguments,
+                         std::map<std::string, std::string> variables, std::int64_t step) {
+  started_at = Clock::now();
+  step_at_start = step;
+  ended_at.reset();
+  to_be_killed.reset();
+  last_line.clear();
+  process = std::make_unique<JobProcess>(job, host, arguments, std::move(variables));
+}
 
 void ServedMember::follow(JobOutput& output) {
   if (!process) {
@@ -36,11 +60,12 @@ void ServedMember::hand_on(JobOutput& output, Child::Stream stream, const std::s
     output.of_rank({number, is_error, text});
   } else if (is_error) {
     output.of_server(number + 1, text);
-  } else if (const std::size_t colon = text.rfind(':'); address.empty() && colon != std::string::npos) {
-    // HOST:PORT, where HOST may stand for all addresses of that machine.
-    address = (host.empty() ? "127.0.0.1" : host) + text.substr(colon);
+  } else if (port == 0) {
+    port = port_of(text);
   }
 }
+
+std::string ServedMember::address() const { return fmt::format("{}:{}", host.empty() ? "127.0.0.1" : host, port); }
 
 std::string ServedMember::end_text() const {
   const std::string said = last_line.empty() ? "" : ": " + last_line;

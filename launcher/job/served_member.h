@@ -3,9 +3,11 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "launcher/job/host_search.h"
 #include "launcher/job/job_output.h"
@@ -32,7 +34,7 @@ struct ServedMember {
   int number = 0;                            // the rank, or the server's part from 0
   std::string host;                          // empty: this machine
   std::unique_ptr<JobProcess> process = {};  // while it runs
-  std::string address = {};                  // of a server that listens
+  int port = 0;                              // of a server; 0 as long as it has not said that it listens
   std::string last_line = {};                // of what it wrote for people
   Clock::time_point started_at = {};
   std::int64_t step_at_start = 0;  // completed by the job
@@ -42,9 +44,14 @@ struct ServedMember {
   std::optional<Loss> loss = {};
   std::optional<Clock::time_point> to_be_killed = {};
 
+  // `step`: completed by the job until now. Throws what JobProcess's constructor throws.
+  void start(const JobSurroundings& job, const std::vector<std::string>& arguments,
+             std::map<std::string, std::string> variables, std::int64_t step);
   // Hands on what the process has written, kills it when that is due, and notes its end.
   void follow(JobOutput& output);
 
+  // HOST:PORT of a server.
+  [[nodiscard]] std::string address() const;
   // "rank 3 (host n4)"
   [[nodiscard]] std::string name_and_host() const { return host.empty() ? name : name + " (host " + host + ")"; }
   // A signal ended it, or the connection to its host broke, rather than its own decision.

@@ -53,36 +53,29 @@ ServedProcesses::ServedProcesses(Surroundings surroundings, Plan plan)
 ServedProcesses::~ServedProcesses() { record(recovery_.give_up()); }
 
 void ServedProcesses::start(ServedMember& member) {
-  const LaunchRequest& request = around_.request;
-  member.started_at = Clock::now();
-  member.step_at_start = around_.progress().step;
-  member.ended_at.reset();
-  member.to_be_killed.reset();
-  member.last_line.clear();
+  const AttemptProgress progress = around_.progress();
+  const int ranks = plan_.placement.ranks;
   if (member.is_server) {
-    const int port = member.address.empty() ? 0 : std::stoi(member.address.substr(member.address.rfind(':') + 1));
-    member.process = std::make_unique<JobProcess>(job_, member.host,
-                                                  server_command(request, plan_.placement.ranks, member.number, port),
-                                                  std::map<std::string, std::string>{});
+    member.start(job_, server_command(around_.request, ranks, member.number, member.port), {}, progress.step);
     return;
   }
   std::vector<std::string> addresses;
   for (const ServedMember& other : members_) {
     if (other.is_server) {
-      addresses.push_back(other.address);
+      addresses.push_back(other.address());
     }
   }
-  std::map<std::string, std::string> variables = worker_variables(member.number, plan_.placement.ranks);
+  std::map<std::string, std::string> variables = worker_variables(member.number, ranks);
   variables.insert(plan_.variables.begin(), plan_.variables.end());
-  const std::string resume = around_.progress().opened ? "auto" : plan_.resume;
-  member.process = std::make_unique<JobProcess>(
-      job_, member.host, worker_command(request, fmt::format("{}", fmt::join(addresses, ",")), resume),
-      std::move(variables));
+  member.start(job_,
+               worker_command(around_.request, fmt::format("{}", fmt::join(addresses, ",")),
+                              progress.opened ? "auto" : plan_.resume),
+               std::move(variables), progress.step);
 }
 
 // Once all servers listen.
 void ServedProcesses::start_workers() {
-  const auto listens = [](const ServedMember& member) { return !member.is_server || !member.address.empty(); };
+  const auto listens = [](const ServedMember& member) { return !member.is_server || member.port > 0; };
   if (workers_started_ || !goes_on() || !std::all_of(members_.begin(), members_.end(), listens)) {
     return;
   }
@@ -122,7 +115,7 @@ void ServedProcesses::look_after(ServedMember& member) {
     judge_end(member);
   }
   const std::chrono::seconds deadline(around_.request.config.comm.timeout_s);
-  if (member.is_server && member.process && member.address.empty() && Clock::now() - member.started_at > deadline) {
+  if (member.is_server && member.process && member.port == 0 && Clock::now() - member.started_at > deadline) {
     job_is_over(member.name_and_host() + " does not come up");
   }
 }

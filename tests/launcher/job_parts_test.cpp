@@ -193,11 +193,13 @@ TEST(RankLogsTest, WaitForTheRunsFolder) {
   fs::create_directory(run);
   logs.write({3, true, "late"});
   logs.write({-1, false, "mpirun"});
+  logs.write_of_server(2, "serving");
   logs.begin_attempt("attempt 2");
   logs.write({3, false, "again"});
   logs.flush();
   EXPECT_EQ(read_file(logs.path(3)), "--- attempt 1\nearly\nlate\n--- attempt 2\nagain\n");
   EXPECT_EQ(read_file(run / "logs" / "starter.log"), "--- attempt 1\nmpirun\n");
+  EXPECT_EQ(read_file(run / "logs" / "server-00002.log"), "--- attempt 1\nserving\n");
 }
 
 TEST(AttemptsTest, AreAppendedAndReadBack) {
@@ -215,6 +217,12 @@ TEST(AttemptsTest, AreAppendedAndReadBack) {
   EXPECT_TRUE(all[0].opened);
   EXPECT_EQ(all[1].number, 3);
   EXPECT_EQ(all[1].recovered_s, 1.5);
+  const Replacement replacement = {
+      .attempt = 3, .process = "rank 1", .host = "b", .step = 7, .cause = "rank 1 is gone"};
+  EXPECT_EQ(append_replacement(folder.path(), replacement), "");
+  EXPECT_EQ(read_attempts(folder.path()).size(), 2U);
+  ASSERT_EQ(read_replacements(folder.path()).size(), 1U);
+  EXPECT_EQ(read_replacements(folder.path())[0].cause, "rank 1 is gone");
   EXPECT_EQ(append_attempt(folder / "none", {}), "");
   EXPECT_FALSE(fs::exists(folder / "none"));
 }

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "tests/launcher/launch_fixture.h"
 #include "tests/support/training_job.h"
 
 namespace lockstep {
@@ -29,95 +30,7 @@ using testing::Not;
 using testing::StartsWith;
 using Words = std::vector<std::string>;
 
-constexpr int kSteps = 1'000;  // some two seconds on two ranks: time to notice a step and to kill
-
-class LaunchTest : public testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    job_ = new TrainingJob({LOCKSTEP_PROGRAM, LOCKSTEP_MPIRUN});
-    const ProcessResult result = job_->train({"undisturbed", 1, settings()});
-    ASSERT_EQ(result.exit_code, 0) << result.err;
-  }
-  static void TearDownTestSuite() {
-    delete job_;
-    job_ = nullptr;
-  }
-
-  static Words settings() {
-    return {"train.steps=" + std::to_string(kSteps), "checkpoint.every_steps=10", "comm.silence_s=2"};
-  }
-  static Words command(const std::string& run, const Words& options, const Words& more_settings = {}) {
-    Words all = settings();
-    all.insert(all.end(), more_settings.begin(), more_settings.end());
-    Words words = job_->command({run, 1, all, options});
-    words.erase(words.begin(), words.begin() + 2);  // mpirun.sh 1
-    words[1] = "launch";
-    return words;
-  }
-  static const Words& environment() {
-    // For builds with sanitizers: Open MPI leaks, takes its own locks in two orders, and hooks the end of threads.
-    static const Words variables = {"OMPI_MCA_mpi_yield_when_idle=1", "ASAN_OPTIONS=detect_leaks=0",
-                                    "TSAN_OPTIONS=detect_deadlocks=0", "OMPI_MCA_memory=^patcher"};
-    return variables;
-  }
-  static ProcessResult launch(const std::string& run, const Words& options, const Words& more_settings = {}) {
-    Process process(command(run, options, more_settings), environment());
-    return process.wait(100);
-  }
-  static fs::path folder_of(const std::string& run) { return job_->folder() / "runs" / run; }
-
-  static json status(const std::string& run) {
-    const ProcessResult result = run_process({LOCKSTEP_PROGRAM, "status", folder_of(run), "--json"});
-    EXPECT_EQ(result.exit_code, 0) << result.err;
-    return json::parse(result.out, nullptr, false);
-  }
-  // Waits until `holds` of the job's status does.
-  static void wait_for(Process& process, const std::string& run, const std::function<bool(const json&)>& holds) {
-    for (int i = 0; i < 600 && process.is_running(); ++i) {
-      if (fs::exists(folder_of(run) / "coordinator.json") && holds(status(run))) {
-        return;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
-    ADD_FAILURE() << "did not come: " << process.err();
-  }
-  // Waits until both ranks train in that attempt and have done that many steps, the last of them in it; returns the
-  // process of rank `rank`.
-  static pid_t wait_for_step(Process& process, const std::string& run, int attempt, int step, std::size_t rank = 1) {
-    pid_t found = 0;
-    wait_for(process, run, [&](const json& now) {
-      const json& ranks = now["ranks"];
-      if (now.value("attempt", 0) != attempt || ranks.size() != 2 || ranks[0]["completed_step"] < step ||
-          ranks[0]["completed_step"] <= ranks[0]["first_step"]) {
-        return false;
-      }
-      found = ranks[rank]["process"];
-      return true;
-    });
-    return found;
-  }
-  static void expect_end(pid_t process) {
-    for (int i = 0; i < 1000 && kill(process, 0) == 0; ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
-    EXPECT_NE(kill(process, 0), 0);
-  }
-  static void expect_the_undisturbed_result(const std::string& run) {
-    EXPECT_EQ(job_->result(run), job_->result("undisturbed"));
-    EXPECT_EQ(job_->curve(run), job_->curve("undisturbed"));
-  }
-  static std::vector<json> attempts(const std::string& run) {
-    std::vector<json> all;
-    std::ifstream file(folder_of(run) / "attempts.jsonl");
-    for (std::string line; std::getline(file, line);) {
-      all.push_back(json::parse(line));
-    }
-    return all;
-  }
-
-  static TrainingJob* job_;
-};
-TrainingJob* LaunchTest::job_ = nullptr;
+class LaunchTest : public LaunchFixture {};
 
 TEST_F(LaunchTest, TrainsAndKeepsALogForEachRank) {
   const ProcessResult result = launch("whole", {"--ranks", "2"});
