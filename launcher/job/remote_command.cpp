@@ -12,7 +12,7 @@ namespace {
 // $0: the folder; $@: the program. In one line, which csh takes as a word, too. `read` and `printf` are the shell's
 // own, so that nothing of this is on a command line. A program in the background has no input and ignores SIGINT and
 // SIGQUIT unless it asks for them, as lockstep does. Output to a connection that broke must not end it: SIGPIPE is
-// ignored.
+// ignored. Signals to all processes of a Slurm step reach the shell, too, which waits all the same.
 constexpr const char* kScript =
     R"(cd "$0" || exit 2; trap "" PIPE; folder=$(mktemp -d "${TMPDIR:-/tmp}/lockstep.XXXXXX") || exit 1; )"
     R"(trap "rm -rf \"$folder\"" EXIT; IFS= read -r line; (umask 077; printf "%s\n" "$line" >"$folder/token"); )"
@@ -20,7 +20,9 @@ constexpr const char* kScript =
     R"(while IFS= read -r line && [ -n "$line" ]; do export "$line"; done; exec 3<&0; )"
     R"("$@" 3<&- & process=$!; )"
     R"((while IFS= read -r line; do kill -s "$line" "$process"; done) <&3 >/dev/null 2>&1 & signals=$!; )"
-    R"(wait "$process"; code=$?; kill "$signals" 2>/dev/null; exit "$code")";
+    R"(trap : INT TERM USR1; wait "$process"; code=$?; )"
+    R"(while kill -0 "$process" 2>/dev/null; do wait "$process"; code=$?; done; )"
+    R"(kill "$signals" 2>/dev/null; exit "$code")";
 
 }  // namespace
 

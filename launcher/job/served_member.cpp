@@ -31,6 +31,7 @@ void ServedMember::start(const JobSurroundings& job, const std::vector<std::stri
   step_at_start = step;
   ended_at.reset();
   to_be_killed.reset();
+  has_left = false;
   last_line.clear();
   process = std::make_unique<JobProcess>(job, host, arguments, std::move(variables));
 }

@@ -39,8 +39,9 @@ struct ServedMember {
   Clock::time_point started_at = {};
   std::int64_t step_at_start = 0;  // completed by the job
   std::optional<Clock::time_point> ended_at = {};
-  int exit_code = 0;     // once it has ended
-  bool is_done = false;  // it ended well
+  int exit_code = 0;      // once it has ended
+  bool is_done = false;   // it ended well
+  bool has_left = false;  // it has said that it ends, and does
   std::optional<Loss> loss = {};
   std::optional<Clock::time_point> to_be_killed = {};
 

@@ -146,11 +146,12 @@ void ServedProcesses::judge_end(ServedMember& member) {
 
 bool ServedProcesses::take(const control::Trouble& trouble) {
   using control::TroubleKind;
+  const auto is_it = [&](const ServedMember& each) { return !each.is_server && each.number == trouble.rank; };
+  ServedMember& member = *std::find_if(members_.begin(), members_.end(), is_it);
+  member.has_left |= trouble.kind == TroubleKind::kLeft || trouble.kind == TroubleKind::kFailed;
   if (is_over_ || fault_) {
     return true;
   }
-  const auto is_it = [&](const ServedMember& each) { return !each.is_server && each.number == trouble.rank; };
-  ServedMember& member = *std::find_if(members_.begin(), members_.end(), is_it);
   if (trouble.kind == TroubleKind::kMissing || (!trouble.lost && trouble.kind == TroubleKind::kStill)) {
     return false;
   }
@@ -186,9 +187,10 @@ void ServedProcesses::lose(ServedMember& member, Loss loss) {
   member.loss = std::move(loss);
 }
 
+// Workers on it are known by their own silence, where somebody listens.
 void ServedProcesses::lose_host(const std::string& host) {
   for (ServedMember& member : members_) {
-    if (member.host == host) {
+    if (member.host == host && (member.is_server || !is_watched())) {
       lose(member, {.cause = member.name_and_host() + " cannot be reached", .is_stranger = true});
     }
   }
@@ -386,10 +388,11 @@ void ServedProcesses::stop(bool by_signal) {
 
 void ServedProcesses::end() {
   is_over_ = true;
-  // Those that were just started have not heard of it.
   for (ServedMember& member : members_) {
     if (member.process && recovery_.has(member.name)) {
-      member.process->kill();
+      member.process->kill();  // it was just started, and may not have heard of it
+    } else if (member.process && member.has_left) {
+      member.process->signal(SIGTERM);  // it waits for others to speak first
     }
   }
 }

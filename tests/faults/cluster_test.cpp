@@ -353,6 +353,36 @@ TEST_F(ClusterTest, NamesAStoppedRankOnAnotherHost) {
   EXPECT_THAT(attempts(folder_of("stopped")).at(0)["cause"], StartsWith("rank 2 (host n3, process "));
 }
 
+// Parameter servers on n1 and n2, and workers, each reached by ssh alone: a worker dies, then a host is cut off.
+TEST_F(ClusterTest, ServedRanksSurviveAKillAndALostHost) {
+  const fs::path run = folder_of("served");
+  Process process(cluster_->on("n1", launch_words("served", {"--backend", "server", "--servers", "2", "--hosts",
+                                                             "n1,n2,n3,n4", "--ssh", cluster_->ssh()})));
+  const json first = wait_for_step(&process, run, 1, 4, 25);
+  for (const pid_t rank : cluster_->processes("n3", "lockstep train")) {
+    kill(rank, SIGKILL);
+  }
+  json again = first;
+  for (int i = 0; i < 900 && process.is_running() &&
+                  (again["ranks"].size() != 4 || again["ranks"][2]["process"] == first["ranks"][2]["process"] ||
+                   again["ranks"][2]["completed_step"] < 60);
+       ++i) {
+    std::this_thread::sleep_for(milliseconds(30));
+    again = fs::exists(run / "coordinator.json") ? status(run) : first;
+  }
+  cluster_->call("link", {"n4", "down"});
+  EXPECT_EQ(process.wait(100).exit_code, 0) << process.err();
+  cluster_->call("link", {"n4", "up"});
+  expect_the_undisturbed_result("served");
+  std::string causes;
+  for (const json& line : attempts(run)) {
+    causes += line["cause"].get<std::string>() + "\n";
+  }
+  EXPECT_THAT(causes, AllOf(HasSubstr("rank 2 (host n3, process "), HasSubstr(") is gone; last seen in ")));
+  EXPECT_THAT(causes, AllOf(HasSubstr("rank 3 (host n4, process "), HasSubstr(") has not answered for ")));
+  EXPECT_EQ(attempts(run).back()["ranks"], 2);
+}
+
 // kill -9 at random moments: of one rank, of all of them, of the launcher; every other time in a save.
 TEST_F(ClusterTest, SurvivesRandomKills) {
   const char* const wanted = std::getenv("LOCKSTEP_KILLS");
@@ -566,6 +596,14 @@ TEST_F(ClusterTest, GoesOnWithoutANodeThatSlurmLost) {
   EXPECT_EQ(wait_for_end(id, 100), "COMPLETED") << log_of("lost", id);
   expect_the_undisturbed_result("lost");
   tell("a node of a Slurm job lost", folder_of("lost"));
+}
+
+// By srun, one by one.
+TEST_F(ClusterTest, TrainsThroughParameterServersUnderSlurm) {
+  const std::string id = submit(launch_words("served_slurm", {"--slurm", "--nodes", "4", "--backend", "server"}));
+  EXPECT_EQ(wait_for_end(id, 100), "COMPLETED") << log_of("served_slurm", id);
+  expect_the_undisturbed_result("served_slurm");
+  EXPECT_EQ(attempts(folder_of("served_slurm")).size(), 1U) << log_of("served_slurm", id);
 }
 
 // Without lockstep launch: the ranks coordinate themselves.

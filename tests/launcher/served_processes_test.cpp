@@ -368,6 +368,28 @@ TEST_F(ServedHostsTest, SignalsAndKillsOnOtherHosts) {
   EXPECT_NE(::kill(there, 0), 0);
 }
 
+// As Slurm does, which signals all processes of a step.
+TEST_F(ServedHostsTest, TheShellBetweenWaitsForAWorkerThatSaves) {
+  start_all();
+  const pid_t worker = std::stoi(lives("rank-1").back());
+  std::ifstream stat_file("/proc/" + std::to_string(worker) + "/stat");
+  std::string text;
+  std::getline(stat_file, text);
+  std::istringstream behind_name(text.substr(text.rfind(')') + 1));
+  char state = '?';
+  pid_t shell = 0;
+  behind_name >> state >> shell;
+  ASSERT_GT(shell, 1);
+  for (const int number : {SIGTERM, SIGUSR1}) {
+    ::kill(shell, number);
+    std::this_thread::sleep_for(milliseconds(50));
+    processes_->tend(10);
+  }
+  EXPECT_EQ(::kill(worker, 0), 0);
+  EXPECT_EQ(end_with("75"), 75);
+  EXPECT_THAT(lives("rank-1"), SizeIs(1));
+}
+
 TEST_F(ServedHostsTest, AWorkerIsStartedAgainOnItsOwnHost) {
   start_all();
   kill_last("rank-1");
