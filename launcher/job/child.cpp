@@ -83,6 +83,8 @@ Child::Child(const ChildCommand& command) {
   }
   posix_spawn_file_actions_adddup2(&files, out.write_end, STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&files, err.write_end, STDERR_FILENO);
+  // A port that this process listens on is not to seem to live on in those that it has started.
+  posix_spawn_file_actions_addclosefrom_np(&files, STDERR_FILENO + 1);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   // Signals as a shell would hand them on, whatever this process does about them.

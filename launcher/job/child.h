@@ -24,8 +24,8 @@ class Child {
   enum class Stream { kOut, kErr };
   using LineHandler = std::function<void(Stream, const std::string& line)>;
 
-  // Starts it in a session of its own, so that a terminal's Ctrl-C does not reach it. Throws
-  // Error(kUsage) when there is no such program, Error(kIo) when it cannot be started.
+  // Starts it in a session of its own, so that a terminal's Ctrl-C does not reach it, and with none of this process's
+  // files. Throws Error(kUsage) when there is no such program, Error(kIo) when it cannot be started.
   explicit Child(const ChildCommand& command);
   // A child that still runs is killed, with its process group.
   ~Child();

@@ -122,22 +122,14 @@ void ServedProcesses::look_after(ServedMember& member) {
 
 // What a process ended of that nobody has spoken of yet.
 void ServedProcesses::judge_end(ServedMember& member) {
-  if (member.is_server) {
-    if (member.was_ended()) {
-      lose(member, {.cause = member.end_text()});
-    } else {
-      job_is_over(member.end_text());
-    }
-    return;
-  }
-  if (is_watched() && Clock::now() - *member.ended_at < kPatience) {
+  if (!member.is_server && is_watched() && Clock::now() - *member.ended_at < kPatience) {
     return;  // the coordinator knows more
   }
   if (member.exit_code == kExitUsage) {
     Fault fault;
     fault.failure = {.cause = member.end_text(), .again_is_useless = true, .refused = true, .is_telling = false};
     fault_ = std::move(fault);
-  } else if (!is_watched() && !member.was_ended()) {
+  } else if ((member.is_server || !is_watched()) && !member.was_ended()) {
     job_is_over(member.end_text());  // perhaps because of others
   } else {
     lose(member, {.cause = member.end_text()});

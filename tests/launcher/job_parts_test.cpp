@@ -1,6 +1,8 @@
 // What launch is made of: hosts and placements, command lines, the starters' output, Slurm's words, logs.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <fstream>
@@ -180,6 +182,24 @@ TEST(ChildTest, HandsOverLinesAndItsExitCode) {
   EXPECT_TRUE(run_child({{"sleep", "30"}}, 100).timed_out);
   EXPECT_THAT(message_of_error(ErrorCode::kUsage, [] { (void)run_child({{"no-such-program"}}, 100); }),
               HasSubstr("no-such-program: no such program in PATH"));
+}
+
+TEST(ChildTest, HasNoneOfTheFilesOfItsParent) {
+  const int file = ::open("/dev/null", O_RDONLY);
+  EXPECT_EQ(run_child({{"sh", "-c", "[ ! -e /proc/$$/fd/" + std::to_string(file) + " ]"}}, 5'000).exit_code, 0);
+  ::close(file);
+}
+
+TEST(ChildTest, ReadsWhatIsWritten) {
+  Child child({.arguments = {"sh", "-c", "read -r line; echo \"<$line>\""}, .has_input = true});
+  child.write("one\ntwo\n");
+  std::string output;
+  while (!child.exit_code()) {
+    child.read(10, [&](Child::Stream, const std::string& line) { output += line; });
+  }
+  child.read(0, [&](Child::Stream, const std::string& line) { output += line; });
+  EXPECT_EQ(output, "<one>");
+  child.write("three\n");  // to nobody
 }
 
 TEST(RankLogsTest, WaitForTheRunsFolder) {

@@ -107,9 +107,11 @@ TEST_F(LaunchServedTest, TrainsWithoutMpiAndKeepsALogForEachProcess) {
 
 TEST_F(LaunchServedTest, GoesOnWhenAWorkerWasKilled) {
   Process process(command("killed", served()), environment());
-  kill(wait_for_rank(process, "killed", 1, 25), SIGKILL);
-  const pid_t zero = wait_for_rank(process, "killed", 0, 60);
-  kill(zero, SIGKILL);
+  const pid_t one = wait_for_rank(process, "killed", 1, 25);
+  kill(one, SIGKILL);
+  wait_for(process, "killed", [](const json&) { return !attempts("killed").empty(); });  // the job has got on
+  wait_for_rank(process, "killed", 1, 60, one);
+  kill(wait_for_rank(process, "killed", 0, 60), SIGKILL);
   const ProcessResult result = process.wait(100);
   EXPECT_EQ(result.exit_code, 0) << result.err;
   expect_the_undisturbed_result("killed");
@@ -192,7 +194,7 @@ TEST_F(LaunchServedTest, StopsWorkersThatAreNotWatched) {
 
 // The workers hear nothing from the launcher any more, save, and end, and the servers with them.
 TEST_F(LaunchServedTest, WorkersSaveWhenTheLauncherIsKilled) {
-  Process process(command("orphaned", served()), environment());
+  Process process(command("orphaned", served(), {"checkpoint.every_steps=100000"}), environment());
   const pid_t rank = wait_for_rank(process, "orphaned", 1, 25);
   const std::vector<pid_t> servers = servers_of(process);
   process.send(SIGKILL);
