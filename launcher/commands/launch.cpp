@@ -37,6 +37,8 @@ struct LaunchOptions {
   std::string backend;  // empty: as the configuration says
   int servers = 0;      // 0: as many as the backend needs
   int ranks = 0;        // 0: as many as there is room for
+  std::string tls_cert;
+  std::string tls_key;
   std::string hosts;
   std::string ssh;
   std::string starter = "auto";
@@ -117,7 +119,12 @@ void choose_servers(const LaunchOptions& options, LaunchRequest& request) {
       options.starter);
   const std::string& known = request.config.comm.servers;
   require(known.empty(), "comm.servers: found {}, expected nothing: lockstep launch starts the servers itself", known);
+  require(
+      options.tls_cert.empty() == request.config.comm.tls_ca.empty(),
+      "--tls-cert and comm.tls_ca: found only one of them; the servers need a certificate, and the workers to know it");
   request.servers = std::max(1, options.servers);
+  request.tls_cert = options.tls_cert;
+  request.tls_key = options.tls_key;
 }
 
 LaunchRequest request_of(const LaunchOptions& options, const Config& config) {
@@ -138,6 +145,7 @@ LaunchRequest request_of(const LaunchOptions& options, const Config& config) {
   if (config.comm.backend == "server") {
     choose_servers(options, request);
   } else {
+    require(options.tls_cert.empty(), "--tls-cert: comm.backend is {}, which has no servers", config.comm.backend);
     require(options.servers == 0, "--servers {}: comm.backend is {}, which has none", options.servers,
             config.comm.backend);
     choose_starter(options, request);
@@ -176,6 +184,9 @@ int submit(const LaunchOptions& options, const Config& config, Log& log) {
                                              std::to_string(options.max_restarts)});
   if (options.servers > 0) {
     batch.command.insert(batch.command.end(), {"--servers", std::to_string(options.servers)});
+  }
+  if (!options.tls_cert.empty()) {
+    batch.command.insert(batch.command.end(), {"--tls-cert", options.tls_cert, "--tls-key", options.tls_key});
   }
   if (options.ranks > 0) {
     batch.command.insert(batch.command.end(), {"--ranks", std::to_string(options.ranks)});
@@ -275,6 +286,11 @@ void add_launch(CLI::App& app, CommandContext& context) {
                    "With comm.backend: server, parameter servers that are started for the ranks, on the first hosts; "
                    "otherwise 1")
       ->check(above_zero());
+  CLI::Option* certificate = command->add_option("--tls-cert", options->tls_cert,
+                                                 "Of the parameter servers, as for lockstep serve, on every host");
+  CLI::Option* key = command->add_option("--tls-key", options->tls_key, "PEM file with its private key");
+  certificate->needs(key);
+  key->needs(certificate);
   command->add_option("--hosts", options->hosts, "Hosts and how many ranks each takes, or a file with a line for each")
       ->type_name("a:2,b:2|FILE");
   command->add_option("--ssh", options->ssh, "Program that runs a command on another host: PROGRAM HOST COMMAND")

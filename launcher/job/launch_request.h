@@ -13,12 +13,14 @@
 namespace lockstep {
 
 struct LaunchRequest {
-  Config config;                             // as written
-  std::string program;                       // this one
-  std::vector<std::string> worker;           // the command of a worker but for --resume
-  std::string resume = "auto";               // of the first attempt
-  int ranks = 1;                             // at most; a power of two
-  int servers = 0;                           // parameter servers that come with them; 0: MPI connects the ranks
+  Config config;                    // as written
+  std::string program;              // this one
+  std::vector<std::string> worker;  // the command of a worker but for --resume
+  std::string resume = "auto";      // of the first attempt
+  int ranks = 1;                    // at most; a power of two
+  int servers = 0;                  // parameter servers that come with them; 0: MPI connects the ranks
+  std::string tls_cert;             // of the servers, with its key: files, as for lockstep serve; empty: no TLS
+  std::string tls_key;
   std::vector<Host> hosts;                   // empty: this machine
   bool hosts_are_slurms = false;             // those of the allocation, which srun reaches
   std::string ssh;                           // how hosts are reached; empty: ssh

@@ -23,11 +23,15 @@ std::vector<std::string> hosts_of_servers(const Placement& placement, int server
 }
 
 std::vector<std::string> server_command(const LaunchRequest& request, int ranks, int part, int port) {
-  return {request.program, "serve",
-          "--workers",     std::to_string(ranks),
-          "--part",        fmt::format("{}/{}", part + 1, request.servers),
-          "--listen",      request.hosts.empty() ? "127.0.0.1" : "0.0.0.0",
-          "--port",        std::to_string(port)};
+  std::vector<std::string> words = {request.program, "serve",
+                                    "--workers",     std::to_string(ranks),
+                                    "--part",        fmt::format("{}/{}", part + 1, request.servers),
+                                    "--listen",      request.hosts.empty() ? "127.0.0.1" : "0.0.0.0",
+                                    "--port",        std::to_string(port)};
+  if (!request.tls_cert.empty()) {
+    words.insert(words.end(), {"--tls-cert", request.tls_cert, "--tls-key", request.tls_key});
+  }
+  return words;
 }
 
 std::vector<std::string> worker_command(const LaunchRequest& request, const std::string& servers,

@@ -215,6 +215,14 @@ TEST_F(LaunchServedTest, DoesNotRepeatWhatWouldFailAgain) {
   expect_nothing_left();
 }
 
+TEST_F(LaunchServedTest, AServerThatIsRefusedEndsTheJob) {
+  const ProcessResult refused =
+      launch("refused", served({"--tls-cert", "no.pem", "--tls-key", "no.pem"}), {"comm.tls_ca=no.pem"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("launch: server 1 ended with exit code 2: lockstep serve: "));
+  expect_nothing_left();
+}
+
 TEST_F(LaunchServedTest, EndsWhenThereAreNoRestartsLeft) {
   Process process(command("once", served({"--max-restarts", "0"})), environment());
   kill(wait_for_rank(process, "once", 1, 5), SIGKILL);
@@ -255,6 +263,8 @@ TEST_F(LaunchServedTest, RefusesWhatItCannotStart) {
   EXPECT_THAT(refusal(served({"--starter", "mpirun"})), HasSubstr("--starter mpirun: with comm.backend: server each"));
   EXPECT_THAT(refusal(served(), {"comm.servers=a:7070"}),
               HasSubstr("comm.servers: found a:7070, expected nothing: lockstep launch starts the servers itself"));
+  EXPECT_THAT(refusal(served({"--tls-cert", "a.pem", "--tls-key", "b.pem"})),
+              HasSubstr("--tls-cert and comm.tls_ca: found only one of them"));
   EXPECT_THAT(refusal({"--backend", "tcp"}), HasSubstr("tcp"));
   EXPECT_THAT(refusal({"--backend", "server", "--ranks", "3"}), HasSubstr("expected a power of two"));
   EXPECT_THAT(refusal({"--backend", "server", "--hosts", "nowhere", "--ssh", "/bin/false"}),

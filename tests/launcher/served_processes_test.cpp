@@ -277,6 +277,12 @@ TEST_F(ServedProcessesTest, AServerThatEndsByItselfEndsTheAttempt) {
   EXPECT_EQ(processes_->exit_code(), 1);
 }
 
+TEST_F(ServedProcessesTest, AServerThatIsRefusedEndsTheAttempt) {
+  start_all();
+  say("exit-server-1", "2");
+  EXPECT_TRUE(wait_for_fault().failure.refused);
+}
+
 TEST_F(ServedProcessesTest, AWorkerThatIsRefusedEndsTheAttempt) {
   start_all();
   say("exit-rank-1", "2");
