@@ -116,8 +116,8 @@ struct CommOptions {
   bool elastic = true;
   std::string servers = {};  // of backend `server`: HOST:PORT of every parameter server, in the order of their parts
   std::optional<int> rank =
-      {};  // of backend `server`: the one that this process had before, unless one is chosen by hand
-  std::string tls_ca = {};   // of backend `server`: the PEM file of whom to trust; empty: connections are not encrypted
+      {};                   // of backend `server`: the one that this process had before, unless one is chosen by hand
+  std::string tls_ca = {};  // of backend `server`: the PEM file of whom to trust; empty: connections are not encrypted
 };
 
 // The communicator of host memory. Initialises MPI where the environment asks for it (see rank_environment.h). `auto`

@@ -20,6 +20,8 @@ namespace lockstep {
 namespace {
 
 constexpr std::chrono::milliseconds kSignalCheck{50};
+// Who signals a server most often signals the workers as well, which need it for their last step and save.
+constexpr std::chrono::seconds kGrace{30};
 
 struct ServeOptions {
   int workers = 0;
@@ -76,12 +78,22 @@ int run_serve(const ServeOptions& options, CommandContext& context) {
   print(address + "\n");
 
   std::optional<server::Server::End> end;
+  std::optional<std::chrono::steady_clock::time_point> signalled;
   while (!end) {
     end = server.wait_for_end(kSignalCheck);
-    if (!end && context.stop.requested()) {
-      if (!server.has_begun()) {
-        return kExitDone;
-      }
+    if (end || !context.stop.requested()) {
+      continue;
+    }
+    if (!server.has_begun()) {
+      return kExitDone;
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (!signalled) {
+      signalled = now;
+      context.log.info("serve: signal {}; the workers have {} s to save and end (a second signal ends the job at once)",
+                       context.stop.number(), kGrace.count());
+    }
+    if (context.stop.repeated() || now - *signalled >= kGrace) {
       server.end("the parameter server " + address + " was stopped by a signal");
     }
   }
