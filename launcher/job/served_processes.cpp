@@ -25,6 +25,15 @@ constexpr milliseconds kStrangersPause{1'000};
 // Heartbeats come ten times in comm.silence_s.
 milliseconds delay_of_heartbeats(const CommConfig& config) { return milliseconds(2 * 100 * config.silence_s + 100); }
 
+// A server would wait for its workers first.
+void end_one(JobProcess& process, bool is_server) {
+  if (is_server) {
+    process.kill();
+  } else {
+    process.signal(SIGTERM);
+  }
+}
+
 }  // namespace
 
 ServedProcesses::ServedProcesses(Surroundings surroundings, Plan plan)
@@ -384,7 +393,7 @@ void ServedProcesses::end() {
     if (member.process && recovery_.has(member.name)) {
       member.process->kill();  // it was just started, and may not have heard of it
     } else if (member.process && member.has_left) {
-      member.process->signal(SIGTERM);  // it waits for others to speak first
+      end_one(*member.process, member.is_server);  // it waits for others to speak first
     }
   }
 }
@@ -392,7 +401,7 @@ void ServedProcesses::end() {
 void ServedProcesses::terminate() {
   for (ServedMember& member : members_) {
     if (member.process) {
-      member.process->signal(SIGTERM);
+      end_one(*member.process, member.is_server);
     }
   }
 }
