@@ -1,0 +1,185 @@
+// How a worker comes into a group.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "comm/control/handshake.h"
+#include "comm/server/session_impl.h"
+
+namespace lockstep::server {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kPauseBetweenTries{100};
+constexpr milliseconds kConnectDeadline{5'000};
+// How often a server may end a handshake before the token is taken to be wrong: it also does so when it is flooded.
+constexpr int kMostBrokenHandshakes = 5;
+// A server answers for workers that do not come; it gets this much longer.
+constexpr milliseconds kLastResort{10'000};
+
+// What a server says to a worker that it does not take: to try again is of no use.
+class Refusal : public Error {
+ public:
+  using Error::Error;
+};
+
+}  // namespace
+
+asio::awaitable<void> Session::Impl::join_group() {
+  const auto deadline = Clock::now() + milliseconds(options_.timeout_ms);
+  asio::co_spawn(io_, watch(), asio::detached);
+  while (true) {
+    try {
+      co_await connect_all(deadline);
+      is_in_ = true;
+      co_return;
+    } catch (const Lost& lost) {
+      if (Clock::now() >= deadline) {
+        throw Error(lost.code(), lost.what());
+      }
+    }
+    disconnect();
+    asio::steady_timer pause(io_, kPauseBetweenTries);
+    co_await pause.async_wait(asio::use_awaitable);
+  }
+}
+
+void Session::Impl::disconnect() {
+  for (const std::shared_ptr<Connection>& connection : connections_) {
+    connection->close();
+  }
+  connections_.clear();
+  lost_.reset();
+  rank_ = options_.rank ? static_cast<std::uint32_t>(*options_.rank) : kNoRank;
+  world_ = static_cast<std::uint32_t>(options_.world);
+  group_ = 0;
+}
+
+asio::awaitable<void> Session::Impl::connect_all(Clock::time_point deadline) {
+  const std::size_t servers = options_.servers.size();
+  has_said_bye_.assign(servers, false);
+  greets_.assign(servers, false);
+  // The first tells the rank and the group that the others are told.
+  for (std::size_t server = 0; server < servers; ++server) {
+    co_await connect(server, deadline);
+    asio::co_spawn(io_, receive(server, connections_[server]), asio::detached);
+    if (lost_) {
+      throw Lost(*lost_);
+    }
+  }
+}
+
+asio::awaitable<void> Session::Impl::connect(std::size_t server, Clock::time_point deadline) {
+  const std::string where = text_of(options_.servers[server]);
+  int broken_handshakes = 0;
+  asio::steady_timer pause(io_);
+  while (true) {
+    std::string problem;
+    try {
+      tcp::socket socket(io_);
+      problem = co_await reach(server, socket);
+      if (problem.empty()) {
+        connections_.push_back(
+            co_await Connection::greet(socket, options_.token, options_.tls, options_.servers[server].host));
+        co_await introduce(server, deadline);
+        co_return;
+      }
+    } catch (const Refusal&) {
+      throw;
+    } catch (const Lost&) {
+      throw;
+    } catch (const Error& error) {
+      require(error.code() != ErrorCode::kUsage, "{} ({})", error.what(), where);
+      problem = error.what();
+      broken_handshakes += error.code() == ErrorCode::kPeerLost ? 1 : 0;
+    }
+    if (lost_) {
+      throw Lost(*lost_);
+    }
+    require(broken_handshakes < kMostBrokenHandshakes,
+            "server: {} ends each connection in the handshake; is its token the one of this worker?", where);
+    if (Clock::now() >= deadline) {
+      fail(ErrorCode::kTimeout, "server: {} has not answered for {:.1f} s: {}", where, options_.timeout_ms / 1e3,
+           problem);
+    }
+    pause.expires_after(kPauseBetweenTries);
+    co_await pause.async_wait(asio::use_awaitable);
+  }
+}
+
+// Connects the socket, or says why not.
+asio::awaitable<std::string> Session::Impl::reach(std::size_t server, tcp::socket& socket) {
+  const ServerAddress& address = options_.servers[server];
+  error_code error;
+  tcp::resolver resolver(io_);
+  const tcp::resolver::results_type found =
+      co_await resolver.async_resolve(address.host, address.port, asio::redirect_error(asio::use_awaitable, error));
+  if (error) {
+    co_return error.message();
+  }
+  const control::Deadline deadline(socket, kConnectDeadline);
+  co_await asio::async_connect(socket, found, asio::redirect_error(asio::use_awaitable, error));
+  if (deadline.expired()) {
+    co_return "no answer";
+  }
+  co_return error ? error.message() : "";
+}
+
+// Says who this worker is, and waits until a group is complete.
+asio::awaitable<void> Session::Impl::introduce(std::size_t server, Clock::time_point deadline) {
+  const std::shared_ptr<Connection> connection = connections_[server];
+  Hello hello;
+  hello.rank = rank_;
+  hello.world = world_;
+  hello.part = static_cast<std::uint32_t>(server);
+  hello.parts = static_cast<std::uint32_t>(options_.servers.size());
+  hello.timeout_ms = static_cast<std::uint32_t>(options_.timeout_ms);
+  hello.silence_ms = static_cast<std::uint32_t>(options_.silence_ms);
+  hello.group = group_;
+  hello.process = options_.process;
+  hello.insists = options_.insists && server == 0;
+  hello.name = options_.name;
+  connection->send(FrameHeader{.type = FrameType::kHello}, encode(hello));
+
+  const auto latest = std::max(deadline, Clock::now() + milliseconds(options_.timeout_ms)) + kLastResort;
+  asio::steady_timer last_resort(io_, latest);
+  last_resort.async_wait([connection](const error_code& cancelled) {
+    if (!cancelled) {
+      connection->close();
+    }
+  });
+  const std::string where = text_of(options_.servers[server]);
+  FrameHeader header;
+  std::vector<std::byte> payload;
+  try {
+    do {
+      header = co_await connection->read_header();
+      payload = co_await connection->read_small_payload(header);
+    } while (header.type == FrameType::kAlive);
+  } catch (const Error& error) {
+    throw Lost(error.code(), fmt::format("{} ({})", error.what(), where));
+  }
+  if (header.type == FrameType::kFail || header.type == FrameType::kRegroup) {
+    const Error error = decode_error(payload);
+    const std::string text = fmt::format("{} ({})", error.what(), where);
+    if (header.type == FrameType::kFail) {
+      throw Refusal(error.code(), text);
+    }
+    throw Lost(error.code(), text);
+  }
+  require(header.type == FrameType::kWelcome, "server: a frame of type {} where a welcome was expected",
+          static_cast<int>(header.type));
+  const Welcome welcome = decode_welcome(payload);
+  require(server == 0 || (rank_ == welcome.rank && world_ == welcome.world && group_ == welcome.group),
+          "server: a welcome as rank {} of {} to rank {} of {}", welcome.rank, welcome.world, rank_, world_);
+  rank_ = welcome.rank;
+  world_ = welcome.world;
+  group_ = welcome.group;
+}
+
+}  // namespace lockstep::server
