@@ -1,13 +1,10 @@
 #include "launcher/bench/all_reduce_bench.h"
 
 #include <algorithm>
-#include <memory>
 #include <span>
 
 #include "base/buffer.h"
 #include "launcher/bench/measure.h"
-#include "launcher/bench/shared_sum.h"
-#include "trainer/agreement.h"
 #include "trainer/stopwatch.h"
 
 namespace lockstep {
@@ -33,7 +30,7 @@ double time_lockstep(std::span<float> data, int repeats, Communicator& communica
   return (now_ms() - begin_ms) / repeats;
 }
 
-AllReduceBenchRow bench_size(std::span<float> data, SharedSum* bare, int rounds, Communicator& communicator) {
+AllReduceBenchRow bench_size(std::span<float> data, Yardstick* bare, int rounds, Communicator& communicator) {
   int repeats = std::min(repeats_for(data.size_bytes()), kFirstRepeats);
   std::vector<double> ours;
   std::vector<double> library;
@@ -57,10 +54,14 @@ AllReduceBenchRow bench_size(std::span<float> data, SharedSum* bare, int rounds,
   }
   AllReduceBenchRow row{.size_bytes = data.size_bytes(),
                         .lockstep_ms = median(ours),
-                        .library_ms = median(library),
+                        .library_ms = std::nullopt,
                         .bare_ms = std::nullopt,
-                        .of_library = median(of_library),
+                        .of_library = std::nullopt,
                         .of_ceiling = std::nullopt};
+  if (median(library) > 0) {
+    row.library_ms = median(library);
+    row.of_library = median(of_library);
+  }
   if (bare != nullptr) {
     row.bare_ms = median(bares);
     row.of_ceiling = median(of_bare);
@@ -70,24 +71,17 @@ AllReduceBenchRow bench_size(std::span<float> data, SharedSum* bare, int rounds,
 
 }  // namespace
 
-AllReduceBenchResult bench_all_reduce(std::uint64_t max_bytes, int rounds, Communicator& communicator) {
+std::vector<AllReduceBenchRow> bench_all_reduce(std::uint64_t max_bytes, int rounds, Yardstick* bare,
+                                                Communicator& communicator) {
   const Buffer buffer = communicator.allocate(max_bytes);
   const std::span<float> data = buffer.as<float>(max_bytes / sizeof(float));
   std::fill(data.begin(), data.end(), 0.0F);
-  AllReduceBenchResult result;
-  std::unique_ptr<SharedSum> bare;
-  try {
-    if (SharedSum::is_possible(communicator)) {
-      bare = std::make_unique<SharedSum>(communicator, data.size());
-    }
-  } catch (const AgreedError& error) {
-    result.note = fmt::format("without the bare sum: {}", error.what());
-  }
+  std::vector<AllReduceBenchRow> rows;
   for (std::uint64_t size = kMinBytes; size < 4 * max_bytes; size *= 4) {
     const std::uint64_t bytes = std::min(size, max_bytes);
-    result.rows.push_back(bench_size(data.first(bytes / sizeof(float)), bare.get(), rounds, communicator));
+    rows.push_back(bench_size(data.first(bytes / sizeof(float)), bare, rounds, communicator));
   }
-  return result;
+  return rows;
 }
 
 }  // namespace lockstep

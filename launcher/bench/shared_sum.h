@@ -9,22 +9,22 @@
 #include <span>
 
 #include "comm/communicator.h"
+#include "launcher/bench/yardstick.h"
 
 namespace lockstep {
 
-class SharedSum {
+class SharedSum final : public Yardstick {
  public:
   // Whether the ranks are 2, 4 or 8 and share a node.
   [[nodiscard]] static bool is_possible(const Communicator& communicator);
   // Collective over such ranks: memory for `max_count` floats a rank, zero. Throws AgreedError(kNoSpace, kIo) when
   // there is none.
   SharedSum(Communicator& communicator, std::size_t max_count);
-  ~SharedSum();
+  ~SharedSum() override;
   SharedSum(const SharedSum&) = delete;
   SharedSum& operator=(const SharedSum&) = delete;
 
-  // Milliseconds that the sum of the first `count` floats takes, on average over `repeats` > 0 in a row. Collective.
-  [[nodiscard]] double time_sum(std::size_t count, int repeats);
+  [[nodiscard]] double time_sum(std::size_t count, int repeats) override;
 
  private:
   struct Head {

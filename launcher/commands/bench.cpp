@@ -13,7 +13,7 @@
 #include "base/error.h"
 #include "base/progress.h"
 #include "comm/communicator.h"
-#include "launcher/bench/all_reduce_bench.h"
+#include "launcher/bench/all_reduce_command.h"
 #include "launcher/bench/checkpoint_bench.h"
 #include "launcher/bench/gemm_bench.h"
 #include "launcher/bench/kernel_bench.h"
@@ -315,88 +315,13 @@ void add_checkpoint(CLI::App& bench, CommandContext& context) {
                     });
 }
 
-struct AllReduceOptions {
-  std::uint64_t max_mib = 256;
-  int ranks_per_node = 0;
-  int rounds = 10;
-  bool json = false;
-};
-
-// The conventions of nccl-tests: what a rank sums in a second, and what then crosses the bus.
-Figures figures_of(const AllReduceBenchResult& result, const Communicator& communicator) {
-  const int world = communicator.world_size();
-  const double bus = 2.0 * (world - 1) / world;
-  const auto gb_per_s = [](const AllReduceBenchRow& row, double ms) {
-    return static_cast<double>(row.size_bytes) / (ms * 1e-3) / kGiga;
-  };
-  Figures figures;
-  figures.text = fmt::format("allreduce: {} ranks ({}), sums of f32\n{:>10} {:>10} {:>8} {:>8} {:>14} {:>10} {:>11}\n",
-                             world, communicator.description(), "bytes", "us", "algbw", "busbw", "MPI_Allreduce",
-                             "bare sum", "of ceiling");
-  Json list = Json::array();
-  for (const AllReduceBenchRow& row : result.rows) {
-    const double speed = gb_per_s(row, row.lockstep_ms);
-    const double library = gb_per_s(row, row.library_ms);
-    Json json = {{"bytes", row.size_bytes},       {"us", row.lockstep_ms * 1e3},       {"algbw_gb_per_s", speed},
-                 {"busbw_gb_per_s", speed * bus}, {"library_algbw_gb_per_s", library}, {"of_library", row.of_library}};
-    figures.text += fmt::format("{:>10} {:>10.1f} {:>8.2f} {:>8.2f} {:>14.2f}", row.size_bytes, row.lockstep_ms * 1e3,
-                                speed, speed * bus, library);
-    if (row.bare_ms) {
-      json["bare_algbw_gb_per_s"] = gb_per_s(row, *row.bare_ms);
-      json["of_ceiling"] = *row.of_ceiling;
-      figures.text += fmt::format(" {:>10.2f} {:>9.0f} %", gb_per_s(row, *row.bare_ms), 100 * *row.of_ceiling);
-    }
-    figures.text += "\n";
-    list.push_back(json);
-  }
-  figures.text += result.note.empty()
-                      ? "GB/s; the ceiling is the bare sum in shared memory, of 2, 4 or 8 ranks of one node\n"
-                      : result.note + "\n";
-  figures.json = {{"bench", "allreduce"}, {"world", world}, {"path", communicator.description()}, {"sizes", list}};
-  return figures;
-}
-
-int run_all_reduce(const AllReduceOptions& options) {
-  CommOptions comm;
-  comm.ranks_per_node = options.ranks_per_node;
-  const auto communicator = make_communicator(comm);
-  require(communicator->world_size() > 1,
-          "one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce");
-  const auto result = bench_all_reduce(options.max_mib << 20, options.rounds, *communicator);
-  if (communicator->rank() == 0) {
-    const Figures figures = figures_of(result, *communicator);
-    print(options.json ? figures.json.dump() + "\n" : figures.text);
-  }
-  communicator->close();
-  return kExitDone;
-}
-
-void add_all_reduce(CLI::App& bench, CommandContext& context) {
-  const auto options = std::make_shared<AllReduceOptions>();
-  CLI::App* command =
-      bench.add_subcommand("allreduce", "Sums over the ranks, beside MPI_Allreduce and the bare sum in shared memory");
-  command->add_option("--max-mib", options->max_mib, "The largest sum; the smallest is 4 KiB")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
-  command
-      ->add_option("--ranks-per-node", options->ranks_per_node,
-                   "Take so many ranks for a node each, and so sum by messages between them; 0: as they are")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--rounds", options->rounds, "Measurements of each size; medians are printed")
-      ->check(CLI::Range(1, 10000))
-      ->capture_default_str();
-  command->add_flag("--json", options->json, "Print one JSON object");
-  command->callback([options, &context] { context.run = [options] { return run_all_reduce(*options); }; });
-}
-
 }  // namespace
 
 void add_bench(CLI::App& app, CommandContext& context) {
   CLI::App* bench = app.add_subcommand("bench", "Measure this machine, and how much of it a training run uses");
   bench->require_subcommand(1);
   add_model_bench(*bench, context, "gemm", "Each matrix product of a model, forward and both gradients", measure_gemm);
-  add_all_reduce(*bench, context);
+  add_all_reduce_bench(*bench, context);
   add_model_bench(*bench, context, "loader", "Batches out of a dataset, beside reading its files in their order",
                   measure_loader);
   add_model_bench(*bench, context, "step", "A whole training step, and where its time goes", measure_step);
