@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 #include <xxhash.h>
+#if LOCKSTEP_XXHASH_CHOOSES
+#include <xxh_x86dispatch.h>  // the same functions with the instructions that this processor has: 3 to 5 times as fast
+#endif
 
 #include <vector>
 

@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cassert>
 #include <cstring>
@@ -48,7 +49,7 @@ void watch_over(Connection::Socket& socket) {
   (void)::setsockopt(handle, IPPROTO_TCP, TCP_USER_TIMEOUT, &kUnansweredMs, sizeof(kUnansweredMs));
 }
 
-// For async_read() and async_write(), which otherwise move 64 KiB in a system call. Notes when something moved.
+// For async_write(), which otherwise moves 64 KiB in a system call. Notes when something moved.
 auto all_at_once(Connection::Clock::time_point& last_moved) {
   return [&last_moved](const error_code& error, std::size_t moved) {
     last_moved = moved > 0 ? Connection::Clock::now() : last_moved;
@@ -59,14 +60,37 @@ auto all_at_once(Connection::Clock::time_point& last_moved) {
 // A frame's header, code and payload.
 using FrameBuffers = std::array<asio::const_buffer, 3>;
 
+// All of `to`, unless `error` is set. To be woken costs more than to copy what came, so a reader that wants much sleeps
+// until much is there. `low_water`: the socket's SO_RCVLOWAT, which is kept at what is still to come or below.
+asio::awaitable<std::size_t> read_all(Connection::Socket& socket, std::span<std::byte> to, int& low_water,
+                                      Connection::Clock::time_point& moved, error_code& error) {
+  constexpr std::size_t kWakeBytes = std::size_t{256} << 10;
+  std::size_t done = 0;
+  while (done < to.size()) {
+    const int wanted = static_cast<int>(std::min(to.size() - done, kWakeBytes));
+    if (wanted < low_water || wanted == static_cast<int>(kWakeBytes)) {
+      if (wanted != low_water &&
+          ::setsockopt(socket.native_handle(), SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof(wanted)) == 0) {
+        low_water = wanted;
+      }
+    }
+    done += co_await socket.async_read_some(asio::buffer(to.data() + done, to.size() - done),
+                                            asio::redirect_error(asio::use_awaitable, error));
+    if (error) {
+      break;
+    }
+    moved = Connection::Clock::now();
+  }
+  co_return done;
+}
+
 // `tls`: null for none. `moved` is told when bytes did, which a TLS stream knows itself.
 asio::awaitable<std::size_t> read_from(Connection::Socket& socket, TlsStream* tls, std::span<std::byte> to,
-                                       Connection::Clock::time_point& moved, error_code& error) {
+                                       int& low_water, Connection::Clock::time_point& moved, error_code& error) {
   if (tls != nullptr) {
     return tls->read(socket, to, error);
   }
-  return asio::async_read(socket, asio::buffer(to.data(), to.size()), all_at_once(moved),
-                          asio::redirect_error(asio::use_awaitable, error));
+  return read_all(socket, to, low_water, moved, error);
 }
 
 // `from` stays the caller's until the end.
@@ -83,7 +107,7 @@ class HandshakeWire final : public control::Wire {
   HandshakeWire(Connection::Socket& socket, TlsStream* tls) : socket_(socket), tls_(tls) {}
 
   [[nodiscard]] asio::awaitable<std::size_t> read(std::span<std::byte> to, error_code& error) override {
-    return read_from(socket_, tls_, to, moved_, error);
+    return read_from(socket_, tls_, to, low_water_, moved_, error);
   }
   [[nodiscard]] asio::awaitable<std::size_t> write(std::span<const std::byte> from, error_code& error) override {
     buffers_ = {asio::buffer(from.data(), from.size())};
@@ -94,6 +118,7 @@ class HandshakeWire final : public control::Wire {
   Connection::Socket& socket_;
   TlsStream* const tls_;
   FrameBuffers buffers_;
+  int low_water_ = 1;
   Connection::Clock::time_point moved_;
 };
 
@@ -184,7 +209,7 @@ Connection::Awaitable<FrameHeader> Connection::read_header() {
   const auto self = shared_from_this();
   std::array<std::byte, kHeaderBytes + kCodeBytes> bytes;
   error_code error;
-  co_await read_from(socket_, tls_.get(), bytes, last_received_, error);
+  co_await read_from(socket_, tls_.get(), bytes, low_water_, last_received_, error);
   check(error);
   last_received_ = Clock::now();
   const auto header_bytes = std::span(bytes).first<kHeaderBytes>();
@@ -206,7 +231,7 @@ Connection::Awaitable<void> Connection::read_payload(FrameHeader header, std::sp
   assert(payload.size() == header.payload_bytes);
   const auto self = shared_from_this();
   error_code error;
-  co_await read_from(socket_, tls_.get(), payload, last_received_, error);
+  co_await read_from(socket_, tls_.get(), payload, low_water_, last_received_, error);
   check(error);
   if (payload_hash_of(payload) != header.payload_hash) {
     fail(ErrorCode::kCorrupt, "server: the payload of frame {} is damaged", header.sequence);

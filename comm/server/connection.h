@@ -92,6 +92,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::deque<Outgoing> queue_;
   bool writing_ = false;
   bool cannot_write_ = false;
+  int low_water_ = 1;  // how many bytes have to be there before the socket is said to be readable
   boost::asio::steady_timer drained_;  // cancelled when the queue runs empty
   Clock::time_point last_received_ = Clock::now();
   Clock::time_point last_sent_ = Clock::now();

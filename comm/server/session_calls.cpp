@@ -12,6 +12,9 @@ namespace {
 namespace asio = boost::asio;
 
 constexpr std::size_t kMaxInFlight = 1024;
+// Into how many pieces a server's part is cut, as long as they are not too short.
+constexpr std::uint64_t kPieces = 4;
+constexpr std::uint64_t kMinPieceBytes = std::uint64_t{128} << 10;
 
 // Part `part` of `parts` of `count` elements.
 ElementRange part_of(std::uint64_t count, std::size_t part, std::size_t parts) {
@@ -96,10 +99,13 @@ void Session::Impl::queue_gather(const std::shared_ptr<Operation>& operation) {
   }
 }
 
-// One frame for each piece of elements `range`.
+// One frame for each piece of elements `range`. Each is a good part of the whole, so that one is added while the next
+// travels; every worker cuts alike.
 void Session::Impl::queue_pieces(const std::shared_ptr<Operation>& operation, std::size_t server,
                                  const FrameHeader& header, ElementRange range) {
-  const std::uint64_t longest = kMaxPayloadBytes / size_of(operation->data.dtype);
+  const std::uint64_t element_bytes = size_of(operation->data.dtype);
+  const std::uint64_t longest = std::clamp<std::uint64_t>(range.size() / kPieces, kMinPieceBytes / element_bytes,
+                                                          kMaxPayloadBytes / element_bytes);
   for (std::uint64_t begin = range.begin; begin < range.end; begin += longest) {
     const ElementRange piece = {begin, std::min(begin + longest, range.end)};
     const BufferView from = operation->data.slice(piece);
