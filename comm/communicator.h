@@ -61,7 +61,8 @@ class Communicator {
   [[nodiscard]] virtual Buffer allocate(std::size_t size_bytes) = 0;
 
   // Starts replacing `data` (f32 or f64) by its sum over all ranks, along the tree. `data` has the same count and dtype
-  // on every rank, may lie anywhere, and must not be touched before Work::wait(). Several may be in flight; they run in
+  // on every rank, may lie anywhere, and must not be touched before Work::wait(). f32 is for gradients: where
+  // CommOptions::wire says so, it travels rounded. Several may be in flight; they run in
   // the order of the calls. Small ones (up to 4 MiB within a node, 1 MiB between nodes) may begin only when they
   // are waited for, or when is_done() asks for them.
   [[nodiscard]] virtual Work all_reduce_sum(BufferView data) = 0;
@@ -116,7 +117,8 @@ struct CommOptions {
   bool elastic = true;
   std::string servers = {};  // of backend `server`: HOST:PORT of every parameter server, in the order of their parts
   std::optional<int> rank =
-      {};                   // of backend `server`: the one that this process had before, unless one is chosen by hand
+      {};                     // of backend `server`: the one that this process had before, unless one is chosen by hand
+  std::string wire = "fp32";  // of backend `server`: how the elements of f32 sums travel; fp32, bf16, int8
   std::string tls_ca = {};  // of backend `server`: the PEM file of whom to trust; empty: connections are not encrypted
 };
 

@@ -31,7 +31,7 @@ std::unique_ptr<Communicator> connect_to_servers(const CommOptions& options, con
     session.tls = server::TlsContext::of_worker(options.tls_ca);
   }
   session.name = fmt::format("host {}, process {}", host_name(), ::getpid());
-  return make_server_communicator(std::move(session), options.ranks_per_node);
+  return make_server_communicator(std::move(session), options.ranks_per_node, server::wire_of(options.wire));
 }
 
 }  // namespace
@@ -43,6 +43,11 @@ std::unique_ptr<Communicator> make_communicator(const CommOptions& options) {
   require(options.ranks_per_node >= 0, "comm.ranks_per_node: found {}, expected 0 (as detected) or more",
           options.ranks_per_node);
   require(options.timeout_ms > 0, "comm: the timeout is {} ms, expected more than 0", options.timeout_ms);
+
+  require(options.wire == "fp32" || backend == "server",
+          "comm.wire: found {}, which only comm.backend: server has; "
+          "with {} gradients are exchanged as fp32",
+          options.wire, backend);
 
   const RankEnvironment environment = detect_rank_environment(process_environment());
   if (backend == "server") {

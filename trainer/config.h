@@ -150,8 +150,9 @@ struct CommConfig {
   int timeout_s = 600;
   int silence_s = 5;
   int stuck_s = 300;
-  std::string servers = {};  // backend `server`: HOST:PORT,...
-  std::string tls_ca = {};   // the same: a PEM file of certificates; connections are encrypted
+  std::string servers = {};   // backend `server`: HOST:PORT,...
+  std::string wire = "fp32";  // the same: fp32, bf16, int8
+  std::string tls_ca = {};    // the same: a PEM file of certificates; connections are encrypted
 
   friend bool operator==(const CommConfig&, const CommConfig&) = default;
 };

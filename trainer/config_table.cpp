@@ -277,6 +277,12 @@ std::vector<ConfigKey> job_keys() {
       {.name = "comm.tls_ca",
        .slot = LOCKSTEP_SLOT(comm.tls_ca),
        .help = "server: PEM file with the certificate of the servers or of who issued it; turns TLS on, empty: off"},
+      {.name = "comm.wire",
+       .slot = LOCKSTEP_SLOT(comm.wire),
+       .help =
+           "server: how gradients travel. bf16 and int8 are half and 3/8 of the bytes, rounded: not the bits of fp32, "
+           "and others on each number of ranks; int8 makes good in the next step what it lost",
+       .choices = {"fp32", "bf16", "int8"}},
       {.name = "comm.bucket_mib",
        .slot = LOCKSTEP_SLOT(comm.bucket_mib),
        .help = "gradients are exchanged in pieces of this many MiB while the backward pass runs",

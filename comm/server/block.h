@@ -51,6 +51,10 @@ class Block {
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
+  // Another one, on the same account.
+  [[nodiscard]] std::shared_ptr<Block> another(std::size_t size_bytes) const {
+    return std::make_shared<Block>(size_bytes, account_);
+  }
   [[nodiscard]] std::span<std::byte> bytes() const { return {bytes_.get(), size_bytes_}; }
 
  private:

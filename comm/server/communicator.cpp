@@ -32,8 +32,9 @@ std::string text_of(const char* call, const BufferView& data) {
 
 class ServerCommunicator final : public Communicator {
  public:
-  ServerCommunicator(std::shared_ptr<server::Session> session, std::size_t servers, int ranks_per_node)
-      : servers_(servers), session_(std::move(session)) {
+  ServerCommunicator(std::shared_ptr<server::Session> session, std::size_t servers, int ranks_per_node,
+                     server::Wire wire)
+      : servers_(servers), wire_(wire), session_(std::move(session)) {
     node_size_ = ranks_per_node > 0 ? size_of_group(ranks_per_node) : detected_node_size();
   }
 
@@ -41,20 +42,24 @@ class ServerCommunicator final : public Communicator {
   [[nodiscard]] int world_size() const override { return session_->world(); }
   [[nodiscard]] int node_size() const override { return node_size_; }
   [[nodiscard]] std::string description() const override {
-    return fmt::format("server: {} rank{}, sums by {} parameter server{}", world_size(), world_size() == 1 ? "" : "s",
-                       servers_, servers_ == 1 ? "" : "s");
+    return fmt::format("server: {} rank{}, sums by {} parameter server{}{}", world_size(), world_size() == 1 ? "" : "s",
+                       servers_, servers_ == 1 ? "" : "s",
+                       wire_ == server::Wire::kAsIs
+                           ? ""
+                           : fmt::format(" of gradients that travel as {}, not in the bits of fp32", name_of(wire_)));
   }
 
   [[nodiscard]] Buffer allocate(std::size_t size_bytes) override { return Buffer::allocate(size_bytes); }
 
   [[nodiscard]] Work all_reduce_sum(BufferView data) override {
     comm_detail::check_all_reduce(data);
-    return session_->sum(text_of("all_reduce_sum", data), data, {0, data.count});
+    return session_->sum(text_of("all_reduce_sum", data), data, {0, data.count}, wire_of(data));
   }
 
   [[nodiscard]] Work reduce_scatter_sum(BufferView data, std::span<const ElementRange> owned) override {
     comm_detail::check_reduce_scatter(data, owned, world_size());
-    return session_->sum(text_of("reduce_scatter_sum", data), data, owned[static_cast<std::size_t>(rank())]);
+    return session_->sum(text_of("reduce_scatter_sum", data), data, owned[static_cast<std::size_t>(rank())],
+                         wire_of(data));
   }
 
   [[nodiscard]] Work all_gather_ranges(BufferView data, std::span<const ElementRange> owned) override {
@@ -98,6 +103,9 @@ class ServerCommunicator final : public Communicator {
   }
 
  private:
+  [[nodiscard]] server::Wire wire_of(const BufferView& data) const {
+    return data.dtype == DType::kF32 ? wire_ : server::Wire::kAsIs;
+  }
   // A sum is not there before everybody has contributed.
   void meet(const char* name) {
     float nothing = 0;
@@ -114,17 +122,19 @@ class ServerCommunicator final : public Communicator {
   }
 
   const std::size_t servers_;
+  const server::Wire wire_;
   const std::shared_ptr<server::Session> session_;
   int node_size_ = 1;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_server_communicator(server::Session::Options options, int ranks_per_node) {
+std::unique_ptr<Communicator> make_server_communicator(server::Session::Options options, int ranks_per_node,
+                                                       server::Wire wire) {
   while (true) {
     const auto session = std::make_shared<server::Session>(options);
     try {
-      return std::make_unique<ServerCommunicator>(session, options.servers.size(), ranks_per_node);
+      return std::make_unique<ServerCommunicator>(session, options.servers.size(), ranks_per_node, wire);
     } catch (const Error&) {
       if (!session->may_rejoin()) {
         throw;

@@ -13,9 +13,11 @@
 namespace lockstep {
 
 // Collective: returns when all workers have come. `ranks_per_node`: 0 as detected, otherwise consecutive ranks are
-// taken in groups of this many. Throws what Session's constructor throws; Error(kTimeout) that names a worker that has
+// taken in groups of this many. `wire`: how the elements of f32 sums travel; what kAsIs is not gives up the bits of the
+// other backends. Throws what Session's constructor throws; Error(kTimeout) that names a worker that has
 // not come.
 [[nodiscard]] std::unique_ptr<Communicator> make_server_communicator(server::Session::Options options,
-                                                                     int ranks_per_node);
+                                                                     int ranks_per_node,
+                                                                     server::Wire wire = server::Wire::kAsIs);
 
 }  // namespace lockstep

@@ -274,6 +274,9 @@ Connection::Awaitable<void> Connection::write_queued() {
   while (!queue_.empty() && socket_.is_open()) {
     Outgoing frame = std::move(queue_.front());
     queue_.pop_front();
+    if (frame.prepare) {
+      frame.prepare(frame);
+    }
     frame.header.sequence = sent_++;
     frame.header.payload_bytes = static_cast<std::uint32_t>(frame.payload.size());
     frame.header.payload_hash = frame.payload_hash ? *frame.payload_hash : payload_hash_of(frame.payload);

@@ -60,6 +60,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::shared_ptr<const void> owner = {};
     std::optional<std::uint64_t> payload_hash = {};
     std::function<void()> sent = {};
+    // Where the payload is made at the last moment, so that not all of them lie in memory: sets `payload`.
+    std::function<void(Outgoing&)> prepare = {};
   };
   void send(Outgoing frame);
   void send(FrameHeader header, std::vector<std::byte> payload);
@@ -92,7 +94,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::deque<Outgoing> queue_;
   bool writing_ = false;
   bool cannot_write_ = false;
-  int low_water_ = 1;  // how many bytes have to be there before the socket is said to be readable
+  int low_water_ = 1;                  // how many bytes have to be there before the socket is said to be readable
   boost::asio::steady_timer drained_;  // cancelled when the queue runs empty
   Clock::time_point last_received_ = Clock::now();
   Clock::time_point last_sent_ = Clock::now();

@@ -5,6 +5,35 @@
 #include <algorithm>
 
 namespace lockstep::server {
+namespace {
+
+std::span<float> floats(const Block& block) {
+  const std::span<std::byte> bytes = block.bytes();
+  return {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)};
+}
+
+// What came as `wire`, as f32.
+std::shared_ptr<Block> decoded(Wire wire, std::shared_ptr<Block> block, std::uint64_t count) {
+  if (wire == Wire::kAsIs) {
+    return block;
+  }
+  std::shared_ptr<Block> values = block->another(count * sizeof(float));
+  decode(wire, block->bytes(), floats(*values));
+  return values;
+}
+
+// A sum as it goes back to those who pushed their contributions as `wire`.
+std::shared_ptr<Block> encoded_sum(Wire wire, std::shared_ptr<Block> sum) {
+  if (wire == Wire::kAsIs) {
+    return sum;
+  }
+  const std::span<const float> values = floats(*sum);
+  std::shared_ptr<Block> block = sum->another(wire_bytes(wire_of_sum(wire), values.size()));
+  encode(wire_of_sum(wire), values, {}, block->bytes());
+  return block;
+}
+
+}  // namespace
 
 Group::Group(std::uint64_t id, std::vector<std::shared_ptr<Member>> members, Connection::Clock::time_point now)
     : id_(id), members_(std::move(members)), lateness_(members_.size(), now) {}
@@ -42,16 +71,19 @@ void Group::push(Member& member, const FrameHeader& header, std::shared_ptr<Bloc
   require(header.count == first.count && header.dtype == first.dtype && header.end == first.end,
           "sum: {} adds {} {}, but {} adds {} {} (call {}); every rank makes the same calls", member.name, header.count,
           name_of(header.dtype), members_[first.rank]->name, first.count, name_of(first.dtype), header.call);
+  require(header.wire == first.wire, "sum: {} sends {}, but {} sends {}; comm.wire is the same for every worker",
+          member.name, name_of(header.wire), members_[first.rank]->name, name_of(first.wire));
   piece.has_come[member.rank] = true;
   piece.wanted[member.rank] = {header.wanted_begin, header.wanted_end};
-  if (const auto sum = piece.sum.add(member.rank, std::move(block))) {
-    send_sum(header, piece, *sum);
+  if (const auto sum = piece.sum.add(member.rank, decoded(header.wire, std::move(block), header.end - header.begin))) {
+    send_sum(header, piece, encoded_sum(header.wire, *sum));
     pieces_.erase(place.first);
   }
 }
 
 void Group::send_sum(const FrameHeader& header, const Piece& piece, const std::shared_ptr<Block>& sum) {
-  const std::size_t element_bytes = size_of(header.dtype);
+  const std::size_t element_bytes =
+      header.wire == Wire::kAsIs ? size_of(header.dtype) : wire_bytes(wire_of_sum(header.wire), 1);
   std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> hashes;  // most often all want the same
   for (const std::shared_ptr<Member>& member : members_) {
     const ElementRange wanted = piece.wanted[member->rank];
@@ -64,7 +96,8 @@ void Group::send_sum(const FrameHeader& header, const Piece& piece, const std::s
     if (hash.second) {
       hash.first->second = payload_hash_of(payload);
     }
-    FrameHeader answer{.type = FrameType::kSum, .dtype = header.dtype, .call = header.call};
+    FrameHeader answer{
+        .type = FrameType::kSum, .dtype = header.dtype, .wire = wire_of_sum(header.wire), .call = header.call};
     answer.count = header.count;
     answer.begin = wanted.begin;
     answer.end = wanted.end;

@@ -56,7 +56,10 @@ class Operation final : public Work::State {
   const std::string name;  // "all_reduce_sum of 1000 f32"
   std::uint64_t call = 0;
   BufferView data;
-  ElementRange wanted;              // of a sum
+  ElementRange wanted;      // of a sum
+  Wire wire = Wire::kAsIs;  // of a sum: how its elements travel
+  // Of a sum: what rounding took from its elements so far, where that is made good.
+  std::shared_ptr<std::vector<float>> residual;
   std::vector<ElementRange> owned;  // of a gathering, in bytes by rank
   Connection::Clock::time_point begin;
   std::size_t unsent = 0;  // frames

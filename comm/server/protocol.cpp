@@ -90,10 +90,17 @@ void expect(bool condition, fmt::format_string<Args...> format, Args&&... args) 
 void check_data(const FrameHeader& header) {
   expect(header.begin <= header.end && header.end <= header.count && header.count <= kMaxElements,
          "with elements [{}, {}) of {}", header.begin, header.end, header.count);
+  const bool is_wire_of_type = header.wire == Wire::kAsIs || header.wire == Wire::kBf16 ||
+                               (header.wire == Wire::kInt8 && header.type == FrameType::kPush);
+  expect(is_wire_of_type && (header.wire == Wire::kAsIs || header.dtype == DType::kF32),
+         "of type {} with elements of type {} that travel as {}", static_cast<int>(header.type), name_of(header.dtype),
+         static_cast<int>(header.wire));
   // No product overflows: end - begin is at most 2^48.
-  expect((header.end - header.begin) * size_of(header.dtype) == header.payload_bytes,
-         "of {} bytes for {} elements of {} bytes", header.payload_bytes, header.end - header.begin,
-         size_of(header.dtype));
+  const std::uint64_t elements = header.end - header.begin;
+  const std::uint64_t expected =
+      header.wire == Wire::kAsIs ? elements * size_of(header.dtype) : wire_bytes(header.wire, elements);
+  expect(expected == header.payload_bytes && elements * size_of(header.dtype) <= kMaxPayloadBytes,
+         "of {} bytes for {} elements of type {}", header.payload_bytes, elements, name_of(header.dtype));
   expect(header.payload_bytes > 0, "of data without any");
 }
 
@@ -108,6 +115,7 @@ void check_fields(const FrameHeader& header) {
     check_data(header);
   } else {
     expect(header.count == 0 && header.begin == 0 && header.end == 0, "of type {} with a range", type);
+    expect(header.wire == Wire::kAsIs, "of type {} whose elements travel as {}", type, static_cast<int>(header.wire));
     expect(header.payload_bytes <= kMaxTextPayloadBytes, "of type {} with {} bytes, expected at most {}", type,
            header.payload_bytes, kMaxTextPayloadBytes);
   }
@@ -137,7 +145,7 @@ std::array<std::byte, kHeaderBytes> encode(const FrameHeader& header) {
   writer.put(kVersion);
   writer.put(header.type);
   writer.put(code_of(header.dtype));
-  writer.put(std::uint8_t{0});
+  writer.put(header.wire);
   writer.put(header.sequence);
   writer.put(header.call);
   writer.put(header.rank);
@@ -161,11 +169,13 @@ FrameHeader decode(std::span<const std::byte, kHeaderBytes> bytes) {
          static_cast<int>(FrameType::kRegroup));
   const auto dtype = reader.get<std::uint8_t>();
   expect(dtype < kDTypes.size(), "with elements of type {}, expected 0 to {}", dtype, kDTypes.size() - 1);
-  const auto reserved = reader.get<std::uint8_t>();
-  expect(reserved == 0, "with byte 7 {}, expected 0", reserved);
+  const auto wire = reader.get<std::uint8_t>();
+  expect(wire <= static_cast<std::uint8_t>(Wire::kInt8), "with elements that travel as {}, expected 0 to {}", wire,
+         static_cast<int>(Wire::kInt8));
   FrameHeader header;
   header.type = static_cast<FrameType>(type);
   header.dtype = kDTypes[dtype];
+  header.wire = static_cast<Wire>(wire);
   header.sequence = reader.get<std::uint64_t>();
   header.call = reader.get<std::uint64_t>();
   header.rank = reader.get<std::uint32_t>();

@@ -12,6 +12,7 @@
 
 #include "base/dtype.h"
 #include "base/error.h"
+#include "comm/server/wire.h"
 
 namespace lockstep::server {
 
@@ -41,6 +42,7 @@ enum class FrameType : std::uint8_t {
 struct FrameHeader {
   FrameType type = FrameType::kBye;
   DType dtype = DType::kU8;    // kPush, kSum: f32 or f64
+  Wire wire = Wire::kAsIs;     // how they travel
   std::uint64_t sequence = 0;  // of the frame among those that its sender has sent on this connection, from 0
   std::uint64_t call = 0;      // the number of the collective, from 1, the same on every rank
   std::uint32_t rank = 0;      // kPush, kTake, kGive: whose; kWho: the suspect, or kNoRank

@@ -108,8 +108,8 @@ Session::Session(Options options) : impl_(std::make_unique<Impl>(std::move(optio
 Session::~Session() { impl_->leave(); }
 int Session::rank() const { return static_cast<int>(impl_->rank()); }
 int Session::world() const { return static_cast<int>(impl_->world()); }
-Work Session::sum(std::string name, BufferView data, ElementRange wanted) {
-  return impl_->sum(std::move(name), data, wanted);
+Work Session::sum(std::string name, BufferView data, ElementRange wanted, Wire wire) {
+  return impl_->sum(std::move(name), data, wanted, wire);
 }
 Work Session::gather(std::string name, std::span<std::byte> bytes, std::vector<ElementRange> owned) {
   return impl_->gather(std::move(name), bytes, std::move(owned));

@@ -20,6 +20,7 @@
 #include "comm/communicator.h"
 #include "comm/control/token.h"
 #include "comm/server/tls.h"
+#include "comm/server/wire.h"
 
 namespace lockstep::server {
 
@@ -62,8 +63,9 @@ class Session {
   [[nodiscard]] int world() const;
 
   // From one thread. `name` is for errors: "all_reduce_sum of 1000 f32". `data` is summed in place, of which elements
-  // `wanted` are received; what it holds elsewhere stays.
-  [[nodiscard]] Work sum(std::string name, BufferView data, ElementRange wanted);
+  // `wanted` are received; what it holds elsewhere stays. `wire`: not kAsIs only for f32, the same on every rank. What
+  // kInt8 loses is added to the next sum of the same buffer, that is, of the same address and count.
+  [[nodiscard]] Work sum(std::string name, BufferView data, ElementRange wanted, Wire wire = Wire::kAsIs);
   // bytes[owned[r]] of rank r go to all others.
   [[nodiscard]] Work gather(std::string name, std::span<std::byte> bytes, std::vector<ElementRange> owned);
   // Throws the error that ended the session.

@@ -22,12 +22,18 @@ ElementRange part_of(std::uint64_t count, std::size_t part, std::size_t parts) {
           count / parts * (part + 1) + std::min<std::uint64_t>(part + 1, count % parts)};
 }
 
+// Of an element of a sum, on its way back.
+std::size_t bytes_of_sum(const Operation& operation) {
+  return operation.wire == Wire::kAsIs ? size_of(operation.data.dtype) : wire_bytes(wire_of_sum(operation.wire), 1);
+}
+
 }  // namespace
 
-Work Session::Impl::sum(std::string name, BufferView data, ElementRange wanted) {
+Work Session::Impl::sum(std::string name, BufferView data, ElementRange wanted, Wire wire) {
   const auto operation = std::make_shared<Operation>(outcome_, std::move(name));
   operation->data = data;
   operation->wanted = wanted;
+  operation->wire = wire;
   return start(operation, &Impl::queue_sum);
 }
 
@@ -70,11 +76,19 @@ Work Session::Impl::start(const std::shared_ptr<Operation>& operation, Queue que
 
 void Session::Impl::queue_sum(const std::shared_ptr<Operation>& operation) {
   const BufferView& data = operation->data;
-  FrameHeader header{.type = FrameType::kPush, .dtype = data.dtype, .call = operation->call, .rank = rank_};
+  FrameHeader header{
+      .type = FrameType::kPush, .dtype = data.dtype, .wire = operation->wire, .call = operation->call, .rank = rank_};
+  if (operation->wire == Wire::kInt8) {
+    std::shared_ptr<std::vector<float>>& residual = residuals_[data.data];
+    if (!residual || residual->size() != data.count) {
+      residual = std::make_shared<std::vector<float>>(data.count);
+    }
+    operation->residual = residual;
+  }
   header.count = data.count;
   for (std::size_t server = 0; server < connections_.size(); ++server) {
     const ElementRange part = part_of(data.count, server, connections_.size());
-    operation->awaited_of_server[server] = intersection(part, operation->wanted).size() * size_of(data.dtype);
+    operation->awaited_of_server[server] = intersection(part, operation->wanted).size() * bytes_of_sum(*operation);
     queue_pieces(operation, server, header, part);
   }
 }
@@ -118,15 +132,34 @@ void Session::Impl::queue_pieces(const std::shared_ptr<Operation>& operation, st
       frame.wanted_end = wanted.end;
     }
     ++operation->unsent;
-    connections_[server]->send({.header = frame,
-                                .payload = {static_cast<const std::byte*>(from.data), from.size_bytes()},
-                                .owner = operation,
-                                .sent = [this, operation] {
-                                  data_went_ = Clock::now();
-                                  --operation->unsent;
-                                  finish_if_done(operation);
-                                }});
+    Connection::Outgoing outgoing = {.header = frame,
+                                     .payload = {static_cast<const std::byte*>(from.data), from.size_bytes()},
+                                     .owner = operation,
+                                     .sent = [this, operation] {
+                                       data_went_ = Clock::now();
+                                       --operation->unsent;
+                                       finish_if_done(operation);
+                                     }};
+    if (frame.wire != Wire::kAsIs) {
+      outgoing.prepare = [this, operation, server, piece](Connection::Outgoing& push) {
+        push.payload = encode_piece(*operation, piece, outgoing_[server]);
+      };
+    }
+    connections_[server]->send(std::move(outgoing));
   }
+}
+
+// As it travels, in memory that lasts until the next piece to this server.
+std::span<const std::byte> Session::Impl::encode_piece(const Operation& operation, ElementRange piece,
+                                                       std::vector<std::byte>& memory) {
+  memory.resize(wire_bytes(operation.wire, piece.size()));
+  const BufferView from = operation.data.slice(piece);
+  std::span<float> residual;
+  if (operation.residual) {
+    residual = std::span(*operation.residual).subspan(piece.begin, piece.size());
+  }
+  encode(operation.wire, {static_cast<const float*>(from.data), from.count}, residual, memory);
+  return memory;
 }
 
 void Session::Impl::finish_if_done(const std::shared_ptr<Operation>& operation) {
@@ -180,6 +213,7 @@ asio::awaitable<void> Session::Impl::receive_data(std::size_t server, FrameHeade
   const bool is_of_known_rank = header.rank < world_ && header.rank != rank_;
   const bool fits = header.count == operation->data.count && header.dtype == operation->data.dtype &&
                     is_sum == operation->owned.empty() && (is_sum || is_of_known_rank) &&
+                    header.wire == wire_of_sum(operation->wire) &&
                     header.payload_bytes <= operation->awaited_of_server[server];
   if (!fits) {
     fail(ErrorCode::kUsage, "{}: call {} has another type or size on another rank", operation->name, header.call);
@@ -192,7 +226,14 @@ asio::awaitable<void> Session::Impl::receive_data(std::size_t server, FrameHeade
          range.end, expected.begin, expected.end);
   }
   const BufferView to = operation->data.slice(range);
-  co_await connections_[server]->read_payload(header, {static_cast<std::byte*>(to.data), to.size_bytes()});
+  if (header.wire == Wire::kAsIs) {
+    co_await connections_[server]->read_payload(header, {static_cast<std::byte*>(to.data), to.size_bytes()});
+  } else {
+    std::vector<std::byte>& memory = incoming_[server];
+    memory.resize(header.payload_bytes);
+    co_await connections_[server]->read_payload(header, memory);
+    decode(header.wire, memory, {static_cast<float*>(to.data), to.count});
+  }
   data_came_ = Clock::now();
   operation->awaited_of_server[server] -= header.payload_bytes;
   if (!is_sum) {

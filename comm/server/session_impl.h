@@ -41,7 +41,7 @@ class Session::Impl {
   // The caller's thread.
   [[nodiscard]] std::uint32_t rank() const { return rank_; }
   [[nodiscard]] std::uint32_t world() const { return world_; }
-  Work sum(std::string name, BufferView data, ElementRange wanted);
+  Work sum(std::string name, BufferView data, ElementRange wanted, Wire wire);
   Work gather(std::string name, std::span<std::byte> bytes, std::vector<ElementRange> owned);
   void check() const;
   [[nodiscard]] bool may_rejoin() const;
@@ -81,6 +81,8 @@ class Session::Impl {
   void queue_gather(const std::shared_ptr<Operation>& operation);
   void queue_pieces(const std::shared_ptr<Operation>& operation, std::size_t server, const FrameHeader& header,
                     ElementRange range);
+  [[nodiscard]] static std::span<const std::byte> encode_piece(const Operation& operation, ElementRange piece,
+                                                               std::vector<std::byte>& memory);
   void finish_if_done(const std::shared_ptr<Operation>& operation);
   void ask_who(const Operation& operation, Clock::duration waited);
   // Ends the session, once; before it has begun, only this attempt to join a group.
@@ -97,8 +99,11 @@ class Session::Impl {
   std::optional<Lost> lost_;  // the group, on the way into it
   bool is_in_ = false;        // a group, with all servers
   boost::asio::steady_timer bye_came_{io_};
-  std::map<std::uint64_t, std::shared_ptr<Operation>> operations_;  // by call
-  Clock::time_point data_came_ = Clock::now();                      // signs of life are no data
+  std::map<std::uint64_t, std::shared_ptr<Operation>> operations_;        // by call
+  std::map<const void*, std::shared_ptr<std::vector<float>>> residuals_;  // by buffer
+  std::vector<std::vector<std::byte>> outgoing_;  // by server: a piece on its way, as it travels
+  std::vector<std::vector<std::byte>> incoming_;
+  Clock::time_point data_came_ = Clock::now();  // signs of life are no data
   Clock::time_point data_went_ = Clock::now();
   Clock::time_point watched_ = Clock::now();
   Clock::time_point heard_from_ = Clock::now();  // silence counts from here on

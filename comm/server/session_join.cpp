@@ -64,6 +64,8 @@ asio::awaitable<void> Session::Impl::connect_all(Clock::time_point deadline) {
   const std::size_t servers = options_.servers.size();
   has_said_bye_.assign(servers, false);
   greets_.assign(servers, false);
+  outgoing_.resize(servers);
+  incoming_.resize(servers);
   // The first tells the rank and the group that the others are told.
   for (std::size_t server = 0; server < servers; ++server) {
     co_await connect(server, deadline);

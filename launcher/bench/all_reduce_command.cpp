@@ -36,6 +36,7 @@ struct AllReduceOptions {
   int rounds = 10;
   bool json = false;
   std::string backend = "auto";
+  std::string wire = "fp32";
   std::string servers;
   std::string bare_servers;  // of those that run_server_workers() starts
   int workers = 2;
@@ -164,7 +165,9 @@ int start_workers(const AllReduceOptions& options) {
                   "--max-mib",
                   std::to_string(options.max_mib),
                   "--rounds",
-                  std::to_string(options.rounds)};
+                  std::to_string(options.rounds),
+                  "--wire",
+                  options.wire};
   if (options.json) {
     plan.command.emplace_back("--json");
   }
@@ -180,6 +183,7 @@ int run_all_reduce(const AllReduceOptions& options) {
   comm.backend = options.backend;
   comm.ranks_per_node = options.ranks_per_node;
   comm.servers = options.servers;
+  comm.wire = options.wire;
   const auto communicator = make_communicator(comm);
   require(communicator->world_size() > 1,
           "one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce");
@@ -213,6 +217,9 @@ void add_all_reduce_bench(CLI::App& bench, CommandContext& context) {
       ->capture_default_str();
   command->add_option("--backend", options->backend, "server: through parameter servers")
       ->check(CLI::IsMember({"auto", "self", "mpi", "server"}))
+      ->capture_default_str();
+  command->add_option("--wire", options->wire, "How the numbers travel to servers, as comm.wire")
+      ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
       ->capture_default_str();
   command->add_option("--servers", options->servers,
                       "HOST:PORT,... of parameter servers that run, to which this is one worker; without it, servers "

@@ -262,6 +262,7 @@ int run_bench(const char* name, const Measure& measure, const BenchOptions& opti
                                                .ranks_per_node = config.comm.ranks_per_node,
                                                .timeout_ms = config.comm.timeout_s * 1000,
                                                .servers = config.comm.servers,
+                                               .wire = config.comm.wire,
                                                .tls_ca = config.comm.tls_ca});
   {
     const BenchModel model = resolve_bench_model(config, *communicator);

@@ -105,6 +105,7 @@ int run_train(const TrainOptions& options, CommandContext& context) {
                               .timeout_ms = comm.timeout_s * 1000,
                               .silence_ms = comm.silence_s * 1000,
                               .servers = comm.servers,
+                              .wire = comm.wire,
                               .tls_ca = comm.tls_ca};
   std::optional<RankState> state;  // of this rank, when its group of ranks ends before the job
   request.state = &state;

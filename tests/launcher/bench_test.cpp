@@ -163,6 +163,32 @@ TEST_F(BenchTest, ComparesSumsWithTheLibrarysAndWithTheBareSum) {
             "lockstep bench: one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce\n");
 }
 
+TEST_F(BenchTest, ComparesSumsThroughServersWithABareStream) {
+  for (const char* wire : {"fp32", "int8"}) {
+    const ProcessResult result =
+        run_process({LOCKSTEP_PROGRAM, "bench", "allreduce", "--backend", "server", "--own-servers", "2", "--wire",
+                     wire, "--max-mib", "1", "--rounds", "1", "--json"});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const Json json = Json::parse(result.out);
+    EXPECT_EQ(json.at("world"), 2);
+    EXPECT_THAT(json.at("path"), testing::StartsWith("server: 2 ranks, sums by 2 parameter servers"));
+    EXPECT_EQ(json.at("sizes").size(), 5U);
+    for (const Json& row : json.at("sizes")) {
+      const double algbw = row.at("algbw_gb_per_s");
+      EXPECT_NEAR(algbw * row.at("us").get<double>() * 1000, row.at("bytes").get<double>(), 1e-3);
+      EXPECT_GT(row.at("of_ceiling"), 0.0);
+      EXPECT_FALSE(row.contains("of_library"));
+    }
+  }
+  const ProcessResult table = run_process({LOCKSTEP_PROGRAM, "bench", "allreduce", "--backend", "server", "--workers",
+                                           "3", "--max-mib", "1", "--rounds", "1"});
+  EXPECT_THAT(table.out, testing::StartsWith("allreduce: 3 ranks (server: 3 ranks, sums by 1 parameter server)"));
+  EXPECT_THAT(table.out, testing::HasSubstr("bare stream  of ceiling\n      4096 "));
+  const ProcessResult refused = run_process({LOCKSTEP_PROGRAM, "bench", "allreduce", "--servers", "a:1"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_EQ(refused.err, "lockstep bench: --servers: expected with --backend server only\n");
+}
+
 TEST_F(BenchTest, SaysWhatASaveCostsAndLeavesNothing) {
   // Weights and two moments of 29184 parameters in f32; the rest is headers, config.json and the like.
   constexpr double kStateBytes = 3 * 4 * 29184;

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <thread>
 
@@ -84,6 +85,9 @@ TEST_F(ServeTest, WorkersSayWhatTheyMiss) {
   std::filesystem::remove(job_->folder() / "token");
   EXPECT_THAT(refusal({"comm.backend=server", "comm.servers=127.0.0.1:1"}),
               HasSubstr("`lockstep serve` makes one, to be copied to the workers"));
+  EXPECT_THAT(refusal({"comm.wire=bf16"}),
+              HasSubstr("comm.wire: found bf16, which only comm.backend: server has; with auto gradients are exchanged "
+                        "as fp32"));
   EXPECT_THAT(refusal({}, {"LOCKSTEP_RANK=0", "LOCKSTEP_WORLD_SIZE=2"}),
               HasSubstr("LOCKSTEP_RANK gives this worker a rank, which only comm.backend: server takes; found auto"));
 }
@@ -104,6 +108,40 @@ TEST_F(ServeTest, TlsChangesNoBit) {
     }
   }
   EXPECT_EQ(job_->result("encrypted"), job_->result("plain"));
+}
+
+// The loss at the end of a run.
+double valid_loss(const std::vector<std::string>& curve) {
+  double loss = 0;
+  for (const std::string& line : curve) {
+    loss = nlohmann::json::parse(line).value("valid_loss", loss);
+  }
+  return loss;
+}
+
+TEST_F(ServeTest, RoundedGradientsTrainAboutAsWellAndTheSameEachTime) {
+  const auto train = [](const std::string& name, const std::string& wire) {
+    // Ranks by hand, since what a worker's rounding loses stays with it.
+    const TrainingJob::ServedRun run = job_->start_with_servers(
+        {.name = name, .ranks = 2, .settings = {"comm.wire=" + wire}}, 1, TrainingJob::Ranks::kByHand);
+    for (const auto* const processes : {&run.servers, &run.workers}) {
+      for (const std::unique_ptr<Process>& process : *processes) {
+        const ProcessResult result = process->wait();
+        EXPECT_EQ(result.exit_code, 0) << result.err;
+      }
+    }
+    return valid_loss(job_->curve(name));
+  };
+  const double exact = train("fp32", "fp32");
+  const double bf16 = train("bf16", "bf16");
+  const double int8 = train("int8", "int8");
+  EXPECT_LT(exact, 5.0);  // it has learned something: a guess is ln 257
+  EXPECT_NEAR(bf16, exact, 0.01 * exact);
+  EXPECT_NEAR(int8, exact, 0.01 * exact);
+  EXPECT_NE(job_->result("bf16"), job_->result("fp32"));
+  EXPECT_NE(job_->result("int8"), job_->result("fp32"));
+  EXPECT_EQ(train("again", "int8"), int8);
+  EXPECT_EQ(job_->result("again"), job_->result("int8"));
 }
 
 TEST_F(ServeTest, OneWithoutTlsIsToldAtOnce) {
