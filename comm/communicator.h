@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -115,6 +116,7 @@ struct CommOptions {
   // Sums of GPU memory go along the tree; false: in NCCL's own order, which is the fastest, and reproducible for one
   // rank count. Sums of host memory keep the tree either way.
   bool elastic = true;
+  std::function<bool()> gives_up = {};  // of backend `server`: no longer wait for other ranks; may be empty
   std::string servers = {};  // of backend `server`: HOST:PORT of every parameter server, in the order of their parts
   std::optional<int> rank =
       {};                     // of backend `server`: the one that this process had before, unless one is chosen by hand

@@ -1,6 +1,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <memory>
+
 #include "base/error.h"
 #include "base/process.h"
 #include "comm/communicator.h"
@@ -27,6 +30,9 @@ std::unique_ptr<Communicator> connect_to_servers(const CommOptions& options, con
   }
   session.timeout_ms = options.timeout_ms;
   session.silence_ms = options.silence_ms;
+  session.gives_up = options.gives_up;
+  static const auto newest_group = std::make_shared<std::atomic<std::uint64_t>>(0);
+  session.newest_group = newest_group;
   if (!options.tls_ca.empty()) {
     session.tls = server::TlsContext::of_worker(options.tls_ca);
   }

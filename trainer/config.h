@@ -153,6 +153,8 @@ struct CommConfig {
   std::string servers = {};   // backend `server`: HOST:PORT,...
   std::string wire = "fp32";  // the same: fp32, bf16, int8
   std::string tls_ca = {};    // the same: a PEM file of certificates; connections are encrypted
+  std::string mode = "sync";  // the same: sync, bounded, async
+  int max_staleness = 4;      // mode `bounded`
 
   friend bool operator==(const CommConfig&, const CommConfig&) = default;
 };

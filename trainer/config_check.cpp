@@ -67,6 +67,20 @@ void check_preference(const Config& config, const std::string& origin) {
           preference.label_smoothing);
 }
 
+void check_mode(const Config& config, const std::string& origin) {
+  const CommConfig& comm = config.comm;
+  if (comm.mode == "sync") {
+    return;
+  }
+  require(comm.backend == "server", "{}: comm.mode is {}, which needs comm.backend server; found {}", origin, comm.mode,
+          comm.backend);
+  require(comm.zero == 0, "{}: comm.mode is {}, in which servers hold the optimizer's state; expected comm.zero 0",
+          origin, comm.mode);
+  require(config.tune.method == TuneMethod::kFull,
+          "{}: comm.mode is {}, which trains all weights; found tune.method {}", origin, comm.mode,
+          name_of(config.tune.method));
+}
+
 void check_schedule(const Config& config, const std::string& origin) {
   const ScheduleConfig& schedule = config.schedule;
   const std::int64_t steps = config.train.steps;
@@ -144,6 +158,7 @@ void check_consistency(const Config& written, const std::string& origin) {
           config.train.micro_batches);
   check_tuning(config, origin);
   check_preference(config, origin);
+  check_mode(config, origin);
   check_schedule(config, origin);
   check_evaluation(config, origin);
 }

@@ -283,6 +283,16 @@ std::vector<ConfigKey> job_keys() {
            "server: how gradients travel. bf16 and int8 are half and 3/8 of the bytes, rounded: not the bits of fp32, "
            "and others on each number of ranks; int8 makes good in the next step what it lost",
        .choices = {"fp32", "bf16", "int8"}},
+      {.name = "comm.mode",
+       .slot = LOCKSTEP_SLOT(comm.mode),
+       .help =
+           "server: sync: steps of all ranks together, with the same bits as elsewhere; bounded, async: servers hold "
+           "the weights, and each rank goes its own pace, in bounded at most comm.max_staleness steps ahead",
+       .choices = {"sync", "bounded", "async"}},
+      {.name = "comm.max_staleness",
+       .slot = LOCKSTEP_SLOT(comm.max_staleness),
+       .help = "bounded: how many steps a rank may be ahead of the slowest one",
+       .range = from_to(0, 1000000)},
       {.name = "comm.bucket_mib",
        .slot = LOCKSTEP_SLOT(comm.bucket_mib),
        .help = "gradients are exchanged in pieces of this many MiB while the backward pass runs",

@@ -28,7 +28,8 @@ std::uintmax_t bytes_to_keep(const std::filesystem::path& path, const MetricsWri
         line["step"].get<std::int64_t>() > wanted.last_step) {
       break;
     }
-    if (!wanted.last_lines.empty() && line["step"].get<std::int64_t>() == wanted.last_step) {
+    const bool is_given = line.contains("valid_loss") ? !wanted.last_lines.empty() : wanted.has_step_line();
+    if (is_given && line["step"].get<std::int64_t>() == wanted.last_step) {
       break;
     }
     if (!wanted.with_evaluation && line["step"].get<std::int64_t>() == wanted.last_step &&
@@ -57,10 +58,11 @@ std::string keys_of(const std::optional<PreferenceMetrics>& preference) {
 std::string line_of(const StepMetrics& m) {
   return fmt::format(
              R"({{"step": {}, "loss": {}, "lr": {}, "grad_norm": {}, "tokens": {}, "tokens_per_s": {}, "step_ms": {}, "data_ms": {}, )"
-             R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}{}}})",
+             R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}{}{}}})",
              m.step, number(m.loss), number(m.lr), number(m.grad_norm), m.tokens, number(m.tokens_per_s),
              number(m.step_ms), number(m.data_ms), number(m.comm_ms), number(m.comm_exposed_ms),
-             number(m.checkpoint_ms), number(m.mfu), m.world, keys_of(m.preference)) +
+             number(m.checkpoint_ms), number(m.mfu), m.world, keys_of(m.preference),
+             m.staleness ? fmt::format(R"(, "staleness": {})", number(*m.staleness)) : "") +
          '\n';
 }
 
@@ -71,6 +73,11 @@ std::string line_of(const EvaluationMetrics& m) {
   return fmt::format(R"({{"step": {}, "valid_loss": {}{}, "valid_tokens": {}{}}})", m.step, number(m.valid_loss),
                      of_tokens, m.tokens, keys_of(m.preference)) +
          '\n';
+}
+
+bool MetricsWriter::Kept::has_step_line() const {
+  const auto first = nlohmann::json::parse(last_lines.substr(0, last_lines.find('\n')), nullptr, false);
+  return first.is_object() && !first.contains("valid_loss");
 }
 
 MetricsWriter::MetricsWriter(std::filesystem::path path, const Kept& kept) : file_(File::open_or_create(path)) {

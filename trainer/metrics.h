@@ -37,6 +37,9 @@ struct StepMetrics {
   double mfu = 0;              // of the GEMM rate measured at start
   int world = 1;
   std::optional<PreferenceMetrics> preference = {};
+  // By how many steps of all ranks the weights had moved on when this gradient came (comm.mode bounded and async, where
+  // a line is about rank 0's own part of the step).
+  std::optional<double> staleness = {};
 };
 
 struct EvaluationMetrics {
@@ -57,7 +60,9 @@ class MetricsWriter {
   struct Kept {
     std::int64_t last_step = 0;
     bool with_evaluation = true;  // of last_step, where its line is the last one
-    std::string last_lines = {};  // unless empty, what stands in place of the lines of last_step
+    // Stand in place of the lines of last_step, or of its evaluation where only that is among them.
+    std::string last_lines = {};
+    [[nodiscard]] bool has_step_line() const;  // among last_lines
   };
   // Keeps these lines and drops the rest, so that nothing stands twice after a resume. Throws Error(kIo).
   MetricsWriter(std::filesystem::path path, const Kept& kept);

@@ -13,6 +13,30 @@
 
 namespace lockstep {
 
+// Consecutive parameters with the same decay and rate.
+struct DecayRange {
+  ElementRange elements;
+  bool decay = false;
+  double rate = 1;
+
+  friend bool operator==(const DecayRange&, const DecayRange&) = default;
+};
+[[nodiscard]] std::vector<DecayRange> decay_ranges(const ParameterLayout& layout);
+
+// One update of elements `part` of the flat layout, of which the spans are.
+struct AdamWUpdate {
+  std::int64_t step = 1;  // the first is 1
+  double learning_rate = 0;
+  float gradient_scale = 1;
+  ElementRange part;
+  std::span<const float> gradient;
+  std::span<float> master;
+  std::span<float> exp_avg;
+  std::span<float> exp_avg_sq;
+};
+void update_adamw(Backend& backend, const OptimizerConfig& config, std::span<const DecayRange> ranges,
+                  const AdamWUpdate& update);
+
 class Optimizer {
  public:
   // Allocates the moments of `owned`, zero. `backend` outlives it.
@@ -39,12 +63,7 @@ class Optimizer {
   ElementRange owned_;
   Buffer exp_avg_;
   Buffer exp_avg_sq_;
-  struct Range {  // consecutive parameters with the same decay and rate
-    ElementRange elements;
-    bool decay;
-    double rate;
-  };
-  std::vector<Range> ranges_;
+  std::vector<DecayRange> ranges_;
 };
 
 }  // namespace lockstep

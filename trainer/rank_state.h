@@ -17,11 +17,12 @@ struct RankState {
   std::int64_t completed = 0;  // steps
   std::uint64_t tokens = 0;    // inputs of these steps
   RunProgress progress;
-  std::string config_text;     // of the run, resolved
-  std::string last_lines;      // of metrics.jsonl: what belongs to the last step, each with its '\n'
-  bool save_pending = false;   // a checkpoint that was begun may not be there
-  std::uint64_t elements = 0;  // of the flat parameters
-  Buffer values;               // on the host, f32: weights, then both moments of AdamW, `elements` each
+  std::string config_text;                // of the run, resolved
+  std::string last_lines;                 // of metrics.jsonl: what belongs to the last step, each with its '\n'
+  bool save_pending = false;              // a checkpoint that was begun may not be there
+  std::optional<double> validation_loss;  // after the last step
+  std::uint64_t elements = 0;             // of the flat parameters
+  Buffer values;                          // on the host, f32: weights, then both moments of AdamW, `elements` each
 
   [[nodiscard]] std::span<float> weights() const { return part(0); }
   [[nodiscard]] std::span<float> exp_avg() const { return part(1); }

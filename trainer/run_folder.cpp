@@ -8,13 +8,8 @@
 #include "base/writable_folder.h"
 
 namespace lockstep {
-namespace {
 
 namespace fs = std::filesystem;
-
-constexpr auto kLockPatience = std::chrono::seconds(10);
-
-}  // namespace
 
 fs::path run_folder(const Config& config) { return fs::path(config.run.dir) / config.run.name; }
 
@@ -30,7 +25,7 @@ void check_run_folder(const fs::path& folder, std::uint64_t checkpoint_bytes) {
           existing_part(folder / "checkpoints").string(), room.value_or(0) >> 20, (checkpoint_bytes >> 20) + 1);
 }
 
-void RunLock::take(const fs::path& folder) {
+void RunLock::take(const fs::path& folder, std::chrono::seconds patience) {
   std::error_code error;
   if (file_ || !fs::is_directory(folder, error)) {
     return;
@@ -39,7 +34,7 @@ void RunLock::take(const fs::path& folder) {
   require_writable_folder(folder);
   require_writable_file(path);
   File file = File::open_or_create(path);
-  const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
+  const auto deadline = std::chrono::steady_clock::now() + patience;
   while (!file.try_lock()) {
     require(std::chrono::steady_clock::now() < deadline,
             "another job is writing to {}; give this run another run.name, or wait for that job to end",

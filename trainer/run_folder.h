@@ -1,6 +1,7 @@
 // runs/NAME: where a run keeps its files, and that only one job writes there.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -22,9 +23,10 @@ void check_run_folder(const std::filesystem::path& folder, std::uint64_t checkpo
 class RunLock {
  public:
   // Takes the lock of an existing run folder, and makes sure that it is held once the folder exists: does nothing where
-  // there is none, or when the lock is held already. Waits up to ten seconds for a job that was killed to be gone.
+  // there is none, or when the lock is held already. Waits up to `patience` for a job that was killed to be gone.
   // Throws Error(kUsage) when another job goes on writing there.
-  void take(const std::filesystem::path& folder);
+  static constexpr std::chrono::seconds kPatience{10};
+  void take(const std::filesystem::path& folder, std::chrono::seconds patience = kPatience);
 
  private:
   std::optional<File> file_;

@@ -1,12 +1,17 @@
 #include "trainer/train_job.h"
 
+#include <algorithm>
+#include <chrono>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "base/file.h"
 #include "data/chat/chat_encoder.h"
 #include "data/samples.h"
 #include "data/text/tokenizer.h"
 #include "trainer/agreement.h"
+#include "trainer/async_loop.h"
 #include "trainer/device.h"
 #include "trainer/device_communicator.h"
 #include "trainer/model/architecture.h"
@@ -135,17 +140,36 @@ void check_lengths(const Config& config, const Data& data) {
   }
 }
 
+// What ranks know of the run from groups before this one.
+struct Before {
+  bool has_begun = false;
+  bool is_in_memory = false;
+};
+
+// Collective.
+bool has_begun(const TrainRequest& request, Communicator& communicator) {
+  const std::uint8_t mine = request.rejoins ? 1 : 0;
+  std::vector<std::uint8_t> all(static_cast<std::size_t>(communicator.world_size()));
+  communicator.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
+  return std::find(all.begin(), all.end(), 1) != all.end();
+}
+
 // Rank 0 decides, all ranks follow: empty for a fresh start, and where ranks have the run's state in memory.
-std::filesystem::path agree_on_checkpoint(const TrainRequest& request, bool is_in_memory, RunLock& lock,
+std::filesystem::path agree_on_checkpoint(const TrainRequest& request, const Before& before, RunLock& lock,
                                           Communicator& communicator, Log& log) {
   std::string chosen;
   run_agreed(communicator, [&] {
     if (communicator.rank() != 0) {
       return;
     }
-    lock.take(run_folder(request.config));
-    if (!is_in_memory) {
-      chosen = choose_checkpoint(checkpoints_folder(request.config), request.resume, log).string();
+    if (request.store == nullptr) {
+      // The rank 0 before this one may stand still, and be ended only now.
+      const std::chrono::seconds patience(before.has_begun ? request.config.comm.timeout_s / 2 : 0);
+      lock.take(run_folder(request.config), std::max(RunLock::kPatience, patience));
+    }
+    if (!before.is_in_memory) {
+      const std::string& resume = before.has_begun ? "auto" : request.resume;
+      chosen = choose_checkpoint(checkpoints_folder(request.config), resume, log).string();
     }
   });
   return communicator.broadcast_text(chosen, 0);
@@ -185,11 +209,13 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
   std::optional<RankState> unused;
   const bool regroups = communicator.replaces_ranks() && request.state != nullptr;
   std::optional<RankState>& state = regroups ? *request.state : unused;
+  Before before;
   if (regroups) {
     agree_on_state(state, communicator);
+    before = {.has_begun = has_begun(request, communicator), .is_in_memory = state.has_value()};
   }
   RunLock lock;
-  const std::filesystem::path checkpoint = agree_on_checkpoint(request, state.has_value(), lock, communicator, log);
+  const std::filesystem::path checkpoint = agree_on_checkpoint(request, before, lock, communicator, log);
   std::optional<CheckpointReader> reader;
   run_agreed(communicator, [&] {
     if (!checkpoint.empty()) {
@@ -208,6 +234,13 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
   });
   std::unique_ptr<Backend> backend;
   run_agreed(communicator, [&] { backend = make_backend(device.device, config.train.threads); });
+  if (request.store != nullptr) {
+    AsyncLoop loop({config, std::move(backend), data.info, data.valid_fingerprint, data.tokenizer,
+                    request.stop_requested, request.save_requested},
+                   communicator, *request.store, activity, log);
+    loop.begin(reader ? &*reader : nullptr);
+    return loop.run(request.opened);
+  }
   const std::unique_ptr<Communicator> of_device = make_device_communicator(config, device, communicator, *backend);
   const auto loop =
       std::make_unique<TrainLoop>(TrainLoop::Setup{config, std::move(backend), data.info, data.valid_fingerprint,

@@ -15,6 +15,10 @@
 
 namespace lockstep {
 
+namespace server {
+class StoreClient;
+}
+
 struct TrainRequest {
   Config config;  // as written: see load_config()
   // Where to start: "auto" takes the newest intact checkpoint of the run when there is one, "none" starts anew and sets
@@ -32,6 +36,10 @@ struct TrainRequest {
   // Where the communicator replaces lost ranks: what this rank has of the run since a group before, and where to put
   // what it has when train() throws. May be null.
   std::optional<RankState>* state = nullptr;
+  // This rank has been in a group of this job before: the run has begun, whatever `resume` said then.
+  bool rejoins = false;
+  // comm.mode bounded and async: the servers that hold the weights, and nothing is collective. Otherwise null.
+  server::StoreClient* store = nullptr;
 };
 
 enum class TrainEnd {

@@ -100,6 +100,7 @@ void TrainLoop::adopt(const RankState& state) {
   tokens_ = state.tokens;
   save_pending_ = state.save_pending;
   last_lines_ = state.last_lines;
+  validation_loss_ = state.validation_loss;
   adopt_progress(state.progress);
 }
 
@@ -113,6 +114,7 @@ std::optional<RankState> TrainLoop::state() const {
   state.progress = progress_;
   state.config_text = to_yaml(config_);
   state.last_lines = report_ ? report_->last_lines() : last_lines_;
+  state.validation_loss = validation_loss_;
   state.save_pending = save_pending_ || published_ < saved_ || (completed_ > 0 && save_due());
   state.allocate(train_step_.layout().total());
   const auto download = [&](std::span<float> from, std::span<float> to) {
@@ -302,7 +304,6 @@ TrainEnd TrainLoop::run() {
 // One step: gradients of all micro-batches, their sum, the losses, the update.
 TrainLoop::StepResult TrainLoop::step() {
   StepResult result;
-  validation_loss_.reset();
   std::int64_t micro_batch = 0;
   const std::span<const double> losses = train_step_.compute_gradients(completed_, [&]() -> const TokenBatch& {
     enter(Phase::kData, micro_batch);
@@ -338,6 +339,7 @@ TrainLoop::StepResult TrainLoop::step() {
     end_diverged(result);  // nothing was changed
   }
   ++completed_;
+  validation_loss_.reset();
   tokens_ += static_cast<std::uint64_t>(train_step_.step_inputs());
   stop_ = gathered.stop_requested;
   save_ = gathered.save_requested;

@@ -62,12 +62,13 @@ class TrainStep {
   // Waits until the gradients of all ranks are summed; tells `waits_for` (may be empty) each bucket that it waits for.
   // Throws Error(kTimeout, kPeerLost).
   void finish_gradients(const std::function<void(std::size_t bucket)>& waits_for = {}) { reducer_.finish(waits_for); }
+  // Of the summed gradient. Collective where the optimizer is sharded.
+  [[nodiscard]] double gradient_norm();
   // Returns the gradient's norm before clipping. When it is not finite nothing is changed. Where the optimizer is
   // sharded, each rank updates its shard in slices, and a slice travels to the others while the next is computed.
   [[nodiscard]] double update(std::int64_t completed, double learning_rate);
 
  private:
-  [[nodiscard]] double gradient_norm();
   void compute_micro_batch(const TokenBatch& batch, const Transformer::DropoutStream& dropout);
 
   const Config& config_;

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/hash.h"
+#include "comm/server/payload.h"
 
 namespace lockstep::server {
 namespace {
@@ -18,64 +19,10 @@ constexpr std::uint8_t kVersion = 2;
 constexpr std::size_t kMaxNameBytes = 256;
 constexpr std::size_t kMaxMessageBytes = 2048;
 
-// Writes numbers one behind the other.
-class Writer {
- public:
-  explicit Writer(std::span<std::byte> to) : to_(to) {}
-  template <typename T>
-  void put(const T& value) {
-    assert(sizeof(T) <= to_.size());
-    std::memcpy(to_.data(), &value, sizeof(T));
-    to_ = to_.subspan(sizeof(T));
-  }
-
- private:
-  std::span<std::byte> to_;
-};
-
-// Reads them back.
-class Reader {
- public:
-  Reader(std::span<const std::byte> from, std::string_view what) : from_(from), what_(what) {}
-  template <typename T>
-  [[nodiscard]] T get() {
-    if (from_.size() < sizeof(T)) {
-      fail(ErrorCode::kCorrupt, "server: {} that ends early", what_);
-    }
-    T value;
-    std::memcpy(&value, from_.data(), sizeof(T));
-    from_ = from_.subspan(sizeof(T));
-    return value;
-  }
-  [[nodiscard]] std::string rest(std::size_t max_bytes) const {
-    if (from_.size() > max_bytes) {
-      fail(ErrorCode::kCorrupt, "server: {} with a text of {} bytes, expected at most {}", what_, from_.size(),
-           max_bytes);
-    }
-    return {reinterpret_cast<const char*>(from_.data()), from_.size()};
-  }
-  void expect_end() const {
-    if (!from_.empty()) {
-      fail(ErrorCode::kCorrupt, "server: {} with {} bytes too many", what_, from_.size());
-    }
-  }
-
- private:
-  std::span<const std::byte> from_;
-  std::string_view what_;
-};
-
-template <typename... Numbers>
-std::vector<std::byte> payload_of(std::string_view text, const Numbers&... numbers) {
-  std::vector<std::byte> payload((sizeof(numbers) + ... + text.size()));
-  Writer writer(payload);
-  (writer.put(numbers), ...);
-  std::memcpy(payload.data() + payload.size() - text.size(), text.data(), text.size());
-  return payload;
-}
-
 constexpr std::uint8_t code_of(DType dtype) { return dtype == DType::kF32 ? 1 : dtype == DType::kF64 ? 2 : 0; }
 constexpr std::array<DType, 3> kDTypes = {DType::kU8, DType::kF32, DType::kF64};
+
+constexpr std::array<std::string_view, 3> kModeNames = {"sync", "bounded", "async"};
 
 constexpr std::array<ErrorCode, 4> kErrors = {ErrorCode::kUsage, ErrorCode::kCorrupt, ErrorCode::kPeerLost,
                                               ErrorCode::kTimeout};
@@ -105,7 +52,8 @@ void check_data(const FrameHeader& header) {
 }
 
 void check_fields(const FrameHeader& header) {
-  const bool sums = header.type == FrameType::kPush || header.type == FrameType::kSum;
+  const bool sums =
+      header.type == FrameType::kPush || header.type == FrameType::kSum || header.type == FrameType::kValues;
   const bool has_data = sums || header.type == FrameType::kGive;
   const bool is_in_call = has_data || header.type == FrameType::kTake || header.type == FrameType::kWho;
   const int type = static_cast<int>(header.type);
@@ -116,9 +64,12 @@ void check_fields(const FrameHeader& header) {
   } else {
     expect(header.count == 0 && header.begin == 0 && header.end == 0, "of type {} with a range", type);
     expect(header.wire == Wire::kAsIs, "of type {} whose elements travel as {}", type, static_cast<int>(header.wire));
-    expect(header.payload_bytes <= kMaxTextPayloadBytes, "of type {} with {} bytes, expected at most {}", type,
-           header.payload_bytes, kMaxTextPayloadBytes);
+    const std::uint32_t most = header.type == FrameType::kOpen ? kMaxPayloadBytes : kMaxTextPayloadBytes;
+    expect(header.payload_bytes <= most, "of type {} with {} bytes, expected at most {}", type, header.payload_bytes,
+           most);
   }
+  expect(header.type != FrameType::kValues || (header.dtype == DType::kF32 && header.call <= kMaxStoreArray),
+         "with values of type {} for array {}", name_of(header.dtype), header.call);
   const bool is_empty =
       header.type == FrameType::kTake || header.type == FrameType::kBye || header.type == FrameType::kAlive;
   expect(!is_empty || header.payload_bytes == 0, "of type {} with {} bytes, expected none", type, header.payload_bytes);
@@ -165,8 +116,8 @@ FrameHeader decode(std::span<const std::byte, kHeaderBytes> bytes) {
   const auto version = reader.get<std::uint8_t>();
   expect(version == kVersion, "of version {}, expected {}", version, kVersion);
   const auto type = reader.get<std::uint8_t>();
-  expect(type >= 1 && type <= static_cast<std::uint8_t>(FrameType::kRegroup), "of type {}, expected 1 to {}", type,
-         static_cast<int>(FrameType::kRegroup));
+  expect(type >= 1 && type <= static_cast<std::uint8_t>(kLastFrameType), "of type {}, expected 1 to {}", type,
+         static_cast<int>(kLastFrameType));
   const auto dtype = reader.get<std::uint8_t>();
   expect(dtype < kDTypes.size(), "with elements of type {}, expected 0 to {}", dtype, kDTypes.size() - 1);
   const auto wire = reader.get<std::uint8_t>();
@@ -192,15 +143,17 @@ FrameHeader decode(std::span<const std::byte, kHeaderBytes> bytes) {
   return header;
 }
 
+std::string_view name_of(Mode mode) { return kModeNames[static_cast<std::size_t>(mode)]; }
+
 std::uint64_t payload_hash_of(std::span<const std::byte> payload) { return payload.empty() ? 0 : hash_of(payload).low; }
 
 std::vector<std::byte> encode(const Hello& hello) {
   return payload_of(std::string_view(hello.name).substr(0, kMaxNameBytes), hello.rank, hello.world, hello.part,
-                    hello.parts, hello.timeout_ms, hello.silence_ms, hello.group, hello.process,
-                    std::uint8_t{hello.insists});
+                    hello.parts, hello.timeout_ms, hello.silence_ms, static_cast<std::uint32_t>(hello.mode),
+                    hello.group, hello.process, std::uint8_t{hello.insists});
 }
 
-Hello decode_hello(std::span<const std::byte> payload) {
+Hello decode_hello(std::span<const std::byte> payload, Mode expected) {
   Reader reader(payload, "a hello");
   Hello hello;
   hello.rank = reader.get<std::uint32_t>();
@@ -209,6 +162,11 @@ Hello decode_hello(std::span<const std::byte> payload) {
   hello.parts = reader.get<std::uint32_t>();
   hello.timeout_ms = reader.get<std::uint32_t>();
   hello.silence_ms = reader.get<std::uint32_t>();
+  const auto mode = reader.get<std::uint32_t>();
+  if (mode >= kModeNames.size()) {
+    fail(ErrorCode::kCorrupt, "server: a hello of mode {}, expected 0 to {}", mode, kModeNames.size() - 1);
+  }
+  hello.mode = static_cast<Mode>(mode);
   hello.group = reader.get<std::uint64_t>();
   hello.process = reader.get<std::uint64_t>();
   const auto insists = reader.get<std::uint8_t>();
@@ -216,6 +174,8 @@ Hello decode_hello(std::span<const std::byte> payload) {
   hello.name = reader.rest(kMaxNameBytes);
   expect(insists <= 1 && (!hello.insists || hello.rank != kNoRank), "of a hello that insists ({}) on rank {}", insists,
          hello.rank);
+  require(hello.mode == expected, "server: the worker has comm.mode {}, but the server was started with --mode {}",
+          name_of(hello.mode), name_of(expected));
   return hello;
 }
 

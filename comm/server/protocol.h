@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/dtype.h"
@@ -36,15 +37,33 @@ enum class FrameType : std::uint8_t {
   kBye,        // both: the orderly end
   kAlive,      // both: I am here, and have nothing to say
   kRegroup,    // both: this group is over, because; the job goes on with those who come (again)
+  // Where the servers hold the weights (comm/server/store_protocol.h).
+  kOpen,      // worker: what is to be trained, and how
+  kOpened,    // server: how far that is
+  kStart,     // worker: the state to begin with follows
+  kPull,      // worker: I want the weights
+  kPulled,    // server: here they are
+  kGradient,  // worker: my gradient of a step follows
+  kApplied,   // server: it has been applied
+  kValues,    // both: elements of one of the arrays
+  kWaiting,   // server: your pull is not forgotten
+  kWish,      // worker: let all workers end
 };
+inline constexpr FrameType kLastFrameType = FrameType::kWish;
+inline constexpr std::uint64_t kMaxStoreArray = 3;
+
+// Whether workers add their gradients in every step, or each updates the weights that the servers hold: at most so far
+// ahead of the slowest, or as it comes.
+enum class Mode : std::uint8_t { kSync, kBounded, kAsync };
+[[nodiscard]] std::string_view name_of(Mode mode);
 
 // Every frame's first 80 bytes, less what is constant. Fields that a type does not use are 0 (kU8 for `dtype`).
 struct FrameHeader {
   FrameType type = FrameType::kBye;
-  DType dtype = DType::kU8;    // kPush, kSum: f32 or f64
+  DType dtype = DType::kU8;    // kPush, kSum: f32 or f64; kValues: f32
   Wire wire = Wire::kAsIs;     // how they travel
   std::uint64_t sequence = 0;  // of the frame among those that its sender has sent on this connection, from 0
-  std::uint64_t call = 0;      // the number of the collective, from 1, the same on every rank
+  std::uint64_t call = 0;      // the number of the collective, from 1, the same on every rank; kValues: the array
   std::uint32_t rank = 0;      // kPush, kTake, kGive: whose; kWho: the suspect, or kNoRank
   std::uint32_t payload_bytes = 0;
   std::uint64_t count = 0;  // elements of the whole buffer
@@ -72,12 +91,14 @@ struct Hello {
   std::uint64_t group = 0;       // the one that server 0 took this worker into; 0 to server 0
   std::uint64_t process = 0;     // the same whenever this process comes, and no other's
   bool insists = false;          // on `rank`, which was chosen by hand; otherwise it is the rank it had before
-  std::string name;              // "host node07, process 4711"; at most 256 bytes
+  Mode mode = Mode::kSync;
+  std::string name;  // "host node07, process 4711"; at most 256 bytes
 
   friend bool operator==(const Hello&, const Hello&) = default;
 };
 [[nodiscard]] std::vector<std::byte> encode(const Hello& hello);
-[[nodiscard]] Hello decode_hello(std::span<const std::byte> payload);
+// Throws Error(kUsage) that names both modes when the worker's is another than expected.
+[[nodiscard]] Hello decode_hello(std::span<const std::byte> payload, Mode expected = Mode::kSync);
 
 struct Welcome {
   std::uint32_t rank = 0;

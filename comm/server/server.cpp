@@ -142,7 +142,10 @@ std::shared_ptr<Server::Impl::Worker> Server::Impl::admit(const std::shared_ptr<
           "server: the worker takes this server for part {}/{}, but it was started with --part {}/{}; comm.servers "
           "lists all servers in the order of their parts",
           hello.part + std::uint64_t{1}, hello.parts, options_.part + 1, options_.parts);
-  require(leads() ? hello.group == 0 : hello.group != 0 && hello.rank < hello.world,
+  if (leads()) {
+    last_group_ = std::max(last_group_, hello.group);
+  }
+  require(leads() || (hello.group != 0 && hello.rank < hello.world),
           "server: a hello for group {} as rank {} of {} to part {}", hello.group, hello.rank, hello.world,
           options_.part + 1);
   const bool fits = hello.world == 0 || hello.world == wanted() || (!leads() && hello.world < wanted());
@@ -236,6 +239,9 @@ void Server::Impl::handle(Worker& worker, const FrameHeader& header, std::span<c
   }
   if (header.type == FrameType::kFail) {
     const Error error = decode_error(payload);
+    if (worker.is_dismissed && worker.group != last_group_) {
+      return;
+    }
     const bool all_have_left = ++left_ >= last_world_;
     if (all_have_left || (error.code() == ErrorCode::kUsage && !worker.is_dismissed)) {
       finish(error);

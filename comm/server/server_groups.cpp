@@ -13,6 +13,11 @@ namespace {
 namespace asio = boost::asio;
 using std::chrono::milliseconds;
 
+// A group that ends in order to grow takes so long at most to be one again.
+constexpr milliseconds kGrowingTime{10'000};
+// Workers that were told to come again finish what they compute, and go to part 0 first.
+constexpr milliseconds kUntilTheyAreBack{30'000};
+
 }  // namespace
 
 std::vector<std::shared_ptr<Server::Impl::Worker>> Server::Impl::guests() const {
@@ -47,19 +52,22 @@ void Server::Impl::see_to_latecomers() {
     }
     // The one whose place it wants may be lost, and nobody has noticed yet.
     const auto grace = 2 * milliseconds(guest->hello.silence_ms);
-    const bool is_taken = guest->hello.insists && guest->hello.rank < world;
     if (now - guest->came < grace) {
       continue;
     }
-    if (is_taken) {
-      refuse(*guest, fmt::format("server: {} is here already, and {} has the same rank",
-                                 group_->members()[guest->hello.rank]->name, guest->hello.name));
+    const auto same = std::find_if(workers_.begin(), workers_.end(), [&](const auto& other) {
+      return other->member && other->hello.insists && guest->hello.insists && other->hello.rank == guest->hello.rank;
+    });
+    if (same != workers_.end()) {
+      refuse(*guest,
+             fmt::format("server: {} is here already, and {} has the same rank", (*same)->name, guest->hello.name));
     } else if (world == wanted()) {
       refuse(*guest, fmt::format("server: all {} workers are here already", wanted()));
     }
   }
   const std::size_t possible = world_of(world + waiting.size(), wanted(), fewest());
   if (leads() && possible > world) {
+    grows_to_ = possible;
     end_group(Error(ErrorCode::kPeerLost, fmt::format("the job grows from {} to {} workers", world, possible)));
   }
 }
@@ -77,15 +85,23 @@ void Server::Impl::seat_guests() {
   for (auto a = waiting.begin(); a != waiting.end(); ++a) {
     const Hello& hello = (*a)->hello;
     const auto same = std::find_if(waiting.begin(), a, [&](const auto& other) {
-      return hello.insists && other->hello.insists && other->hello.rank == hello.rank;
+      const bool wants_its_rank = hello.insists && other->hello.insists && other->hello.rank == hello.rank;
+      return wants_its_rank || other->hello.process == hello.process;
     });
-    if (same != a) {
-      refuse(**a, fmt::format("server: {} is here already, and {} has the same rank", (*same)->name, hello.name));
-      return;
+    if (same == a) {
+      continue;
     }
+    if ((*same)->hello.process == hello.process) {
+      dismiss(**same, FrameType::kRegroup, Error(ErrorCode::kPeerLost, (*same)->name + " has come again"));
+    } else if (now - (*a)->came >= 2 * milliseconds(hello.silence_ms)) {  // or the other is lost, unnoticed yet
+      refuse(**a, fmt::format("server: {} is here already, and {} has the same rank", (*same)->name, hello.name));
+    }
+    return;
   }
   const bool waited_out = now - *waits_since_ >= options_.wait;
-  const bool takes_fewer = options_.min_workers > 0 && waited_out;
+  const bool has_grown =
+      grows_to_ && (waiting.size() >= *grows_to_ || now - *waits_since_ >= std::min(kGrowingTime, options_.wait));
+  const bool takes_fewer = options_.min_workers > 0 && (waited_out || has_grown);
   const std::size_t world = world_of(waiting.size(), wanted(), takes_fewer ? fewest() : wanted());
   if (world > 0) {
     std::vector<Hello> hellos;
@@ -135,6 +151,8 @@ void Server::Impl::seat_as_led() {
   }
   if (!seated.empty() && std::find(seated.begin(), seated.end(), nullptr) == seated.end()) {
     form(seated, newest);
+  } else if (loss_ && Clock::now() - *waits_since_ >= 2 * options_.wait + kUntilTheyAreBack) {
+    finish(*loss_);  // part 0 has given up by now
   }
 }
 
@@ -144,6 +162,7 @@ void Server::Impl::form(const std::vector<std::shared_ptr<Worker>>& workers, std
   for (std::uint32_t rank = 0; rank < world; ++rank) {
     Worker& worker = *workers[rank];
     worker.name = fmt::format("rank {} ({})", rank, worker.hello.name);
+    worker.group = id;
     worker.member = std::make_shared<Group::Member>(
         Group::Member{.name = worker.name, .connection = worker.connection, .rank = rank});
     members.push_back(worker.member);
@@ -154,6 +173,7 @@ void Server::Impl::form(const std::vector<std::shared_ptr<Worker>>& workers, std
   last_world_ = world;
   left_ = 0;
   waits_since_.reset();
+  grows_to_.reset();
   loss_.reset();
   say(LogLevel::kInfo, world == wanted() ? fmt::format("all {} workers are here", world)
                                          : fmt::format("going on with {} of {} workers", world, wanted()));

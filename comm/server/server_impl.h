@@ -65,6 +65,7 @@ class Server::Impl {
     Clock::time_point came;
     Clock::time_point reads_since;  // the connection is being read
     bool is_read = false;
+    std::uint64_t group = 0;                     // the one that it is or was in
     bool greets = false;                         // a sign of life is on its way to it
     bool is_dismissed = false;                   // its group or its job is over, or it is refused
     std::shared_ptr<Group::Member> member = {};  // of group_
@@ -121,6 +122,7 @@ class Server::Impl {
   std::size_t last_world_ = 0;
   std::size_t left_ = 0;                          // workers of that group that left on purpose
   std::optional<Clock::time_point> waits_since_;  // for a group
+  std::optional<std::size_t> grows_to_;           // workers, for which the last group ended
   std::optional<Error> loss_;                     // what ended the last group, until there is another
   bool over_ = false;
   std::optional<Error> cause_;  // unless it ended in order

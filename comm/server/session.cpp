@@ -53,7 +53,8 @@ std::vector<ServerAddress> parse_addresses(const std::string& text) {
 Session::Impl::Impl(Options options)
     : options_(std::move(options)),
       rank_(options_.rank ? static_cast<std::uint32_t>(*options_.rank) : kNoRank),
-      world_(static_cast<std::uint32_t>(options_.world)) {
+      world_(static_cast<std::uint32_t>(options_.world)),
+      newest_group_(options_.newest_group ? options_.newest_group : std::make_shared<std::atomic<std::uint64_t>>(0)) {
   thread_ = std::thread([this] { io_.run(); });
   try {
     wait_for(join_group());

@@ -8,8 +8,10 @@
 // or a server was lost, a new session may go on in the next group: see may_rejoin().
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -30,6 +32,7 @@ struct ServerAddress {
 
   friend bool operator==(const ServerAddress&, const ServerAddress&) = default;
 };
+[[nodiscard]] std::string text_of(const ServerAddress& address);
 // "node01:7070,node02:7070"; an IPv6 address in brackets. Throws Error(kUsage).
 [[nodiscard]] std::vector<ServerAddress> parse_addresses(const std::string& text);
 
@@ -47,6 +50,9 @@ class Session {
     int timeout_ms = 600'000;
     int silence_ms = 0;  // a server that says nothing for so long is lost, and so is this worker; 0: no limit
     std::string name;    // "host node07, process 4711"
+    std::function<bool()> gives_up = {};  // polled on the session's thread while it waits for a group; may be empty
+    // The newest group that this process was in; servers that do not know of it number theirs after it. May be null.
+    std::shared_ptr<std::atomic<std::uint64_t>> newest_group = {};
     std::uint64_t process = own_process();
     std::shared_ptr<const TlsContext> tls = {};  // null: connections are not encrypted
   };

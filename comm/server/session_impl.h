@@ -2,6 +2,7 @@
 // in session_watch.cpp.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -19,9 +20,6 @@
 #include "comm/server/session.h"
 
 namespace lockstep::server {
-
-// "node01:7070": for errors.
-[[nodiscard]] std::string text_of(const ServerAddress& address);
 
 // Runs on the session's thread but for what is marked.
 class Session::Impl {
@@ -66,8 +64,7 @@ class Session::Impl {
   Awaitable<void> connect_all(Clock::time_point deadline);
   void disconnect();
   Awaitable<void> connect(std::size_t server, Clock::time_point deadline);
-  Awaitable<std::string> reach(std::size_t server, Connection::Socket& socket);
-  Awaitable<void> introduce(std::size_t server, Clock::time_point deadline);
+  Awaitable<void> introduce(std::size_t server);
   Awaitable<void> receive(std::size_t server, std::shared_ptr<Connection> connection);
   Awaitable<void> receive_data(std::size_t server, FrameHeader header);
   Awaitable<void> watch();
@@ -95,9 +92,10 @@ class Session::Impl {
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> stay_ = boost::asio::make_work_guard(io_);
   std::vector<std::shared_ptr<Connection>> connections_;  // one a server
   std::vector<bool> has_said_bye_;
-  std::vector<bool> greets_;  // by server: a sign of life is on its way
-  std::optional<Lost> lost_;  // the group, on the way into it
-  bool is_in_ = false;        // a group, with all servers
+  std::vector<bool> greets_;      // by server: a sign of life is on its way
+  std::optional<Lost> lost_;      // the group, on the way into it
+  std::optional<Error> refusal_;  // the job with it
+  bool is_in_ = false;            // a group, with all servers
   boost::asio::steady_timer bye_came_{io_};
   std::map<std::uint64_t, std::shared_ptr<Operation>> operations_;        // by call
   std::map<const void*, std::shared_ptr<std::vector<float>>> residuals_;  // by buffer
@@ -113,6 +111,7 @@ class Session::Impl {
   std::uint32_t rank_ = 0;
   std::uint32_t world_ = 0;
   std::uint64_t group_ = 0;
+  const std::shared_ptr<std::atomic<std::uint64_t>> newest_group_;
   std::thread thread_;
 };
 

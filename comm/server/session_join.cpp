@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "comm/control/handshake.h"
+#include "comm/server/dial.h"
 #include "comm/server/session_impl.h"
 
 namespace lockstep::server {
@@ -16,32 +16,34 @@ using boost::system::error_code;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kPauseBetweenTries{100};
-constexpr milliseconds kConnectDeadline{5'000};
 // How often a server may end a handshake before the token is taken to be wrong: it also does so when it is flooded.
 constexpr int kMostBrokenHandshakes = 5;
 // A server answers for workers that do not come; it gets this much longer.
 constexpr milliseconds kLastResort{10'000};
-
-// What a server says to a worker that it does not take: to try again is of no use.
-class Refusal : public Error {
- public:
-  using Error::Error;
-};
+// A group that is lost sooner has hardly been waited for.
+constexpr milliseconds kWasListenedTo{1'000};
 
 }  // namespace
 
 asio::awaitable<void> Session::Impl::join_group() {
-  const auto deadline = Clock::now() + milliseconds(options_.timeout_ms);
+  auto deadline = Clock::now() + milliseconds(options_.timeout_ms);
   asio::co_spawn(io_, watch(), asio::detached);
   while (true) {
+    const auto begin = Clock::now();
     try {
       co_await connect_all(deadline);
       is_in_ = true;
+      *newest_group_ = std::max(newest_group_->load(), group_);
       co_return;
     } catch (const Lost& lost) {
+      if (refusal_) {
+        throw Error(*refusal_);
+      }
       if (Clock::now() >= deadline) {
         throw Error(lost.code(), lost.what());
       }
+      // How long workers wait for others is the servers' affair.
+      deadline = Clock::now() - begin >= kWasListenedTo ? Clock::now() + milliseconds(options_.timeout_ms) : deadline;
     }
     disconnect();
     asio::steady_timer pause(io_, kPauseBetweenTries);
@@ -84,11 +86,12 @@ asio::awaitable<void> Session::Impl::connect(std::size_t server, Clock::time_poi
     std::string problem;
     try {
       tcp::socket socket(io_);
-      problem = co_await reach(server, socket);
+      const error_code unreached = co_await reach(io_, options_.servers[server], socket);
+      problem = unreached ? unreached.message() : "";
       if (problem.empty()) {
         connections_.push_back(
             co_await Connection::greet(socket, options_.token, options_.tls, options_.servers[server].host));
-        co_await introduce(server, deadline);
+        co_await introduce(server);
         co_return;
       }
     } catch (const Refusal&) {
@@ -103,7 +106,7 @@ asio::awaitable<void> Session::Impl::connect(std::size_t server, Clock::time_poi
     if (lost_) {
       throw Lost(*lost_);
     }
-    require(broken_handshakes < kMostBrokenHandshakes,
+    require(broken_handshakes < kMostBrokenHandshakes || *newest_group_ > 0,
             "server: {} ends each connection in the handshake; is its token the one of this worker?", where);
     if (Clock::now() >= deadline) {
       fail(ErrorCode::kTimeout, "server: {} has not answered for {:.1f} s: {}", where, options_.timeout_ms / 1e3,
@@ -114,26 +117,8 @@ asio::awaitable<void> Session::Impl::connect(std::size_t server, Clock::time_poi
   }
 }
 
-// Connects the socket, or says why not.
-asio::awaitable<std::string> Session::Impl::reach(std::size_t server, tcp::socket& socket) {
-  const ServerAddress& address = options_.servers[server];
-  error_code error;
-  tcp::resolver resolver(io_);
-  const tcp::resolver::results_type found =
-      co_await resolver.async_resolve(address.host, address.port, asio::redirect_error(asio::use_awaitable, error));
-  if (error) {
-    co_return error.message();
-  }
-  const control::Deadline deadline(socket, kConnectDeadline);
-  co_await asio::async_connect(socket, found, asio::redirect_error(asio::use_awaitable, error));
-  if (deadline.expired()) {
-    co_return "no answer";
-  }
-  co_return error ? error.message() : "";
-}
-
 // Says who this worker is, and waits until a group is complete.
-asio::awaitable<void> Session::Impl::introduce(std::size_t server, Clock::time_point deadline) {
+asio::awaitable<void> Session::Impl::introduce(std::size_t server) {
   const std::shared_ptr<Connection> connection = connections_[server];
   Hello hello;
   hello.rank = rank_;
@@ -142,19 +127,21 @@ asio::awaitable<void> Session::Impl::introduce(std::size_t server, Clock::time_p
   hello.parts = static_cast<std::uint32_t>(options_.servers.size());
   hello.timeout_ms = static_cast<std::uint32_t>(options_.timeout_ms);
   hello.silence_ms = static_cast<std::uint32_t>(options_.silence_ms);
-  hello.group = group_;
+  hello.group = server == 0 ? newest_group_->load() : group_;
   hello.process = options_.process;
   hello.insists = options_.insists && server == 0;
   hello.name = options_.name;
   connection->send(FrameHeader{.type = FrameType::kHello}, encode(hello));
 
-  const auto latest = std::max(deadline, Clock::now() + milliseconds(options_.timeout_ms)) + kLastResort;
-  asio::steady_timer last_resort(io_, latest);
-  last_resort.async_wait([connection](const error_code& cancelled) {
-    if (!cancelled) {
-      connection->close();
-    }
-  });
+  // Where servers give signs of life, silence tells that one is lost.
+  asio::steady_timer last_resort(io_, Clock::now() + milliseconds(options_.timeout_ms) + kLastResort);
+  if (options_.silence_ms == 0) {
+    last_resort.async_wait([connection](const error_code& cancelled) {
+      if (!cancelled) {
+        connection->close();
+      }
+    });
+  }
   const std::string where = text_of(options_.servers[server]);
   FrameHeader header;
   std::vector<std::byte> payload;

@@ -30,6 +30,9 @@ asio::awaitable<void> Session::Impl::watch() {
     timer.expires_after(period);
     co_await timer.async_wait(asio::use_awaitable);
     const auto now = Clock::now();
+    if (!is_in_ && !refusal_ && options_.gives_up && options_.gives_up()) {
+      fail_session(Error(ErrorCode::kPeerLost, "stopped while it waited for the other workers"), Job::kOver);
+    }
     if (options_.silence_ms > 0) {
       watch_servers(now);
     }
@@ -106,6 +109,9 @@ void Session::Impl::ask_who(const Operation& operation, Clock::duration waited) 
 void Session::Impl::fail_session(const Error& error, Job job) {
   if (!is_in_) {
     lost_ = Lost(error.code(), error.what());
+    if (job == Job::kOver) {
+      refusal_ = error;
+    }
     for (const std::shared_ptr<Connection>& connection : connections_) {
       connection->close();
     }

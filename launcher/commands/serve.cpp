@@ -15,6 +15,7 @@
 #include "launcher/command_line.h"
 #include "launcher/commands/command.h"
 #include "launcher/output.h"
+#include "launcher/store_job.h"
 
 namespace lockstep {
 namespace {
@@ -33,6 +34,9 @@ struct ServeOptions {
   std::string token_file;
   std::string tls_cert;
   std::string tls_key;
+  std::string mode = "sync";
+  std::string state;
+  int threads = 1;
 };
 
 // "2/3": the second of three, which is part 1 of 3.
@@ -48,7 +52,36 @@ std::pair<int, int> parse_part(const std::string& text) {
   return {part - 1, parts};
 }
 
+// Servers that hold the weights.
+std::shared_ptr<const server::TlsContext> tls_of(const ServeOptions& options) {
+  return options.tls_cert.empty() ? nullptr : server::TlsContext::of_server(options.tls_cert, options.tls_key);
+}
+
+int run_store(const ServeOptions& options, CommandContext& context) {
+  const std::filesystem::path token_file = options.token_file.empty() ? server::token_file(process_environment())
+                                                                      : std::filesystem::path(options.token_file);
+  const auto [part, parts] = parse_part(options.part);
+  StoreJob job;
+  job.token_file = token_file;
+  job.listen = options.listen;
+  job.port = options.port;
+  job.workers = options.workers;
+  job.part = part;
+  job.parts = parts;
+  job.mode = options.mode == "async" ? server::Mode::kAsync : server::Mode::kBounded;
+  job.tls = tls_of(options);
+  job.state = options.state;
+  job.threads = options.threads;
+  return serve_store(job, context);
+}
+
 int run_serve(const ServeOptions& options, CommandContext& context) {
+  if (options.mode != "sync") {
+    return run_store(options, context);
+  }
+  require(options.state.empty(),
+          "--state: in mode sync servers hold nothing that could be kept; expected --mode bounded "
+          "or async");
   const std::filesystem::path token_file = options.token_file.empty() ? server::token_file(process_environment())
                                                                       : std::filesystem::path(options.token_file);
   const auto [part, parts] = parse_part(options.part);
@@ -63,9 +96,7 @@ int run_serve(const ServeOptions& options, CommandContext& context) {
   server_options.wait = std::chrono::seconds(options.wait_s);
   server_options.part = part;
   server_options.parts = parts;
-  if (!options.tls_cert.empty()) {
-    server_options.tls = server::TlsContext::of_server(options.tls_cert, options.tls_key);
-  }
+  server_options.tls = tls_of(options);
   server_options.say = [&log = context.log](LogLevel level, const std::string& text) {
     log.write(level, "serve: " + text);
   };
@@ -140,6 +171,19 @@ void add_serve(CLI::App& app, CommandContext& context) {
   CLI::Option* key = command->add_option("--tls-key", options->tls_key, "PEM file with its private key");
   certificate->needs(key);
   key->needs(certificate);
+  command
+      ->add_option("--mode", options->mode,
+                   "What comm.mode workers have; in bounded and async the servers hold the weights and the optimizer")
+      ->check(CLI::IsMember({"sync", "bounded", "async"}))
+      ->capture_default_str();
+  command
+      ->add_option("--state", options->state,
+                   "bounded, async: folder in which the server keeps what it holds, so that it may be killed and "
+                   "started again")
+      ->type_name("DIR");
+  command->add_option("--threads", options->threads, "bounded, async: threads that update the weights")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->footer(
       "Serves one job and ends with it: exit code 0 when all workers ended in order, 1 when one was lost.\n"
       "Prints HOST:PORT. Workers need the same token; what they send is authenticated, and encrypted with --tls-cert "

@@ -12,6 +12,7 @@
 #include "launcher/job/job_watch.h"
 #include "launcher/job_config.h"
 #include "launcher/pack_job.h"
+#include "launcher/store_job.h"
 #include "trainer/agreement.h"
 #include "trainer/config.h"
 #include "trainer/rank_state.h"
@@ -45,6 +46,22 @@ bool pack_first(const JobConfig& job, Communicator& communicator, CommandContext
   return true;
 }
 
+// Groups of ranks that were lost before they had done a step.
+constexpr int kMostGroupsAtAStep = 20;
+
+// Null when this process is to stop, and there was no group that it could have stopped with.
+std::unique_ptr<Communicator> join_group(const CommOptions& options, CommandContext& context) {
+  try {
+    return make_communicator(options);
+  } catch (const Error& error) {
+    if (options.backend != "server" || !context.stop.requested()) {
+      throw;
+    }
+    context.log.info("train: {}; the newest checkpoint stays", error.what());
+    return nullptr;
+  }
+}
+
 // All ranks end with the same error: who would replace lost ones need not wait for them.
 void end_in_order(Communicator& communicator) {
   if (communicator.replaces_ranks()) {
@@ -57,8 +74,8 @@ void end_in_order(Communicator& communicator) {
 }
 
 // Nothing when the group of ranks is over and the job goes on with the next.
-std::optional<int> train_in_group(const JobConfig& job, const TrainRequest& request, Communicator& communicator,
-                                  JobWatch& watch, CommandContext& context) {
+std::optional<int> train_in_group(const JobConfig& job, const TrainRequest& request, bool may_go_on,
+                                  Communicator& communicator, JobWatch& watch, CommandContext& context) {
   try {
     int exit_code = kExitRequeue;
     if (pack_first(job, communicator, context) && train(request, communicator, context.log) == TrainEnd::kFinished) {
@@ -71,7 +88,7 @@ std::optional<int> train_in_group(const JobConfig& job, const TrainRequest& requ
     end_in_order(communicator);
     throw;
   } catch (const std::exception& error) {
-    if (!communicator.may_rejoin()) {
+    if (!may_go_on || !communicator.may_rejoin()) {
       throw;
     }
     context.log.warning("train: {}; going on when all workers are there", error.what());
@@ -104,21 +121,38 @@ int run_train(const TrainOptions& options, CommandContext& context) {
                               .ranks_per_node = comm.ranks_per_node,
                               .timeout_ms = comm.timeout_s * 1000,
                               .silence_ms = comm.silence_s * 1000,
+                              .gives_up = [&] { return context.stop.requested(); },
                               .servers = comm.servers,
                               .wire = comm.wire,
                               .tls_ca = comm.tls_ca};
   std::optional<RankState> state;  // of this rank, when its group of ranks ends before the job
   request.state = &state;
   try {
-    while (true) {
-      const auto communicator = make_communicator(comm_options);
+    if (request.config.comm.mode != "sync") {
+      require(job.packs.empty(), "comm.mode {}: the datasets are not packed yet; lockstep pack packs them",
+              request.config.comm.mode);
+      const int exit_code = train_through_store(request, context);
+      watch.farewell(exit_code, nullptr);
+      return exit_code;
+    }
+    std::int64_t last_step = -1;
+    for (int at_same_step = 0;; ++at_same_step) {
+      const auto communicator = join_group(comm_options, context);
+      if (!communicator) {
+        watch.farewell(kExitRequeue, nullptr);
+        return kExitRequeue;
+      }
       comm_options.rank = communicator->rank();
       context.log.set_rank(communicator->rank(), communicator->world_size());
       watch.join(*communicator);
-      if (const auto exit_code = train_in_group(job, request, *communicator, watch, context)) {
+      const bool may_go_on = at_same_step < kMostGroupsAtAStep;
+      if (const auto exit_code = train_in_group(job, request, may_go_on, *communicator, watch, context)) {
         return *exit_code;
       }
-      request.resume = "auto";
+      request.rejoins = true;
+      const std::int64_t step = watch.activity().now().completed_step;
+      at_same_step = step == last_step ? at_same_step : 0;
+      last_step = step;
     }
   } catch (const std::exception& error) {
     watch.farewell(exit_code_of(error), &error);

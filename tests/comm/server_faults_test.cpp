@@ -94,6 +94,7 @@ TEST(ServerFaultsTest, AKilledWorkerIsNamedToAllOthers) {
   });
   server::Server server(options);
   worker.rank = 0;
+  worker.process = 0;
   worker.name = "the other";
   const auto comm = make_server_communicator(worker, 0);
   sum_once(*comm);
@@ -305,7 +306,7 @@ class Meddler {
 };
 
 // The worker's part of the handshake, its hello, and its first push: one number.
-constexpr std::size_t kFirstPush = 64 + (96 + 41 + 8);
+constexpr std::size_t kFirstPush = 64 + (96 + 45 + 8);
 constexpr std::size_t kPushBytes = 96 + 4;
 
 TEST(ServerFaultsTest, WhatWasChangedOrRepeatedOnTheWayEndsTheJob) {

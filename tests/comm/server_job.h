@@ -1,6 +1,7 @@
 // Parameter servers and their workers in one process, a thread for each worker, over the loopback address.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <exception>
 #include <functional>
@@ -58,6 +59,9 @@ class ServerJob {
       options.rank = rank;
       options.insists = true;
       options.process = static_cast<std::uint64_t>(rank);
+    } else {
+      static std::atomic<std::uint64_t> others = 1'000'000;
+      options.process = ++others;
     }
     options.timeout_ms = timeout_ms;
     options.name = "worker " + std::to_string(rank);

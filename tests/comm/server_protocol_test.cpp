@@ -84,6 +84,7 @@ TEST(ServerProtocolTest, WritesTheOtherPayloadsAsSpecified) {
                     .group = 0,
                     .process = 77,
                     .insists = true,
+                    .mode = Mode::kSync,
                     .name = "host a, process 7"};
   EXPECT_EQ(hex_of(encode(hello)), golden()["hello"]);
   EXPECT_EQ(hex_of(encode(Welcome{1, 4, 99})), golden()["welcome"]);
@@ -92,7 +93,8 @@ TEST(ServerProtocolTest, WritesTheOtherPayloadsAsSpecified) {
 }
 
 TEST(ServerProtocolTest, ReadsBackWhatItWrites) {
-  const Hello hello{.rank = kNoRank, .world = 0, .part = 1, .parts = 2, .timeout_ms = 1, .name = "x"};
+  const Hello hello{
+      .rank = kNoRank, .world = 0, .part = 1, .parts = 2, .timeout_ms = 1, .mode = Mode::kSync, .name = "x"};
   EXPECT_EQ(decode_hello(encode(hello)), hello);
   EXPECT_EQ(decode_welcome(encode(Welcome{3, 4})), (Welcome{3, 4}));
   EXPECT_EQ(decode_who(encode(Who{12, "barrier"})), (Who{12, "barrier"}));
@@ -110,7 +112,7 @@ TEST(ServerProtocolTest, RefusesEveryTruncatedPayload) {
       EXPECT_THROW((void)read(std::span(payload).first(length)), Error) << length;
     }
   };
-  refuses(encode(Hello{.name = ""}), 41, [](auto bytes) { return decode_hello(bytes); });
+  refuses(encode(Hello{.name = ""}), 45, [](auto bytes) { return decode_hello(bytes); });
   refuses(encode(Welcome{0, 1}), 16, [](auto bytes) { return decode_welcome(bytes); });
   refuses(encode(Who{}), 4, [](auto bytes) { return decode_who(bytes); });
   refuses(encode(Error(ErrorCode::kUsage, "")), 1, [](auto bytes) { return decode_error(bytes); });
@@ -120,10 +122,10 @@ TEST(ServerProtocolTest, RefusesPayloadsThatSayTooMuch) {
   EXPECT_THROW((void)decode_welcome(encode(Welcome{4, 4})), Error);
   EXPECT_THROW((void)decode_welcome(encode(Welcome{0, kMaxWorkers + 1})), Error);
   EXPECT_THROW((void)decode_welcome(std::vector<std::byte>(17)), Error);
-  EXPECT_THROW((void)decode_hello(std::vector<std::byte>(41 + 257)), Error);
+  EXPECT_THROW((void)decode_hello(std::vector<std::byte>(45 + 257)), Error);
   std::vector<std::byte> insists = encode(Hello{.rank = 1, .insists = true, .name = ""});
   EXPECT_EQ(decode_hello(insists).insists, true);
-  insists[40] = std::byte{2};
+  insists[44] = std::byte{2};
   EXPECT_THROW((void)decode_hello(insists), Error);
   EXPECT_THROW((void)decode_hello(encode(Hello{.insists = true, .name = ""})), Error);
   EXPECT_THROW((void)decode_who(std::vector<std::byte>(4 + 257)), Error);
@@ -138,7 +140,7 @@ TEST(ServerProtocolTest, RefusesConstantsThatAreNot) {
     bytes[at] ^= std::byte{1};
     EXPECT_TRUE(is_refused(bytes)) << at;
   }
-  for (const int type : {0, 10, 255}) {
+  for (const int type : {0, 20, 255}) {
     Bytes bytes = good;
     bytes[5] = static_cast<std::byte>(type);
     EXPECT_TRUE(is_refused(bytes)) << type;

@@ -253,7 +253,7 @@ TEST_F(ServerTlsTest, WhatWasChangedOnTheWayEndsTheJob) {
   });
   EXPECT_THAT(errors[1], HasSubstr("rank 0 (worker 0) is gone: server: what came is not what the other side encrypted: "
                                    "decryption failed or bad record mac"));
-  EXPECT_THAT(errors[0], HasSubstr("is lost: server: the connection ended"));  // nothing more goes through it
+  EXPECT_THAT(errors[0], HasSubstr("is lost: server: "));  // nothing more goes through it
 }
 
 TEST_F(ServerTlsTest, TakesServersOfAnAuthorityAndByName) {

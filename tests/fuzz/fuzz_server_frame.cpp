@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "comm/server/protocol.h"
+#include "comm/server/store_protocol.h"
 
 namespace {
 
@@ -37,9 +38,20 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     } catch (const Error&) {
     }
   }
-  try_payload(bytes, decode_hello);
+  for (const Mode mode : {Mode::kSync, Mode::kBounded, Mode::kAsync}) {
+    try_payload(bytes, [mode](std::span<const std::byte> payload) { return decode_hello(payload, mode); });
+  }
   try_payload(bytes, decode_welcome);
   try_payload(bytes, decode_who);
   try_payload(bytes, decode_error);
+  try_payload(bytes, decode_open);
+  try_payload(bytes, decode_opened);
+  try_payload(bytes, decode_start);
+  try_payload(bytes, decode_pull);
+  try_payload(bytes, decode_pulled);
+  try_payload(bytes, decode_wish);
+  try_payload(bytes, decode_gradient);
+  try_payload(bytes, decode_applied);
+  try_payload(bytes, decode_waiting);
   return 0;
 }

@@ -139,8 +139,8 @@ std::vector<std::string> TrainingJob::curve(const std::string& run) const {
   std::ifstream file(folder() / "runs" / run / "metrics.jsonl");
   for (std::string line; std::getline(file, line);) {
     auto json = nlohmann::json::parse(line);
-    for (const char* key :
-         {"tokens_per_s", "step_ms", "data_ms", "comm_ms", "comm_exposed_ms", "checkpoint_ms", "mfu", "world"}) {
+    for (const char* key : {"tokens_per_s", "step_ms", "data_ms", "comm_ms", "comm_exposed_ms", "checkpoint_ms", "mfu",
+                            "world", "staleness"}) {
       json.erase(key);
     }
     lines.push_back(json.dump());

@@ -167,6 +167,7 @@ TEST(ConfigTest, ChecksTypes) {
   EXPECT_EQ(refusal_of_set("optimizer.betas=0.9"),
             "--set: optimizer.betas is 0.9; expected two numbers from 0 to below 1");
   EXPECT_EQ(refusal_of_set("comm.zero=2"), "--set: comm.zero is 2; expected an integer from 0 to 1");
+  EXPECT_EQ(refusal_of_set("comm.mode=later"), "--set: comm.mode is later; expected one of sync, bounded, async");
   EXPECT_EQ(refusal_of_set("comm.backend=gloo"),
             "--set: comm.backend is gloo; expected one of auto, self, mpi, nccl, server");
   EXPECT_EQ(refusal("model:\n  layers: [2]\n"),

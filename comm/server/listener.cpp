@@ -1,0 +1,99 @@
+#include "comm/server/listener.h"
+
+#include <fmt/format.h>
+
+#include <iterator>
+#include <utility>
+
+#include "base/error.h"
+
+namespace lockstep::server {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+using std::chrono::milliseconds;
+
+// Connections that have not shown that they belong to the job. When more come, the oldest goes: a job's own take a
+// millisecond.
+constexpr std::size_t kMaxPending = 64;
+constexpr milliseconds kPauseWithoutDescriptors{100};
+// How long a worker has to take the last frame before it is cut off.
+constexpr milliseconds kFarewell{1'000};
+// Refused connections that are told of; a flood of them is not.
+constexpr int kMostRefusalsSaid = 10;
+
+}  // namespace
+
+Listener::Listener(asio::io_context& io, Options options, Serve serve)
+    : io_(io), options_(std::move(options)), serve_(std::move(serve)), acceptor_(io) {
+  error_code error;
+  const asio::ip::address address = asio::ip::make_address(options_.listen, error);
+  require(!error, "server: {} is no numeric address to listen on", options_.listen);
+  const tcp::endpoint where(address, options_.port);
+  const auto check = [&] {
+    if (error) {
+      fail(ErrorCode::kIo, "server: cannot listen on {} port {}: {}", options_.listen, options_.port, error.message());
+    }
+  };
+  acceptor_.open(where.protocol(), error);
+  check();
+  acceptor_.set_option(asio::socket_base::reuse_address(true), error);
+  check();
+  acceptor_.bind(where, error);
+  check();
+  acceptor_.listen(asio::socket_base::max_listen_connections, error);
+  check();
+  port_ = acceptor_.local_endpoint().port();
+  asio::co_spawn(io_, accept_all(), asio::detached);
+}
+
+asio::awaitable<void> Listener::accept_all() {
+  while (true) {
+    error_code error;
+    tcp::socket socket(io_);
+    co_await acceptor_.async_accept(socket, asio::redirect_error(asio::use_awaitable, error));
+    if (error) {
+      // Out of file descriptors, for one: what is open may end.
+      asio::steady_timer pause(io_, kPauseWithoutDescriptors);
+      co_await pause.async_wait(asio::use_awaitable);
+      continue;
+    }
+    if (pending_.size() >= kMaxPending) {
+      pending_.front().close(error);
+    }
+    pending_.push_back(std::move(socket));
+    asio::co_spawn(io_, serve_one(std::prev(pending_.end())), asio::detached);
+  }
+}
+
+asio::awaitable<void> Listener::serve_one(Pending::iterator place) {
+  error_code error;
+  const tcp::endpoint from = place->remote_endpoint(error);
+  std::shared_ptr<Connection> connection;
+  std::string problem;
+  try {
+    connection = co_await Connection::accept(*place, options_.token, options_.tls);
+  } catch (const Error& refusal) {
+    problem = refusal.what();
+  }
+  pending_.erase(place);
+  if (connection) {
+    try {
+      co_await serve_(connection);
+    } catch (const Error& refusal) {
+      problem = refusal.what();
+      connection->send_last({.type = FrameType::kFail}, encode(refusal));
+    }
+    co_await connection->flush(kFarewell);
+    connection->close();
+  }
+  if (!problem.empty() && ++refusals_ <= kMostRefusalsSaid && options_.say) {
+    options_.say(LogLevel::kWarning,
+                 fmt::format("refused a connection from {}: {}{}", from.address().to_string(), problem,
+                             refusals_ == kMostRefusalsSaid ? "; further ones are not mentioned" : ""));
+  }
+}
+
+}  // namespace lockstep::server

@@ -1,0 +1,307 @@
+// Training through parameter servers that hold the weights (comm.mode bounded and async), as people run it: the bits of
+// one worker, what several come to, and what killed, stopped and restarted processes do.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "tests/support/training_job.h"
+
+namespace lockstep {
+namespace {
+
+using testing::HasSubstr;
+using Words = std::vector<std::string>;
+using Ranks = TrainingJob::Ranks;
+
+Words operator+(Words a, const Words& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+class StoreModesTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { job_ = new TrainingJob({LOCKSTEP_PROGRAM, LOCKSTEP_MPIRUN}); }
+  static void TearDownTestSuite() {
+    delete job_;
+    job_ = nullptr;
+  }
+
+  static TrainingJob::ServedRun start(const std::string& name, int ranks, const std::string& mode, int servers = 1,
+                                      Words settings = {}, Words serve_options = {}) {
+    settings.push_back("comm.mode=" + mode);
+    serve_options.insert(serve_options.end(), {"--mode", mode});
+    return job_->start_with_servers({name, ranks, settings, {}, serve_options}, servers, Ranks::kByHand);
+  }
+  // All processes end in order. Returns what the first server said.
+  static std::string end(TrainingJob::ServedRun& run, int exit_code = 0) {
+    for (const std::unique_ptr<Process>& worker : run.workers) {
+      const ProcessResult result = worker->wait(120);
+      EXPECT_EQ(result.exit_code, exit_code) << result.err;
+    }
+    std::string said;
+    for (const std::unique_ptr<Process>& server : run.servers) {
+      const ProcessResult result = server->wait();
+      EXPECT_EQ(result.exit_code, 0) << result.err;
+      said = said.empty() ? result.err : said;
+    }
+    return said;
+  }
+  static TrainingJob::Result alone(const std::string& name, const Words& settings = {}) {
+    const ProcessResult result = job_->train({name, 1, settings});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return job_->result(name);
+  }
+  static std::vector<nlohmann::json> metrics(const std::string& name) {
+    std::vector<nlohmann::json> lines;
+    std::ifstream file(job_->folder() / "runs" / name / "metrics.jsonl");
+    for (std::string line; std::getline(file, line);) {
+      lines.push_back(nlohmann::json::parse(line, nullptr, false));
+    }
+    return lines;
+  }
+  static bool wait_until(const std::function<bool()>& condition) {
+    for (int tries = 0; tries < 6000 && !condition(); ++tries) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return condition();
+  }
+  // Steps that a rank with data.trace has begun.
+  static int begun(const std::string& trace, int rank) {
+    std::set<std::string> steps;
+    std::ifstream file(trace + ".rank" + std::to_string(rank));
+    for (std::string line; std::getline(file, line);) {
+      steps.insert(line.substr(0, line.find(' ')));
+    }
+    return static_cast<int>(steps.size());
+  }
+  // Worker `rank` of a run once more, or `lockstep serve` of its part.
+  static std::unique_ptr<Process> again(const Words& words, const Words& environment = {}) {
+    Words all = {"LOCKSTEP_TOKEN_FILE=" + (job_->folder() / "token").string()};
+    all.insert(all.end(), environment.begin(), environment.end());
+    return std::make_unique<Process>(words, all);
+  }
+  static std::string address_of(const TrainingJob::ServedRun& run) {
+    const std::string out = run.servers[0]->out();
+    return out.substr(0, out.find('\n'));
+  }
+
+  static TrainingJob* job_;
+};
+TrainingJob* StoreModesTest::job_ = nullptr;
+
+TEST_F(StoreModesTest, OneWorkerHasTheBitsOfARunWithoutServers) {
+  for (const std::string precision : {"fp32", "bf16"}) {
+    const Words settings = {"train.precision=" + precision};
+    const TrainingJob::Result expected = alone("alone-" + precision, settings);
+    for (const auto& [mode, servers] : {std::pair("async", 1), std::pair("bounded", 2)}) {
+      const std::string name = std::string(mode) + "-" + precision;
+      TrainingJob::ServedRun run = start(name, 1, mode, servers, settings);
+      EXPECT_THAT(end(run), HasSubstr("24 updates, 0.00 steps behind on average, 0.00 at most"));
+      EXPECT_EQ(job_->result(name), expected);
+      EXPECT_EQ(job_->results(name), job_->results("alone-" + precision));
+      EXPECT_EQ(job_->curve(name), job_->curve("alone-" + precision));
+    }
+  }
+}
+
+TEST_F(StoreModesTest, TwoWorkersUseEachSampleOnceAndSayHowStaleTheirGradientsWere) {
+  for (const std::string mode : {"bounded", "async"}) {
+    const std::string trace = (job_->folder() / ("trace-" + mode)).string();
+    TrainingJob::ServedRun run = start(mode, 2, mode, 2, {"data.trace=" + trace, "comm.max_staleness=2"});
+    EXPECT_THAT(end(run), HasSubstr("48 updates, "));
+    EXPECT_EQ(job_->result(mode).step, 24);
+    EXPECT_EQ(begun(trace, 0), 24);
+    EXPECT_EQ(begun(trace, 1), 24);
+    std::set<std::string> samples;
+    for (const int rank : {0, 1}) {
+      std::ifstream file(trace + ".rank" + std::to_string(rank));
+      for (std::string line; std::getline(file, line);) {
+        EXPECT_TRUE(samples.insert(line).second) << line;
+      }
+    }
+    EXPECT_EQ(samples.size(), 24U * 8U * 2U);
+    int steps = 0;
+    for (const nlohmann::json& line : metrics(mode)) {
+      if (line.contains("loss")) {
+        ++steps;
+        EXPECT_GE(line.at("staleness").get<double>(), 0.0);
+        // Between a worker's pull and its push the other makes at most 2 * max_staleness + 2 steps, of half a step
+        // each.
+        EXPECT_TRUE(mode == "async" || line.at("staleness").get<double>() <= 3.0) << line;
+      }
+    }
+    EXPECT_GE(steps, 23);
+    EXPECT_THAT(run.workers[0]->err() + run.workers[1]->err(), HasSubstr("train: gradients were "));
+  }
+}
+
+TEST_F(StoreModesTest, AWorkerThatStandsStillIsNotLeftBehindFurtherThanAllowed) {
+  const std::string trace = (job_->folder() / "trace-stopped").string();
+  TrainingJob::ServedRun run =
+      start("stopped", 2, "bounded", 1, {"train.steps=1000", "comm.max_staleness=3", "data.trace=" + trace});
+  ASSERT_TRUE(wait_until([&] { return begun(trace, 0) > 5 && begun(trace, 1) > 5; })) << run.workers[0]->err();
+  run.workers[1]->send(SIGSTOP);
+  // The last step that it began may have been pushed or not.
+  const auto ahead = [&] { return begun(trace, 0) - begun(trace, 1); };
+  ASSERT_TRUE(wait_until([&] { return ahead() >= 3; }));
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  EXPECT_LE(ahead(), 4);
+  EXPECT_LT(begun(trace, 0), 1000);
+  ASSERT_TRUE(wait_until([&] {
+    return run.servers[0]->err().find("rank 1 (host ") != std::string::npos &&
+           run.servers[0]->err().find("is slow: ") != std::string::npos;
+  }));
+  run.workers[1]->send(SIGCONT);
+  EXPECT_THAT(end(run), HasSubstr("2000 updates"));
+}
+
+TEST_F(StoreModesTest, AKilledWorkerIsReplacedAndEachStepCountsOnce) {
+  const Words settings = {"train.steps=1500", "checkpoint.every_steps=500"};
+  TrainingJob::ServedRun run = start("replaced", 2, "async", 1, settings);
+  ASSERT_TRUE(wait_until([&] { return metrics("replaced").size() > 20; })) << run.workers[0]->err();
+  run.workers[1]->send(SIGKILL);
+  (void)run.workers[1]->wait();
+  Words train = job_->command({"replaced", 2, settings});
+  train.erase(train.begin(), train.begin() + 2);
+  train.insert(train.end(), {"--set", "comm.backend=server", "--set", "comm.mode=async", "--set",
+                             "comm.servers=" + address_of(run)});
+  run.workers[1] = again(train, {"LOCKSTEP_RANK=1", "LOCKSTEP_WORLD_SIZE=2"});
+  const std::string said = end(run);
+  EXPECT_THAT(said, HasSubstr("3000 updates"));
+  EXPECT_THAT(said, testing::Not(HasSubstr("steps of lost workers")));
+  EXPECT_EQ(job_->result("replaced").step, 1500);
+}
+
+TEST_F(StoreModesTest, AKilledWorkerThatStaysAwayEndsNothing) {
+  TrainingJob::ServedRun run = start("unreplaced", 2, "bounded", 1, {"train.steps=600"});
+  ASSERT_TRUE(wait_until([&] { return metrics("unreplaced").size() > 20; })) << run.workers[0]->err();
+  run.workers[0]->send(SIGKILL);  // the one that evaluates and saves
+  (void)run.workers[0]->wait();
+  run.workers.erase(run.workers.begin());
+  const std::string said = end(run);
+  EXPECT_THAT(said, HasSubstr("rank 1 (host "));
+  EXPECT_THAT(said, HasSubstr(" evaluates and saves from now on"));
+  EXPECT_THAT(said, HasSubstr("steps of lost workers are missing"));
+  EXPECT_LT(job_->result("unreplaced").step, 600);
+  EXPECT_GT(job_->result("unreplaced").step, 300);
+}
+
+// kill -9 at random moments; with one worker the weights show every update that was lost or made twice.
+TEST_F(StoreModesTest, KilledServersThatKeepTheirStateLoseNothing) {
+  const Words settings = {"train.steps=600", "checkpoint.every_steps=200"};
+  const TrainingJob::Result expected = alone("unkilled", settings);
+  const std::string state = (job_->folder() / "state").string();
+  TrainingJob::ServedRun run = start("killed", 1, "async", 1, settings, {"--state", state});
+  const std::string address = address_of(run);
+  const std::string port = address.substr(address.find(':') + 1);
+  std::minstd_rand random(3);
+  int kills = 0;
+  while (kills < 5 && wait_until([&] { return !metrics("killed").empty(); }) && run.workers[0]->is_running()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50 + random() % 150));
+    run.servers[0]->send(SIGKILL);
+    (void)run.servers[0]->wait();
+    run.servers[0] =
+        again({LOCKSTEP_PROGRAM, "serve", "--workers", "1", "--port", port, "--mode", "async", "--state", state});
+    ++kills;
+    ASSERT_TRUE(wait_until([&] { return !run.servers[0]->out().empty(); })) << run.servers[0]->err();
+  }
+  EXPECT_GT(kills, 0);
+  EXPECT_THAT(end(run), HasSubstr("600 updates"));
+  EXPECT_EQ(job_->result("killed"), expected);
+  EXPECT_EQ(job_->curve("killed"), job_->curve("unkilled"));
+  EXPECT_FALSE(std::filesystem::exists(std::filesystem::path(state) / "part-1-of-1.snapshot"));
+}
+
+TEST_F(StoreModesTest, AServerWithoutAStateEndsTheJobWhenItIsKilled) {
+  TrainingJob::ServedRun run = start("stateless", 2, "bounded", 1, {"train.steps=1000000"});
+  ASSERT_TRUE(wait_until([&] { return metrics("stateless").size() > 20; })) << run.workers[0]->err();
+  run.servers[0]->send(SIGKILL);
+  for (const std::unique_ptr<Process>& worker : run.workers) {
+    const ProcessResult result = worker->wait();
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_THAT(result.err, HasSubstr("is gone, and it keeps no state (lockstep serve --state)"));
+  }
+}
+
+TEST_F(StoreModesTest, ARunMovesBetweenTheModesAtCheckpoints) {
+  const Words constant = {"schedule.name=constant"};
+  const auto with_steps = [&](int steps) {
+    Words settings = constant;
+    settings.push_back("train.steps=" + std::to_string(steps));
+    return settings;
+  };
+  const TrainingJob::Result expected = alone("unmoved", constant);
+  EXPECT_EQ(alone("moved", with_steps(8)).step, 8);
+  TrainingJob::ServedRun async = start("moved", 1, "async", 2, with_steps(16));
+  (void)end(async);
+  EXPECT_EQ(job_->result("moved").step, 16);
+  const ProcessResult last = job_->train({"moved", 2, constant});
+  EXPECT_EQ(last.exit_code, 0) << last.err;
+  EXPECT_EQ(job_->result("moved"), expected);
+  EXPECT_EQ(job_->curve("moved"), job_->curve("unmoved"));
+
+  TrainingJob::ServedRun two = start("moved-two", 2, "bounded", 1, with_steps(12));
+  (void)end(two);
+  EXPECT_EQ(job_->train({"moved-two", 2, with_steps(16)}).exit_code, 0);
+  TrainingJob::ServedRun four = start("moved-two", 4, "async", 1, with_steps(24));
+  EXPECT_THAT(end(four), HasSubstr("96 updates"));
+  EXPECT_EQ(job_->result("moved-two").step, 24);
+}
+
+TEST_F(StoreModesTest, AStoppedRunSavesAndGoesOn) {
+  const Words settings = {"train.steps=400", "checkpoint.every_steps=0", "evaluate.every_steps=50"};
+  const TrainingJob::Result expected = alone("unstopped", settings);
+  TrainingJob::ServedRun first = start("resumed", 1, "async", 1, settings);
+  ASSERT_TRUE(wait_until([&] { return metrics("resumed").size() > 20; })) << first.workers[0]->err();
+  first.workers[0]->send(SIGTERM);
+  (void)end(first, 75);
+  EXPECT_LT(job_->result("resumed").step, 400);
+  TrainingJob::ServedRun second = start("resumed", 1, "async", 1, settings);
+  (void)end(second);
+  EXPECT_EQ(job_->result("resumed"), expected);
+  EXPECT_EQ(job_->curve("resumed"), job_->curve("unstopped"));
+
+  TrainingJob::ServedRun two = start("stopped-two", 2, "bounded", 2, {"train.steps=1000000"});
+  ASSERT_TRUE(wait_until([&] { return metrics("stopped-two").size() > 20; })) << two.workers[0]->err();
+  two.workers[1]->send(SIGTERM);
+  (void)end(two, 75);
+  EXPECT_GT(job_->result("stopped-two").step, 0);
+}
+
+TEST_F(StoreModesTest, RefusesWhatMakesNoSense) {
+  const auto refusal = [](const Words& words) {
+    Words command = {LOCKSTEP_PROGRAM};
+    command.insert(command.end(), words.begin(), words.end());
+    const ProcessResult result = run_process(command, {"LOCKSTEP_TOKEN_FILE=" + (job_->folder() / "token").string()});
+    EXPECT_EQ(result.exit_code, 2);
+    return result.err;
+  };
+  const std::string config = (job_->folder() / "job.yaml").string();
+  EXPECT_THAT(refusal({"serve", "--workers", "1", "--mode", "slow"}), HasSubstr("slow"));
+  EXPECT_THAT(refusal({"serve", "--workers", "1", "--state", "/tmp/nowhere"}),
+              HasSubstr("--state: in mode sync servers hold nothing that could be kept"));
+  EXPECT_THAT(refusal({"train", config, "--set", "comm.mode=async"}),
+              HasSubstr("comm.mode is async, which needs comm.backend server; found auto"));
+  const Words served = {"train", config, "--set", "comm.backend=server", "--set", "comm.mode=bounded"};
+  const auto with = [&](const std::string& setting) {
+    Words words = served;
+    words.insert(words.end(), {"--set", setting});
+    return words;
+  };
+  EXPECT_THAT(refusal(with("comm.zero=1")), HasSubstr("expected comm.zero 0"));
+  EXPECT_THAT(refusal(with("tune.method=lora") + Words{"--set", "model.from=base"}),
+              HasSubstr("which trains all weights; found tune.method lora"));
+  EXPECT_THAT(refusal(served), HasSubstr("comm.servers is empty"));
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,329 @@
+#include "trainer/async_loop.h"
+
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+#include "trainer/async_update.h"
+#include "trainer/model/parameters.h"
+#include "trainer/schedule.h"
+#include "trainer/stopwatch.h"
+
+namespace lockstep {
+
+using control::Phase;
+using server::Ending;
+using When = server::Pull::When;
+
+namespace {
+
+constexpr std::uint32_t kNothing = 0;
+constexpr std::uint32_t kWeights = 1;
+constexpr std::uint32_t kEverything = 3;
+
+RunProgress first_progress(const TrainLoop::Setup& setup) {
+  RunProgress progress;
+  progress.data_fingerprint = data_fingerprint(setup.data);
+  progress.validation = setup.valid_fingerprint.empty()
+                            ? "none"
+                            : fmt::format("{} batches of {}", setup.config.evaluate.batches, setup.valid_fingerprint);
+  return progress;
+}
+
+}  // namespace
+
+AsyncLoop::AsyncLoop(TrainLoop::Setup setup, Communicator& share, server::StoreClient& store,
+                     control::Activity& activity, Log& log)
+    : config_(setup.config),
+      tokenizer_(std::move(setup.tokenizer)),
+      stop_requested_(std::move(setup.stop_requested)),
+      save_requested_(std::move(setup.save_requested)),
+      share_(share),
+      store_(store),
+      activity_(activity),
+      log_(log),
+      backend_(std::move(setup.backend)),
+      train_step_(config_, share, *backend_, setup.data.kind),
+      progress_(first_progress(setup)) {
+  require(setup.data.kind != DatasetKind::kPairs, "{} holds pairs of answers, which comm.mode {} does not train on",
+          config_.data.train, config_.comm.mode);
+}
+
+// Memory.
+
+AsyncLoop::Arrays AsyncLoop::arrays(std::uint32_t count) {
+  const std::uint64_t total = train_step_.layout().total();
+  if (backend_->device().kind == DeviceKind::kCpu) {
+    const Optimizer& optimizer = train_step_.optimizer();
+    const std::span<float> weights = train_step_.replica().master();
+    return count == kEverything ? Arrays{weights, optimizer.exp_avg(), optimizer.exp_avg_sq()} : Arrays{weights};
+  }
+  if (host_.size_bytes() < count * total * sizeof(float)) {
+    host_ = Buffer::allocate(count * total * sizeof(float));
+  }
+  const std::span<float> all = host_.as<float>(count * total);
+  return count == kEverything ? Arrays{all.first(total), all.subspan(total, total), all.last(total)} : Arrays{all};
+}
+
+// Brings what was written into arrays() to where kernels read it.
+void AsyncLoop::upload(std::uint32_t count) {
+  Replica& replica = train_step_.replica();
+  if (backend_->device().kind != DeviceKind::kCpu) {
+    const Arrays from = arrays(count);
+    const auto copy = [&](std::span<float> values, std::span<float> to) {
+      backend_->copy(view_of(values), {to.data(), to.size(), DType::kF32, backend_->device()});
+    };
+    copy(from.weights, replica.master());
+    if (count == kEverything) {
+      copy(from.exp_avg, train_step_.optimizer().exp_avg());
+      copy(from.exp_avg_sq, train_step_.optimizer().exp_avg_sq());
+    }
+    backend_->synchronize();
+  }
+  replica.refresh();
+}
+
+// Beginning.
+
+void AsyncLoop::begin(const CheckpointReader* checkpoint) {
+  const ParameterLayout& layout = train_step_.layout();
+  server::Open open;
+  open.elements = layout.total();
+  open.steps = static_cast<std::uint64_t>(config_.train.steps);
+  open.max_staleness =
+      store_.mode() == server::Mode::kBounded ? static_cast<std::uint32_t>(config_.comm.max_staleness) : 0;
+  open.description = describe_update(config_, layout, store_.world(), progress_.data_fingerprint);
+  const server::StoreClient::Position position = store_.open(std::move(open));
+  completed_ = static_cast<std::int64_t>(position.completed);
+  if (!position.is_initialized && store_.rank() == 0) {
+    load(checkpoint);
+    const Arrays state = arrays(kEverything);
+    store_.start(static_cast<std::uint64_t>(completed_), {state.weights, state.exp_avg, state.exp_avg_sq});
+  }
+  if (position.is_initialized) {
+    log_.info("train: the servers hold the weights, after {} steps of this rank", completed_);
+  }
+}
+
+void AsyncLoop::load(const CheckpointReader* checkpoint) {
+  const ParameterLayout& layout = train_step_.layout();
+  const Replica& replica = train_step_.replica();
+  const Arrays state = arrays(kEverything);
+  if (checkpoint != nullptr) {
+    const RunPosition& position = checkpoint->manifest().position;
+    checkpoint->load(layout, {.range = {0, layout.total()},
+                              .master = state.weights,
+                              .exp_avg = state.exp_avg,
+                              .exp_avg_sq = state.exp_avg_sq});
+    completed_ = static_cast<std::int64_t>(position.step);
+    tokens_ = position.tokens;
+    loaded_ = completed_;
+    const std::string validation = progress_.validation;
+    progress_ = run_progress_from_json(position.extra_json);
+    if (progress_.validation != validation) {
+      progress_.validation = validation;
+      progress_.best_validation_loss.reset();
+      progress_.without_improvement = 0;
+    }
+    log_.info("train: continuing {} from step {}, digest {}", checkpoint->path().string(), completed_,
+              checkpoint->manifest().digest.hex());
+  } else if (!config_.model.from.empty()) {
+    load_weights(config_.model.from, layout, state.weights);
+    log_.info("train: starting from the weights of {}", config_.model.from);
+  } else {
+    initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend_->pool(),
+               state.weights);
+  }
+}
+
+// Steps.
+
+AsyncLoop::Pulled AsyncLoop::pull(When when, std::uint32_t count) {
+  activity_.enter(Phase::kReduce, completed_ + 1);
+  const double begin_ms = now_ms();
+  const Pulled pulled =
+      store_.pull({.completed = static_cast<std::uint64_t>(completed_), .arrays = count, .when = when},
+                  count == kNothing ? Arrays{} : arrays(count), [this] { wish_to_stop_if_asked(); });
+  if (count != kNothing && (when != When::kStep || pulled.ending == Ending::kNone)) {
+    upload(count);
+  }
+  pull_ms_ = now_ms() - begin_ms;
+  return pulled;
+}
+
+std::int64_t AsyncLoop::updated(const Pulled& pulled) const {
+  return static_cast<std::int64_t>(pulled.version) / store_.world();
+}
+
+TrainEnd AsyncLoop::run(const std::function<void(const std::filesystem::path& run)>& opened) {
+  opened_ = opened;
+  activity_.begin_run(completed_, config_.train.steps);
+  Ending ending = Ending::kNone;
+  step_begin_ms_ = now_ms();
+  while (ending == Ending::kNone && completed_ < config_.train.steps) {
+    wish_to_stop_if_asked();
+    const Pulled pulled = pull(When::kStep, kWeights);
+    report_step();
+    take_the_lead(pulled);
+    ending = pulled.ending;
+    const bool is_to_pull_again = ending == Ending::kNone && lead_ && lead_between_steps();
+    if (ending == Ending::kNone && !is_to_pull_again) {
+      step();
+    }
+  }
+  Pulled last = pull(When::kEnd, lead_ ? kEverything : kNothing);
+  report_step();
+  if (last.leads && !lead_) {
+    take_the_lead(last);  // the one that did is gone
+    last = pull(When::kEnd, kEverything);
+  }
+  if (last.leads) {
+    end(last, ending);
+  }
+  store_.close();
+  return ending == Ending::kStopped ? TrainEnd::kStopped : TrainEnd::kFinished;
+}
+
+void AsyncLoop::step() {
+  if (!loader_) {
+    BatchLoaderOptions options = loader_options(config_, share_, static_cast<std::uint64_t>(completed_));
+    options.trace = config_.data.trace;
+    loader_ = std::make_unique<BatchLoader>(std::move(options));
+  }
+  std::int64_t targets = 0;
+  std::int64_t part = 0;
+  const std::span<const double> losses = train_step_.compute_gradients(completed_, [&]() -> const TokenBatch& {
+    activity_.enter(Phase::kData, completed_ + 1);
+    const TokenBatch& batch = loader_->next();
+    targets += batch.target_tokens;
+    activity_.enter(Phase::kGradients, completed_ + 1, part++);
+    return batch;
+  });
+  double loss = 0;
+  for (const double sum : losses) {
+    loss += sum;
+  }
+  loss /= static_cast<double>(targets);
+  train_step_.finish_gradients();
+  const double norm = train_step_.gradient_norm();
+  if (!std::isfinite(loss) || !std::isfinite(norm)) {
+    end_diverged(loss, norm);
+  }
+  std::span<const float> gradient = train_step_.reducer().gradient();
+  if (backend_->device().kind != DeviceKind::kCpu) {
+    if (gradient_.size_bytes() == 0) {
+      gradient_ = Buffer::allocate(gradient.size_bytes());
+    }
+    const std::span<float> copy = gradient_.as<float>(gradient.size());
+    backend_->copy({const_cast<float*>(gradient.data()), gradient.size(), DType::kF32, backend_->device()},
+                   view_of(copy));
+    backend_->synchronize();
+    gradient = copy;
+  }
+  store_.push(static_cast<std::uint64_t>(completed_), push_scale(config_.optimizer, norm, store_.world()), gradient);
+  const double lr = learning_rate(config_, completed_);
+  ++completed_;
+  tokens_ += static_cast<std::uint64_t>(train_step_.step_inputs());
+  step_ = StepMetrics{.step = completed_,
+                      .loss = loss,
+                      .lr = lr,
+                      .grad_norm = norm * store_.world(),
+                      .tokens = tokens_,
+                      .data_ms = loader_->take_blocked_ms(),
+                      .world = store_.world()};
+}
+
+// Once the next weights are here, and with them the answer to the gradient.
+void AsyncLoop::report_step() {
+  if (!step_) {
+    return;
+  }
+  const double now = now_ms();
+  step_->step_ms = now - std::exchange(step_begin_ms_, now);
+  step_->comm_ms = step_->comm_exposed_ms = pull_ms_;  // the gradient's way there, and the weights' way back
+  step_->staleness = store_.last_staleness();
+  activity_.end_step(completed_, step_->loss, static_cast<double>(train_step_.step_inputs()) / (step_->step_ms * 1e-3));
+  if (lead_) {
+    lead_->report(*step_, train_step_.step_inputs());
+    lead_->look_after_save();
+  }
+  step_.reset();
+}
+
+void AsyncLoop::end_diverged(double loss, double norm) {
+  const Error error(ErrorCode::kDiverged,
+                    fmt::format("rank {}, step {}: the loss is {} and the gradient's norm {}; the job goes on from its "
+                                "newest checkpoint. A lower optimizer.lr, a longer schedule.warmup_steps or "
+                                "optimizer.clip_norm may help",
+                                store_.rank(), completed_ + 1, loss, norm));
+  store_.fail(error);
+  throw Error(error);
+}
+
+// Leading.
+
+void AsyncLoop::take_the_lead(const Pulled& pulled) {
+  if (!pulled.leads) {
+    lead_.reset();
+    return;
+  }
+  if (lead_) {
+    return;
+  }
+  if (tokens_ == 0) {
+    tokens_ = static_cast<std::uint64_t>(completed_ * train_step_.tokens_per_step());
+  }
+  lead_ = std::make_unique<AsyncLead>(
+      AsyncLead::Setup{config_, tokenizer_, progress_, store_.world(), completed_, updated(pulled), loaded_},
+      train_step_, *backend_, activity_, log_);
+  log_.info("train: {} parameters, {} rank{}, comm.mode {}; rank {} evaluates and saves",
+            format_count(static_cast<double>(train_step_.layout().parameters())), store_.world(),
+            store_.world() == 1 ? "" : "s", config_.comm.mode, store_.rank());
+  if (opened_) {
+    opened_(run_folder(config_));
+  }
+}
+
+void AsyncLoop::wish_to_stop_if_asked() {
+  if (!has_wished_ && is_stop_requested()) {
+    has_wished_ = true;
+    store_.wish(Ending::kStopped);
+  }
+}
+
+bool AsyncLoop::lead_between_steps() {
+  const bool wishes_save = save_requested_ && save_requested_();
+  const bool is_to_evaluate = lead_->evaluation_due(completed_);
+  const bool is_to_save = lead_->save_due(completed_) || wishes_save;
+  if (is_to_evaluate) {
+    (void)pull(When::kNow, kWeights);  // those for a step look ahead
+    lead_->evaluate(completed_, [this] { return is_stop_requested(); });
+  }
+  if (is_to_save) {
+    const Pulled with_moments = pull(When::kNow, kEverything);
+    lead_->save(completed_, updated(with_moments), tokens_);
+  }
+  step_begin_ms_ = now_ms();
+  if (lead_->is_out_of_patience() && !has_wished_) {
+    log_.info("train: stopping early at step {}: no better validation loss for a while (evaluate.patience)",
+              completed_);
+    has_wished_ = true;
+    store_.wish(Ending::kFinished);
+    return true;
+  }
+  return is_to_evaluate || is_to_save;
+}
+
+void AsyncLoop::end(const Pulled& last, Ending ending) {
+  if (lead_->evaluation_due(completed_)) {
+    lead_->evaluate(completed_, [ending] { return ending == Ending::kStopped; });
+  }
+  lead_->save(completed_, updated(last), tokens_);
+  lead_->finish(completed_);
+  log_.info("train: gradients were {:.2f} steps behind on average, {:.2f} at most", last.stale_mean, last.stale_max);
+  if (last.missing > 0) {
+    log_.warning("train: {} steps of lost workers are missing", last.missing);
+  }
+}
+
+}  // namespace lockstep
