@@ -293,7 +293,7 @@ TEST_F(ClusterTest, SurvivesAHostWithoutPower) {
 // Workers of a parameter server, without MPI: a link goes down and up again, a host goes for good and another takes
 // over.
 TEST_F(ClusterTest, ServesWorkersWhoseHostsComeAndGo) {
-  const std::string run = "served";
+  const std::string run = "served-by-hand";
   const auto start = [](const char* host, Words words, const std::string& rank = "") {
     words.insert(words.begin(), {"env", "LOCKSTEP_TOKEN_FILE=" + (job_->folder() / "token").string()});
     if (!rank.empty()) {
