@@ -13,8 +13,8 @@ namespace asio = boost::asio;
 
 constexpr std::size_t kMaxInFlight = 1024;
 // Into how many pieces a server's part is cut, as long as they are not too short.
-constexpr std::uint64_t kPieces = 4;
-constexpr std::uint64_t kMinPieceBytes = std::uint64_t{128} << 10;
+constexpr std::uint64_t kPieces = 2;
+constexpr std::uint64_t kMinPieceBytes = std::uint64_t{256} << 10;
 
 // Part `part` of `parts` of `count` elements.
 ElementRange part_of(std::uint64_t count, std::size_t part, std::size_t parts) {
