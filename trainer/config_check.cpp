@@ -74,6 +74,8 @@ void check_mode(const Config& config, const std::string& origin) {
   }
   require(comm.backend == "server", "{}: comm.mode is {}, which needs comm.backend server; found {}", origin, comm.mode,
           comm.backend);
+  require(comm.wire == "fp32", "{}: comm.mode is {}, in which everything travels as fp32; found comm.wire {}", origin,
+          comm.mode, comm.wire);
   require(comm.zero == 0, "{}: comm.mode is {}, in which servers hold the optimizer's state; expected comm.zero 0",
           origin, comm.mode);
   require(config.tune.method == TuneMethod::kFull,
