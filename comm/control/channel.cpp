@@ -100,12 +100,11 @@ void Channel::send(std::string text) {
   queue_.push_back(std::move(text));
   if (!writing_) {
     writing_ = true;
-    asio::co_spawn(session_->socket.get_executor(), write_queued(), asio::detached);
+    asio::co_spawn(session_->socket.get_executor(), write_queued(shared_from_this()), asio::detached);
   }
 }
 
-Channel::Awaitable<void> Channel::write_queued() {
-  const auto self = shared_from_this();
+Channel::Awaitable<void> Channel::write_queued(std::shared_ptr<Channel> /*self*/) {
   Session& session = *session_;
   while (!queue_.empty() && session.socket.is_open()) {
     const std::string text = std::move(queue_.front());

@@ -51,7 +51,8 @@ class Channel : public std::enable_shared_from_this<Channel> {
   ~Channel();
 
  private:
-  [[nodiscard]] Awaitable<void> write_queued();
+  // `self`: this, which lives as long as it is written to, also before the coroutine first runs.
+  [[nodiscard]] Awaitable<void> write_queued(std::shared_ptr<Channel> self);
 
   std::unique_ptr<Session> session_;
   std::deque<std::string> queue_;

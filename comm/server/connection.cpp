@@ -255,7 +255,7 @@ void Connection::send(Outgoing frame) {
   queue_.push_back(std::move(frame));
   if (!writing_) {
     writing_ = true;
-    asio::co_spawn(socket_.get_executor(), write_queued(), asio::detached);
+    asio::co_spawn(socket_.get_executor(), write_queued(shared_from_this()), asio::detached);
   }
 }
 
@@ -269,8 +269,7 @@ void Connection::send_last(FrameHeader header, std::vector<std::byte> payload) {
   send(header, std::move(payload));
 }
 
-Connection::Awaitable<void> Connection::write_queued() {
-  const auto self = shared_from_this();
+Connection::Awaitable<void> Connection::write_queued(std::shared_ptr<Connection> /*self*/) {
   while (!queue_.empty() && socket_.is_open()) {
     Outgoing frame = std::move(queue_.front());
     queue_.pop_front();

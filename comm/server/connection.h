@@ -82,7 +82,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
  private:
   [[nodiscard]] control::Digest code_of(std::string_view role, std::span<const std::byte> header) const;
-  [[nodiscard]] Awaitable<void> write_queued();
+  // `self`: this, which lives as long as it is written to, also before the coroutine first runs.
+  [[nodiscard]] Awaitable<void> write_queued(std::shared_ptr<Connection> self);
 
   Socket socket_;
   const std::unique_ptr<TlsStream> tls_;  // null: nothing is encrypted
