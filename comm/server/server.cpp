@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "comm/control/handshake.h"
@@ -13,16 +12,11 @@ namespace lockstep::server {
 namespace {
 
 namespace asio = boost::asio;
-using asio::ip::tcp;
 using boost::system::error_code;
 using std::chrono::milliseconds;
 
-// Connections that have not shown that they belong to the job. When more come, the oldest goes: a job's own take a
-// millisecond.
-constexpr std::size_t kMaxPending = 64;
 // What may lie here of one worker's pushes and gifts before no more is read from it: a few buckets.
 constexpr std::size_t kMaxHeldBytes = std::size_t{64} << 20;
-constexpr milliseconds kPauseWithoutDescriptors{100};
 // Of a worker that cannot wait at all, nobody could be asked.
 constexpr milliseconds kLeastPatience{10};
 
@@ -34,89 +28,32 @@ std::string printable(std::string text) {
 
 }  // namespace
 
-Server::Impl::Impl(Options options) : options_(std::move(options)), acceptor_(io_) {
+Server::Impl::Impl(Options options) : options_(std::move(options)) {
   require(options_.workers >= 1 && options_.workers <= static_cast<int>(kMaxWorkers),
           "server: {} workers, expected 1 to {}", options_.workers, kMaxWorkers);
   require(options_.parts >= 1 && options_.part >= 0 && options_.part < options_.parts,
           "server: part {} of {}, expected one of 1 to {}", options_.part + 1, options_.parts, options_.parts);
   require(options_.min_workers >= 0 && options_.min_workers <= options_.workers,
           "server: at least {} workers, expected at most the job's {}", options_.min_workers, options_.workers);
-  error_code error;
-  const asio::ip::address address = asio::ip::make_address(options_.listen, error);
-  require(!error, "server: {} is no numeric address to listen on", options_.listen);
-  const tcp::endpoint where(address, options_.port);
-  const auto check = [&] {
-    if (error) {
-      fail(ErrorCode::kIo, "server: cannot listen on {} port {}: {}", options_.listen, options_.port, error.message());
-    }
-  };
-  acceptor_.open(where.protocol(), error);
-  check();
-  acceptor_.set_option(asio::socket_base::reuse_address(true), error);
-  check();
-  acceptor_.bind(where, error);
-  check();
-  acceptor_.listen(asio::socket_base::max_listen_connections, error);
-  check();
-  port_ = acceptor_.local_endpoint().port();
-  asio::co_spawn(io_, accept_all(), asio::detached);
+  listener_.emplace(io_,
+                    Listener::Options{.token = options_.token,
+                                      .listen = options_.listen,
+                                      .port = options_.port,
+                                      .tls = options_.tls,
+                                      .say = options_.say},
+                    [this](std::shared_ptr<Connection> connection) { return serve(std::move(connection)); });
   asio::co_spawn(io_, watch(), asio::detached);
   thread_ = std::thread([this] { io_.run(); });
 }
 
-asio::awaitable<void> Server::Impl::accept_all() {
-  while (true) {
-    error_code error;
-    tcp::socket socket(io_);
-    co_await acceptor_.async_accept(socket, asio::redirect_error(asio::use_awaitable, error));
-    if (error) {
-      // Out of file descriptors, for one: what is open may end.
-      asio::steady_timer pause(io_, kPauseWithoutDescriptors);
-      co_await pause.async_wait(asio::use_awaitable);
-      continue;
-    }
-    if (pending_.size() >= kMaxPending) {
-      pending_.front().close(error);
-    }
-    pending_.push_back(std::move(socket));
-    asio::co_spawn(io_, serve(std::prev(pending_.end())), asio::detached);
-  }
-}
-
-asio::awaitable<void> Server::Impl::serve(Pending::iterator place) {
-  error_code error;
-  const tcp::endpoint from = place->remote_endpoint(error);
-  std::shared_ptr<Connection> connection;
-  std::string problem;
-  try {
-    connection = co_await Connection::accept(*place, options_.token, options_.tls);
-  } catch (const Error& refusal) {
-    problem = refusal.what();
-  }
-  pending_.erase(place);
-  std::shared_ptr<Worker> worker;
-  if (connection) {
-    try {
-      co_await receive_hello(connection, worker);
-    } catch (const Error& refusal) {
-      problem = refusal.what();
-      connection->send_last({.type = FrameType::kFail}, encode(refusal));
-    }
-    if (!worker) {
-      co_await connection->flush(kFarewell);
-      connection->close();
-    }
-  }
-  if (worker) {
-    co_await serve_worker(worker);
-  } else {
-    say_refused("a connection from " + from.address().to_string(), problem);
-  }
+asio::awaitable<void> Server::Impl::serve(std::shared_ptr<Connection> connection) {
+  const std::shared_ptr<Worker> worker = co_await receive_hello(connection);
+  co_await serve_worker(worker);
 }
 
 // The first frame has a deadline, too.
-asio::awaitable<void> Server::Impl::receive_hello(std::shared_ptr<Connection> connection,
-                                                  std::shared_ptr<Worker>& worker) {
+asio::awaitable<std::shared_ptr<Server::Impl::Worker>> Server::Impl::receive_hello(
+    std::shared_ptr<Connection> connection) {
   asio::steady_timer deadline(io_, control::kHandshakeDeadline);
   deadline.async_wait([connection](const error_code& cancelled) {
     if (!cancelled) {
@@ -128,7 +65,7 @@ asio::awaitable<void> Server::Impl::receive_hello(std::shared_ptr<Connection> co
           static_cast<int>(header.type));
   const std::vector<std::byte> payload = co_await connection->read_small_payload(header);
   deadline.cancel();
-  worker = admit(connection, decode_hello(payload));
+  co_return admit(connection, decode_hello(payload));
 }
 
 std::shared_ptr<Server::Impl::Worker> Server::Impl::admit(const std::shared_ptr<Connection>& connection,

@@ -17,6 +17,7 @@
 #include "comm/server/block.h"
 #include "comm/server/connection.h"
 #include "comm/server/group.h"
+#include "comm/server/listener.h"
 #include "comm/server/server.h"
 
 namespace lockstep::server {
@@ -35,7 +36,7 @@ class Server::Impl {
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
-  [[nodiscard]] std::uint16_t port() const { return port_; }
+  [[nodiscard]] std::uint16_t port() const { return listener_->port(); }
   [[nodiscard]] bool has_begun() const {
     const std::lock_guard lock(mutex_);
     return has_begun_;
@@ -53,7 +54,6 @@ class Server::Impl {
   using Clock = Connection::Clock;
   template <typename T>
   using Awaitable = boost::asio::awaitable<T>;
-  using Pending = std::list<boost::asio::ip::tcp::socket>;
 
   // A worker with a connection. It waits for a group, is in one, or has been told that its group is over.
   struct Worker {
@@ -71,9 +71,8 @@ class Server::Impl {
     std::shared_ptr<Group::Member> member = {};  // of group_
   };
 
-  Awaitable<void> accept_all();
-  Awaitable<void> serve(Pending::iterator place);
-  Awaitable<void> receive_hello(std::shared_ptr<Connection> connection, std::shared_ptr<Worker>& worker);
+  Awaitable<void> serve(std::shared_ptr<Connection> connection);
+  Awaitable<std::shared_ptr<Worker>> receive_hello(std::shared_ptr<Connection> connection);
   Awaitable<void> serve_worker(std::shared_ptr<Worker> worker);
   Awaitable<void> receive(std::shared_ptr<Worker> worker);
   Awaitable<void> receive_data(std::shared_ptr<Worker> worker, FrameHeader header);
@@ -112,9 +111,7 @@ class Server::Impl {
 
   const Options options_;
   boost::asio::io_context io_;
-  boost::asio::ip::tcp::acceptor acceptor_;
-  std::uint16_t port_ = 0;
-  Pending pending_;
+  std::optional<Listener> listener_;
   int refusals_ = 0;
   std::list<std::shared_ptr<Worker>> workers_;  // with a connection, in the order in which they came
   std::shared_ptr<Group> group_;
