@@ -128,6 +128,9 @@ void Watch::check_processes(Clock::time_point now) {
         receive_notices();
         std::this_thread::sleep_for(kShortestSleep);
       }
+      if (left_) {
+        fail_with_notice(left_->first, left_->second);
+      }
       send_to_all({NoticeKind::kLost, rank, call_});
       fail(ErrorCode::kPeerLost, "{}: {} is gone: its process ended", call_name(), peers_.name_of(rank));
     }
@@ -204,6 +207,8 @@ void Watch::fail_with_notice(const Notice& notice, int sender) {
       fail(ErrorCode::kPeerLost, "{}: {} is gone: its process ended, as {} saw", call_name(), culprit,
            peers_.name_of(sender));
     default:
+      // This rank's process may be found gone by others before they hear why.
+      send_to_all(notice);
       fail(ErrorCode::kPeerLost, "{}: {} left the job before its end", call_name(), culprit);
   }
 }
