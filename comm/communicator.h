@@ -121,6 +121,7 @@ struct CommOptions {
   std::optional<int> rank =
       {};                     // of backend `server`: the one that this process had before, unless one is chosen by hand
   std::string wire = "fp32";  // of backend `server`: how the elements of f32 sums travel; fp32, bf16, int8
+  bool shared_memory = true;  // of backend `server`: sums in memory shared with servers on this machine
   std::string tls_ca = {};  // of backend `server`: the PEM file of whom to trust; empty: connections are not encrypted
 };
 

@@ -31,6 +31,7 @@ std::unique_ptr<Communicator> connect_to_servers(const CommOptions& options, con
   session.timeout_ms = options.timeout_ms;
   session.silence_ms = options.silence_ms;
   session.gives_up = options.gives_up;
+  session.shares_memory = options.shared_memory;
   static const auto newest_group = std::make_shared<std::atomic<std::uint64_t>>(0);
   session.newest_group = newest_group;
   if (!options.tls_ca.empty()) {

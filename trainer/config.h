@@ -153,6 +153,7 @@ struct CommConfig {
   std::string servers = {};   // backend `server`: HOST:PORT,...
   std::string wire = "fp32";  // the same: fp32, bf16, int8
   std::string tls_ca = {};    // the same: a PEM file of certificates; connections are encrypted
+  bool shared_memory = true;  // the same: with servers on the worker's machine
   std::string mode = "sync";  // the same: sync, bounded, async
   int max_staleness = 4;      // mode `bounded`
 

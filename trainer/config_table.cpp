@@ -283,6 +283,10 @@ std::vector<ConfigKey> job_keys() {
            "server: how gradients travel. bf16 and int8 are half and 3/8 of the bytes, rounded: not the bits of fp32, "
            "and others on each number of ranks; int8 makes good in the next step what it lost",
        .choices = {"fp32", "bf16", "int8"}},
+      {.name = "comm.shared_memory",
+       .slot = LOCKSTEP_SLOT(comm.shared_memory),
+       .help = "server: sums by servers on the rank's own machine are made in memory that both share; the bits are the "
+               "same either way"},
       {.name = "comm.mode",
        .slot = LOCKSTEP_SLOT(comm.mode),
        .help =

@@ -81,13 +81,18 @@ class Account {
 class Block {
  public:
   Block(std::size_t size_bytes, std::shared_ptr<Account> account)
-      : account_(std::move(account)), bytes_(account_->take(size_bytes)), size_bytes_(size_bytes) {
-    account_->held_bytes_ += size_bytes_;
+      : account_(std::move(account)), memory_(account_->take(size_bytes)), bytes_(memory_.get(), size_bytes) {
+    account_->held_bytes_ += bytes_.size();
   }
+  // Bytes in memory that the worker shares, of which `owner` is kept: nothing is held of it here.
+  Block(std::span<std::byte> bytes, std::shared_ptr<const void> owner, std::shared_ptr<Account> account)
+      : account_(std::move(account)), owner_(std::move(owner)), bytes_(bytes) {}
   ~Block() {
-    account_->held_bytes_ -= size_bytes_;
-    account_->room_.cancel();
-    account_->give_back(std::move(bytes_), size_bytes_);
+    if (memory_) {
+      account_->held_bytes_ -= bytes_.size();
+      account_->room_.cancel();
+      account_->give_back(std::move(memory_), bytes_.size());
+    }
   }
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
@@ -96,12 +101,15 @@ class Block {
   [[nodiscard]] std::shared_ptr<Block> another(std::size_t size_bytes) const {
     return std::make_shared<Block>(size_bytes, account_);
   }
-  [[nodiscard]] std::span<std::byte> bytes() const { return {bytes_.get(), size_bytes_}; }
+  [[nodiscard]] std::span<std::byte> bytes() const { return bytes_; }
+  // Whether the worker may change them once it has its sum.
+  [[nodiscard]] bool is_shared() const { return memory_ == nullptr; }
 
  private:
   std::shared_ptr<Account> account_;
-  std::unique_ptr<std::byte[]> bytes_;
-  std::size_t size_bytes_;
+  std::unique_ptr<std::byte[]> memory_;
+  std::shared_ptr<const void> owner_;
+  std::span<std::byte> bytes_;
 };
 
 }  // namespace lockstep::server

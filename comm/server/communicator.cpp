@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/process.h"
 #include "comm/arguments.h"
+#include "comm/server/shared_memory.h"
 
 namespace lockstep {
 namespace {
@@ -49,7 +50,17 @@ class ServerCommunicator final : public Communicator {
                            : fmt::format(" of gradients that travel as {}, not in the bits of fp32", name_of(wire_)));
   }
 
-  [[nodiscard]] Buffer allocate(std::size_t size_bytes) override { return Buffer::allocate(size_bytes); }
+  [[nodiscard]] Buffer allocate(std::size_t size_bytes) override {
+    const std::shared_ptr<server::OwnMemory> memory = session_->share(size_bytes);
+    if (!memory) {
+      return Buffer::allocate(size_bytes);
+    }
+    return {memory->bytes().data(), size_bytes, [from = std::weak_ptr(session_), memory](void*) {
+              if (const auto session = from.lock()) {
+                session->take_back(memory);
+              }
+            }};
+  }
 
   [[nodiscard]] Work all_reduce_sum(BufferView data) override {
     comm_detail::check_all_reduce(data);

@@ -19,10 +19,10 @@ namespace {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
-constexpr control::Protocol kProtocol = {.magic = {'L', 'S', 'P', 'S', 0, 0, 0, 2},
+constexpr control::Protocol kProtocol = {.magic = {'L', 'S', 'P', 'S', 0, 0, 0, 3},
                                          .name = "server",
                                          .server_name = "parameter server",
-                                         .tls_magic = control::Protocol::Magic{'L', 'S', 'P', 'S', 0, 0, 1, 2}};
+                                         .tls_magic = control::Protocol::Magic{'L', 'S', 'P', 'S', 0, 0, 1, 3}};
 constexpr std::string_view kServer = "server";
 constexpr std::string_view kWorker = "worker";
 
@@ -306,6 +306,13 @@ Connection::Awaitable<void> Connection::flush(std::chrono::milliseconds deadline
     drained_.expires_after(deadline);
     co_await drained_.async_wait(asio::redirect_error(asio::use_awaitable, ended));
   }
+}
+
+bool Connection::stays_on_machine() const {
+  error_code error;
+  const auto own = socket_.local_endpoint(error);
+  const auto other = error ? own : socket_.remote_endpoint(error);
+  return !error && own.address() == other.address();
 }
 
 Connection::Clock::time_point Connection::last_received() const {

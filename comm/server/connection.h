@@ -72,6 +72,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Awaitable<void> flush(std::chrono::milliseconds deadline);
   // Afterwards no memory of a caller is read or written any more.
   void close();
+  // Whether both ends have the same address, and so are on one machine.
+  [[nodiscard]] bool stays_on_machine() const;
   // When bytes last came, and last went.
   [[nodiscard]] Clock::time_point last_received() const;
   [[nodiscard]] Clock::time_point last_sent() const;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 namespace lockstep::server {
 namespace {
@@ -12,9 +13,12 @@ std::span<float> floats(const Block& block) {
   return {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)};
 }
 
+// Where they lie is no matter of what they are.
+Wire as_values(Wire wire) { return wire == Wire::kInMemory ? Wire::kAsIs : wire; }
+
 // What came as `wire`, as f32.
 std::shared_ptr<Block> decoded(Wire wire, std::shared_ptr<Block> block, std::uint64_t count) {
-  if (wire == Wire::kAsIs) {
+  if (!rounds(wire)) {
     return block;
   }
   std::shared_ptr<Block> values = block->another(count * sizeof(float));
@@ -24,7 +28,7 @@ std::shared_ptr<Block> decoded(Wire wire, std::shared_ptr<Block> block, std::uin
 
 // A sum as it goes back to those who pushed their contributions as `wire`.
 std::shared_ptr<Block> encoded_sum(Wire wire, std::shared_ptr<Block> sum) {
-  if (wire == Wire::kAsIs) {
+  if (!rounds(wire)) {
     return sum;
   }
   const std::span<const float> values = floats(*sum);
@@ -61,7 +65,8 @@ void Group::push(Member& member, const FrameHeader& header, std::shared_ptr<Bloc
                                          Piece{.first = header,
                                                .sum = {members_.size(), header.end - header.begin, header.dtype},
                                                .has_come = std::vector<bool>(members_.size()),
-                                               .wanted = std::vector<ElementRange>(members_.size())});
+                                               .wanted = std::vector<ElementRange>(members_.size()),
+                                               .shared = std::vector<std::shared_ptr<Block>>(members_.size())});
   Piece& piece = place.first->second;
   const FrameHeader& first = piece.first;
   if (header.rank != member.rank || piece.has_come[member.rank]) {
@@ -71,23 +76,60 @@ void Group::push(Member& member, const FrameHeader& header, std::shared_ptr<Bloc
   require(header.count == first.count && header.dtype == first.dtype && header.end == first.end,
           "sum: {} adds {} {}, but {} adds {} {} (call {}); every rank makes the same calls", member.name, header.count,
           name_of(header.dtype), members_[first.rank]->name, first.count, name_of(first.dtype), header.call);
-  require(header.wire == first.wire, "sum: {} sends {}, but {} sends {}; comm.wire is the same for every worker",
-          member.name, name_of(header.wire), members_[first.rank]->name, name_of(first.wire));
+  require(as_values(header.wire) == as_values(first.wire),
+          "sum: {} sends {}, but {} sends {}; comm.wire is the same for every worker", member.name,
+          name_of(header.wire), members_[first.rank]->name, name_of(first.wire));
   piece.has_come[member.rank] = true;
   piece.wanted[member.rank] = {header.wanted_begin, header.wanted_end};
-  if (const auto sum = piece.sum.add(member.rank, decoded(header.wire, std::move(block), header.end - header.begin))) {
-    send_sum(header, piece, encoded_sum(header.wire, *sum));
+  if (block->is_shared()) {
+    piece.shared[member.rank] = block;
+  }
+  if (auto sum = piece.sum.add(member.rank, decoded(header.wire, std::move(block), header.end - header.begin))) {
+    finish(header, piece, encoded_sum(header.wire, std::move(*sum)));
     pieces_.erase(place.first);
   }
 }
 
+// Writes the sum where it is wanted in shared memory, and sends it to the others.
+void Group::finish(const FrameHeader& header, const Piece& piece, std::shared_ptr<Block> sum) {
+  bool travels = false;
+  for (const std::shared_ptr<Member>& member : members_) {
+    const std::shared_ptr<Block>& shared = piece.shared[member->rank];
+    const ElementRange wanted = piece.wanted[member->rank];
+    travels = travels || (!shared && wanted.size() > 0);
+    if (shared && shared != sum) {
+      const std::size_t element_bytes = size_of(header.dtype);
+      const std::size_t begin = (wanted.begin - header.begin) * element_bytes;
+      std::memcpy(shared->bytes().data() + begin, sum->bytes().data() + begin, wanted.size() * element_bytes);
+    }
+  }
+  if (travels && sum->is_shared()) {
+    std::shared_ptr<Block> copy = sum->another(sum->bytes().size());
+    std::memcpy(copy->bytes().data(), sum->bytes().data(), sum->bytes().size());
+    sum = std::move(copy);
+  }
+  for (const std::shared_ptr<Member>& member : members_) {
+    if (piece.shared[member->rank]) {
+      FrameHeader answer = {
+          .type = FrameType::kSum, .dtype = header.dtype, .wire = Wire::kInMemory, .call = header.call};
+      answer.count = header.count;
+      answer.begin = header.begin;
+      answer.end = header.end;
+      member->connection->send(answer, {});
+    }
+  }
+  if (travels) {
+    send_sum(header, piece, sum);
+  }
+}
+
 void Group::send_sum(const FrameHeader& header, const Piece& piece, const std::shared_ptr<Block>& sum) {
-  const std::size_t element_bytes =
-      header.wire == Wire::kAsIs ? size_of(header.dtype) : wire_bytes(wire_of_sum(header.wire), 1);
+  const Wire wire = wire_of_sum(as_values(header.wire));
+  const std::size_t element_bytes = rounds(wire) ? wire_bytes(wire, 1) : size_of(header.dtype);
   std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> hashes;  // most often all want the same
   for (const std::shared_ptr<Member>& member : members_) {
     const ElementRange wanted = piece.wanted[member->rank];
-    if (wanted.size() == 0) {
+    if (wanted.size() == 0 || piece.shared[member->rank]) {
       continue;
     }
     const std::span<const std::byte> payload =
@@ -96,8 +138,7 @@ void Group::send_sum(const FrameHeader& header, const Piece& piece, const std::s
     if (hash.second) {
       hash.first->second = payload_hash_of(payload);
     }
-    FrameHeader answer{
-        .type = FrameType::kSum, .dtype = header.dtype, .wire = wire_of_sum(header.wire), .call = header.call};
+    FrameHeader answer{.type = FrameType::kSum, .dtype = header.dtype, .wire = wire, .call = header.call};
     answer.count = header.count;
     answer.begin = wanted.begin;
     answer.end = wanted.end;

@@ -2,7 +2,8 @@
 //
 // A worker cuts a buffer among the servers and its part into pieces; the group adds the workers' versions of a piece
 // along the tree of docs/determinism.md as they arrive, and sends the sum back while further pieces come in. It also
-// passes bytes on from one worker to the others.
+// passes bytes on from one worker to the others. Contributions in memory that a worker shares are added there, and the
+// sum is written there.
 //
 // On the server's thread. What a worker sends is checked: Error(kCorrupt) when it cannot be meant, Error(kUsage) when
 // it shows that ranks make different calls.
@@ -71,8 +72,10 @@ class Group {
     PieceSum<std::shared_ptr<Block>> sum;
     std::vector<bool> has_come;
     std::vector<ElementRange> wanted;
+    std::vector<std::shared_ptr<Block>> shared;  // by rank: where its contribution lies in memory that it shares
   };
 
+  void finish(const FrameHeader& header, const Piece& piece, std::shared_ptr<Block> sum);
   void send_sum(const FrameHeader& header, const Piece& piece, const std::shared_ptr<Block>& sum);
   [[nodiscard]] std::optional<std::uint32_t> suspect(const Member& asker, const FrameHeader& header) const;
 

@@ -15,7 +15,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "frames are little-endian, and written as they lie");
 
 constexpr std::array<char, 4> kMagic = {'L', 'S', 'P', 'S'};
-constexpr std::uint8_t kVersion = 2;
+constexpr std::uint8_t kVersion = 3;
 constexpr std::size_t kMaxNameBytes = 256;
 constexpr std::size_t kMaxMessageBytes = 2048;
 
@@ -37,18 +37,24 @@ void expect(bool condition, fmt::format_string<Args...> format, Args&&... args) 
 void check_data(const FrameHeader& header) {
   expect(header.begin <= header.end && header.end <= header.count && header.count <= kMaxElements,
          "with elements [{}, {}) of {}", header.begin, header.end, header.count);
+  const bool is_sum = header.type == FrameType::kPush || header.type == FrameType::kSum;
   const bool is_wire_of_type = header.wire == Wire::kAsIs || header.wire == Wire::kBf16 ||
-                               (header.wire == Wire::kInt8 && header.type == FrameType::kPush);
-  expect(is_wire_of_type && (header.wire == Wire::kAsIs || header.dtype == DType::kF32),
+                               (header.wire == Wire::kInt8 && header.type == FrameType::kPush) ||
+                               (header.wire == Wire::kInMemory && is_sum);
+  expect(is_wire_of_type && (!rounds(header.wire) || header.dtype == DType::kF32),
          "of type {} with elements of type {} that travel as {}", static_cast<int>(header.type), name_of(header.dtype),
          static_cast<int>(header.wire));
   // No product overflows: end - begin is at most 2^48.
   const std::uint64_t elements = header.end - header.begin;
-  const std::uint64_t expected =
-      header.wire == Wire::kAsIs ? elements * size_of(header.dtype) : wire_bytes(header.wire, elements);
+  std::uint64_t expected = elements * size_of(header.dtype);
+  if (rounds(header.wire)) {
+    expected = wire_bytes(header.wire, elements);
+  } else if (header.wire == Wire::kInMemory) {
+    expected = header.type == FrameType::kPush ? kPlaceBytes : 0;
+  }
   expect(expected == header.payload_bytes && elements * size_of(header.dtype) <= kMaxPayloadBytes,
          "of {} bytes for {} elements of type {}", header.payload_bytes, elements, name_of(header.dtype));
-  expect(header.payload_bytes > 0, "of data without any");
+  expect(elements > 0, "of data without any");
 }
 
 void check_fields(const FrameHeader& header) {
@@ -121,8 +127,8 @@ FrameHeader decode(std::span<const std::byte, kHeaderBytes> bytes) {
   const auto dtype = reader.get<std::uint8_t>();
   expect(dtype < kDTypes.size(), "with elements of type {}, expected 0 to {}", dtype, kDTypes.size() - 1);
   const auto wire = reader.get<std::uint8_t>();
-  expect(wire <= static_cast<std::uint8_t>(Wire::kInt8), "with elements that travel as {}, expected 0 to {}", wire,
-         static_cast<int>(Wire::kInt8));
+  expect(wire <= static_cast<std::uint8_t>(Wire::kInMemory), "with elements that travel as {}, expected 0 to {}", wire,
+         static_cast<int>(Wire::kInMemory));
   FrameHeader header;
   header.type = static_cast<FrameType>(type);
   header.dtype = kDTypes[dtype];
@@ -206,6 +212,48 @@ Who decode_who(std::span<const std::byte> payload) {
   who.waited_ms = reader.get<std::uint32_t>();
   who.call = reader.rest(kMaxNameBytes);
   return who;
+}
+
+std::vector<std::byte> encode(const SharedMemory& memory) {
+  return payload_of("", memory.number, memory.bytes, memory.process, memory.descriptor, memory.secret);
+}
+
+SharedMemory decode_shared_memory(std::span<const std::byte> payload) {
+  Reader reader(payload, "shared memory");
+  SharedMemory memory;
+  memory.number = reader.get<std::uint64_t>();
+  memory.bytes = reader.get<std::uint64_t>();
+  memory.process = reader.get<std::uint32_t>();
+  memory.descriptor = reader.get<std::uint32_t>();
+  memory.secret = reader.get<std::array<std::byte, 32>>();
+  reader.expect_end();
+  return memory;
+}
+
+std::vector<std::byte> encode(const MemoryUse& use) {
+  return payload_of("", use.number, static_cast<std::uint32_t>(use.is_used));
+}
+
+MemoryUse decode_memory_use(std::span<const std::byte> payload) {
+  Reader reader(payload, "an answer about shared memory");
+  MemoryUse use;
+  use.number = reader.get<std::uint64_t>();
+  const auto is_used = reader.get<std::uint32_t>();
+  reader.expect_end();
+  expect(is_used <= 1, "that uses memory {} ({})", use.number, is_used);
+  use.is_used = is_used == 1;
+  return use;
+}
+
+std::vector<std::byte> encode(const Place& place) { return payload_of("", place.memory, place.offset); }
+
+Place decode_place(std::span<const std::byte> payload) {
+  Reader reader(payload, "a place in shared memory");
+  Place place;
+  place.memory = reader.get<std::uint64_t>();
+  place.offset = reader.get<std::uint64_t>();
+  reader.expect_end();
+  return place;
 }
 
 std::vector<std::byte> encode(const Error& error) {

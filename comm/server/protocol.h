@@ -48,8 +48,10 @@ enum class FrameType : std::uint8_t {
   kValues,    // both: elements of one of the arrays
   kWaiting,   // server: your pull is not forgotten
   kWish,      // worker: let all workers end
+  // Workers on the server's machine.
+  kMemory,  // worker: memory of mine that may be used; server: it is, or it is not
 };
-inline constexpr FrameType kLastFrameType = FrameType::kWish;
+inline constexpr FrameType kLastFrameType = FrameType::kMemory;
 inline constexpr std::uint64_t kMaxStoreArray = 3;
 
 // Whether workers add their gradients in every step, or each updates the weights that the servers hold: at most so far
@@ -118,6 +120,40 @@ struct Who {
 };
 [[nodiscard]] std::vector<std::byte> encode(const Who& who);
 [[nodiscard]] Who decode_who(std::span<const std::byte> payload);
+
+// A worker's memory, as it can be found by a server on its machine (shared_memory.h); without bytes: given back.
+struct SharedMemory {
+  std::uint64_t number = 0;  // among those of this worker
+  std::uint64_t bytes = 0;
+  std::uint32_t process = 0;
+  std::uint32_t descriptor = 0;
+  std::array<std::byte, 32> secret = {};  // what it begins with
+
+  friend bool operator==(const SharedMemory&, const SharedMemory&) = default;
+};
+[[nodiscard]] std::vector<std::byte> encode(const SharedMemory& memory);
+[[nodiscard]] SharedMemory decode_shared_memory(std::span<const std::byte> payload);
+
+// The server's answer.
+struct MemoryUse {
+  std::uint64_t number = 0;
+  bool is_used = false;
+
+  friend bool operator==(const MemoryUse&, const MemoryUse&) = default;
+};
+[[nodiscard]] std::vector<std::byte> encode(const MemoryUse& use);
+[[nodiscard]] MemoryUse decode_memory_use(std::span<const std::byte> payload);
+
+// kPush with kInMemory: where the first element lies.
+struct Place {
+  std::uint64_t memory = 0;  // its number
+  std::uint64_t offset = 0;  // in bytes
+
+  friend bool operator==(const Place&, const Place&) = default;
+};
+inline constexpr std::size_t kPlaceBytes = 16;
+[[nodiscard]] std::vector<std::byte> encode(const Place& place);
+[[nodiscard]] Place decode_place(std::span<const std::byte> payload);
 
 // An Error, for the other side to throw. Codes other than kUsage, kCorrupt, kPeerLost and kTimeout become kPeerLost.
 [[nodiscard]] std::vector<std::byte> encode(const Error& error);

@@ -17,6 +17,8 @@ using std::chrono::milliseconds;
 
 // What may lie here of one worker's pushes and gifts before no more is read from it: a few buckets.
 constexpr std::size_t kMaxHeldBytes = std::size_t{64} << 20;
+// A worker's buffers, and more than a few is a mistake.
+constexpr std::size_t kMaxMemories = 4096;
 // Of a worker that cannot wait at all, nobody could be asked.
 constexpr milliseconds kLeastPatience{10};
 
@@ -153,13 +155,22 @@ asio::awaitable<void> Server::Impl::receive(std::shared_ptr<Worker> worker) {
 }
 
 asio::awaitable<void> Server::Impl::receive_data(std::shared_ptr<Worker> worker, FrameHeader header) {
-  const auto block = std::make_shared<Block>(header.payload_bytes, worker->account);
-  co_await worker->connection->read_payload(header, block->bytes());
+  std::shared_ptr<Block> block;
+  Place place;
+  if (header.wire == Wire::kInMemory) {
+    place = decode_place(co_await worker->connection->read_small_payload(header));
+  } else {
+    block = std::make_shared<Block>(header.payload_bytes, worker->account);
+    co_await worker->connection->read_payload(header, block->bytes());
+  }
   if (worker->is_dismissed) {
     co_return;
   }
   if (!worker->member) {
     fail(ErrorCode::kCorrupt, "server: data before a welcome");
+  }
+  if (!block) {
+    block = block_at(*worker, place, header);
   }
   const std::shared_ptr<Group::Member> member = worker->member;
   group_->enter(*member, header.call);
@@ -168,6 +179,36 @@ asio::awaitable<void> Server::Impl::receive_data(std::shared_ptr<Worker> worker,
   } else {
     group_->give(*member, header, block);
   }
+}
+
+std::shared_ptr<Block> Server::Impl::block_at(const Worker& worker, const Place& place, const FrameHeader& header) {
+  const auto memory = worker.memories.find(place.memory);
+  if (memory == worker.memories.end()) {
+    fail(ErrorCode::kCorrupt, "server: a contribution in shared memory {}, which is not there", place.memory);
+  }
+  const std::size_t element_bytes = size_of(header.dtype);
+  return std::make_shared<Block>(
+      memory->second->part(place.offset, (header.end - header.begin) * element_bytes, element_bytes), memory->second,
+      worker.account);
+}
+
+void Server::Impl::share(Worker& worker, const SharedMemory& memory) {
+  if (memory.bytes == 0) {
+    worker.memories.erase(memory.number);
+    return;
+  }
+  MemoryUse use{.number = memory.number};
+  try {
+    if (worker.connection->stays_on_machine() && worker.memories.size() < kMaxMemories) {
+      worker.memories[memory.number] = std::make_shared<OthersMemory>(memory, worker.member->rank);
+      use.is_used = true;
+    }
+  } catch (const Error& error) {
+    if (!std::exchange(worker.is_told_of_memory, true)) {
+      say(LogLevel::kInfo, fmt::format("{}: sums travel over its connection: {}", worker.name, error.what()));
+    }
+  }
+  worker.connection->send({.type = FrameType::kMemory}, encode(use));
 }
 
 void Server::Impl::handle(Worker& worker, const FrameHeader& header, std::span<const std::byte> payload) {
@@ -195,6 +236,8 @@ void Server::Impl::handle(Worker& worker, const FrameHeader& header, std::span<c
   }
   if (header.type == FrameType::kTake) {
     group_->enter(*worker.member, header.call);
+  } else if (header.type == FrameType::kMemory) {
+    share(worker, decode_shared_memory(payload));
   } else if (header.type == FrameType::kWho) {
     blame(worker, header, decode_who(payload));
   } else if (header.type == FrameType::kRegroup) {

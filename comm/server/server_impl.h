@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -19,6 +20,7 @@
 #include "comm/server/group.h"
 #include "comm/server/listener.h"
 #include "comm/server/server.h"
+#include "comm/server/shared_memory.h"
 
 namespace lockstep::server {
 
@@ -69,6 +71,8 @@ class Server::Impl {
     bool greets = false;                         // a sign of life is on its way to it
     bool is_dismissed = false;                   // its group or its job is over, or it is refused
     std::shared_ptr<Group::Member> member = {};  // of group_
+    std::map<std::uint64_t, std::shared_ptr<const OthersMemory>> memories = {};  // by number
+    bool is_told_of_memory = false;                                              // that cannot be had
   };
 
   Awaitable<void> serve(std::shared_ptr<Connection> connection);
@@ -78,6 +82,9 @@ class Server::Impl {
   Awaitable<void> receive_data(std::shared_ptr<Worker> worker, FrameHeader header);
   Awaitable<void> watch();
   std::shared_ptr<Worker> admit(const std::shared_ptr<Connection>& connection, const Hello& hello);
+  [[nodiscard]] static std::shared_ptr<Block> block_at(const Worker& worker, const Place& place,
+                                                       const FrameHeader& header);
+  void share(Worker& worker, const SharedMemory& memory);
   void handle(Worker& worker, const FrameHeader& header, std::span<const std::byte> payload);
   void blame(Worker& worker, const FrameHeader& header, const Who& who);
 

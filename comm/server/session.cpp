@@ -115,6 +115,8 @@ Work Session::sum(std::string name, BufferView data, ElementRange wanted, Wire w
 Work Session::gather(std::string name, std::span<std::byte> bytes, std::vector<ElementRange> owned) {
   return impl_->gather(std::move(name), bytes, std::move(owned));
 }
+std::shared_ptr<OwnMemory> Session::share(std::size_t size_bytes) { return impl_->share(size_bytes); }
+void Session::take_back(const std::shared_ptr<OwnMemory>& memory) { impl_->take_back(memory); }
 void Session::check() const { impl_->check(); }
 bool Session::may_rejoin() const { return impl_->may_rejoin(); }
 void Session::close() { impl_->close(); }

@@ -39,6 +39,8 @@ struct ServerAddress {
 // A number that is this process's and no other's.
 [[nodiscard]] std::uint64_t own_process();
 
+class OwnMemory;
+
 class Session {
  public:
   struct Options {
@@ -55,6 +57,7 @@ class Session {
     std::shared_ptr<std::atomic<std::uint64_t>> newest_group = {};
     std::uint64_t process = own_process();
     std::shared_ptr<const TlsContext> tls = {};  // null: connections are not encrypted
+    bool shares_memory = true;                   // with servers on this machine
   };
   // Connects to every server, again and again until it answers, for timeout_ms in all, and returns when all workers of
   // a group are there. Throws Error(kUsage) when a server refuses this worker, Error(kTimeout) when one does not answer
@@ -69,11 +72,16 @@ class Session {
   [[nodiscard]] int world() const;
 
   // From one thread. `name` is for errors: "all_reduce_sum of 1000 f32". `data` is summed in place, of which elements
-  // `wanted` are received; what it holds elsewhere stays. `wire`: not kAsIs only for f32, the same on every rank. What
-  // kInt8 loses is added to the next sum of the same buffer, that is, of the same address and count.
+  // `wanted` are received; what it holds elsewhere is undefined afterwards. `wire`: not kAsIs only for f32, the same on
+  // every rank. What kInt8 loses is added to the next sum of the same buffer, that is, of the same address and count.
   [[nodiscard]] Work sum(std::string name, BufferView data, ElementRange wanted, Wire wire = Wire::kAsIs);
   // bytes[owned[r]] of rank r go to all others.
   [[nodiscard]] Work gather(std::string name, std::span<std::byte> bytes, std::vector<ElementRange> owned);
+  // Memory whose sums servers on this machine make in place; null when there is no such server, or no memory. A server
+  // that has been lost may still write to it, so it must not outlive the session in use.
+  [[nodiscard]] std::shared_ptr<OwnMemory> share(std::size_t size_bytes);
+  // Afterwards no call may be made with it.
+  void take_back(const std::shared_ptr<OwnMemory>& memory);
   // Throws the error that ended the session.
   void check() const;
   // Whether the session has ended, and the job goes on.

@@ -24,7 +24,7 @@ ElementRange part_of(std::uint64_t count, std::size_t part, std::size_t parts) {
 
 // Of an element of a sum, on its way back.
 std::size_t bytes_of_sum(const Operation& operation) {
-  return operation.wire == Wire::kAsIs ? size_of(operation.data.dtype) : wire_bytes(wire_of_sum(operation.wire), 1);
+  return rounds(operation.wire) ? wire_bytes(wire_of_sum(operation.wire), 1) : size_of(operation.data.dtype);
 }
 
 }  // namespace
@@ -88,7 +88,11 @@ void Session::Impl::queue_sum(const std::shared_ptr<Operation>& operation) {
   header.count = data.count;
   for (std::size_t server = 0; server < connections_.size(); ++server) {
     const ElementRange part = part_of(data.count, server, connections_.size());
-    operation->awaited_of_server[server] = intersection(part, operation->wanted).size() * bytes_of_sum(*operation);
+    const bool in_memory = operation->wire == Wire::kAsIs && shared_memory_of(data, server) != nullptr;
+    header.wire = in_memory ? Wire::kInMemory : operation->wire;
+    // Of contributions in shared memory, a server says that each has been read.
+    const ElementRange awaited = in_memory ? part : intersection(part, operation->wanted);
+    operation->awaited_of_server[server] = awaited.size() * bytes_of_sum(*operation);
     queue_pieces(operation, server, header, part);
   }
 }
@@ -140,7 +144,14 @@ void Session::Impl::queue_pieces(const std::shared_ptr<Operation>& operation, st
                                        --operation->unsent;
                                        finish_if_done(operation);
                                      }};
-    if (frame.wire != Wire::kAsIs) {
+    if (frame.wire == Wire::kInMemory) {
+      const OwnMemory& memory = *shared_memory_of(from, server)->own;
+      const auto offset = static_cast<const std::byte*>(from.data) - memory.bytes().data();
+      const auto place = std::make_shared<const std::vector<std::byte>>(
+          encode(Place{memory.description().number, static_cast<std::uint64_t>(offset)}));
+      outgoing.payload = *place;
+      outgoing.owner = place;
+    } else if (rounds(frame.wire)) {
       outgoing.prepare = [this, operation, server, piece](Connection::Outgoing& push) {
         push.payload = encode_piece(*operation, piece, outgoing_[server]);
       };
@@ -183,7 +194,12 @@ asio::awaitable<void> Session::Impl::receive(std::size_t server, std::shared_ptr
         continue;
       }
       const std::vector<std::byte> payload = co_await connection->read_small_payload(header);
-      if (header.type == FrameType::kFail) {
+      if (header.type == FrameType::kMemory) {
+        const MemoryUse use = decode_memory_use(payload);
+        if (const auto memory = memories_.find(use.number); memory != memories_.end()) {
+          memory->second.is_used[server] = use.is_used;
+        }
+      } else if (header.type == FrameType::kFail) {
         fail_session(decode_error(payload), Job::kOver);
       } else if (header.type == FrameType::kRegroup) {
         fail_session(decode_error(payload), Job::kGoesOn);
@@ -211,16 +227,20 @@ asio::awaitable<void> Session::Impl::receive_data(std::size_t server, FrameHeade
   const std::shared_ptr<Operation> operation = place->second;
   const bool is_sum = header.type == FrameType::kSum;
   const bool is_of_known_rank = header.rank < world_ && header.rank != rank_;
+  const bool in_memory = header.wire == Wire::kInMemory;
+  const std::uint64_t bytes = in_memory ? (header.end - header.begin) * size_of(header.dtype) : header.payload_bytes;
   const bool fits = header.count == operation->data.count && header.dtype == operation->data.dtype &&
                     is_sum == operation->owned.empty() && (is_sum || is_of_known_rank) &&
-                    header.wire == wire_of_sum(operation->wire) &&
-                    header.payload_bytes <= operation->awaited_of_server[server];
+                    (in_memory ? operation->wire == Wire::kAsIs : header.wire == wire_of_sum(operation->wire)) &&
+                    bytes <= operation->awaited_of_server[server];
   if (!fits) {
     fail(ErrorCode::kUsage, "{}: call {} has another type or size on another rank", operation->name, header.call);
   }
   const ElementRange range = {header.begin, header.end};
-  const ElementRange expected = intersection(part_of(header.count, server, connections_.size()),
-                                             is_sum ? operation->wanted : operation->owned[header.rank]);
+  const ElementRange expected =
+      intersection(part_of(header.count, server, connections_.size()), !is_sum     ? operation->owned[header.rank]
+                                                                       : in_memory ? ElementRange{0, header.count}
+                                                                                   : operation->wanted);
   if (intersection(range, expected) != range) {
     fail(ErrorCode::kUsage, "{}: elements [{}, {}) came, expected some of [{}, {})", operation->name, range.begin,
          range.end, expected.begin, expected.end);
@@ -228,14 +248,14 @@ asio::awaitable<void> Session::Impl::receive_data(std::size_t server, FrameHeade
   const BufferView to = operation->data.slice(range);
   if (header.wire == Wire::kAsIs) {
     co_await connections_[server]->read_payload(header, {static_cast<std::byte*>(to.data), to.size_bytes()});
-  } else {
+  } else if (!in_memory) {
     std::vector<std::byte>& memory = incoming_[server];
     memory.resize(header.payload_bytes);
     co_await connections_[server]->read_payload(header, memory);
     decode(header.wire, memory, {static_cast<float*>(to.data), to.count});
   }
   data_came_ = Clock::now();
-  operation->awaited_of_server[server] -= header.payload_bytes;
+  operation->awaited_of_server[server] -= bytes;
   if (!is_sum) {
     std::uint64_t& awaited = operation->awaited_of_rank[header.rank];
     awaited -= std::min<std::uint64_t>(awaited, header.payload_bytes);

@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "comm/server/operation.h"
 #include "comm/server/session.h"
+#include "comm/server/shared_memory.h"
 
 namespace lockstep::server {
 
@@ -41,6 +42,8 @@ class Session::Impl {
   [[nodiscard]] std::uint32_t world() const { return world_; }
   Work sum(std::string name, BufferView data, ElementRange wanted, Wire wire);
   Work gather(std::string name, std::span<std::byte> bytes, std::vector<ElementRange> owned);
+  [[nodiscard]] std::shared_ptr<OwnMemory> share(std::size_t size_bytes);
+  void take_back(const std::shared_ptr<OwnMemory>& memory);
   void check() const;
   [[nodiscard]] bool may_rejoin() const;
   void close();
@@ -78,6 +81,13 @@ class Session::Impl {
   void queue_gather(const std::shared_ptr<Operation>& operation);
   void queue_pieces(const std::shared_ptr<Operation>& operation, std::size_t server, const FrameHeader& header,
                     ElementRange range);
+  struct Memory {
+    std::shared_ptr<OwnMemory> own;
+    std::vector<bool> is_used;  // by server
+  };
+  // What holds all of `data` and is used by this server; null for none.
+  void tell_near_servers(const SharedMemory& memory);
+  [[nodiscard]] const Memory* shared_memory_of(const BufferView& data, std::size_t server) const;
   [[nodiscard]] static std::span<const std::byte> encode_piece(const Operation& operation, ElementRange piece,
                                                                std::vector<std::byte>& memory);
   void finish_if_done(const std::shared_ptr<Operation>& operation);
@@ -96,11 +106,13 @@ class Session::Impl {
   std::optional<Lost> lost_;      // the group, on the way into it
   std::optional<Error> refusal_;  // the job with it
   bool is_in_ = false;            // a group, with all servers
+  bool has_near_server_ = false;  // with which memory is shared; set before the caller sees this session
   boost::asio::steady_timer bye_came_{io_};
   std::map<std::uint64_t, std::shared_ptr<Operation>> operations_;        // by call
   std::map<const void*, std::shared_ptr<std::vector<float>>> residuals_;  // by buffer
   std::vector<std::vector<std::byte>> outgoing_;  // by server: a piece on its way, as it travels
   std::vector<std::vector<std::byte>> incoming_;
+  std::map<std::uint64_t, Memory> memories_;    // by number
   Clock::time_point data_came_ = Clock::now();  // signs of life are no data
   Clock::time_point data_went_ = Clock::now();
   Clock::time_point watched_ = Clock::now();

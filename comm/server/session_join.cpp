@@ -33,6 +33,9 @@ asio::awaitable<void> Session::Impl::join_group() {
     try {
       co_await connect_all(deadline);
       is_in_ = true;
+      has_near_server_ =
+          options_.shares_memory && std::any_of(connections_.begin(), connections_.end(),
+                                                [](const auto& connection) { return connection->stays_on_machine(); });
       *newest_group_ = std::max(newest_group_->load(), group_);
       co_return;
     } catch (const Lost& lost) {

@@ -164,12 +164,12 @@ Wire wire_of(std::string_view name) {
 }
 
 std::string_view name_of(Wire wire) {
-  constexpr std::array<std::string_view, 3> kNames = {"fp32", "bf16", "int8"};
+  constexpr std::array<std::string_view, 4> kNames = {"fp32", "bf16", "int8", "shared memory"};
   return kNames.at(static_cast<std::size_t>(wire));
 }
 
 void encode(Wire wire, std::span<const float> values, std::span<float> residual, std::span<std::byte> bytes) {
-  assert(wire != Wire::kAsIs && bytes.size() == wire_bytes(wire, values.size()));
+  assert(rounds(wire) && bytes.size() == wire_bytes(wire, values.size()));
   assert(residual.empty() || residual.size() == values.size());
   if (wire == Wire::kBf16) {
     assert(residual.empty());

@@ -20,6 +20,7 @@ enum class Wire : std::uint8_t {
   kAsIs = 0,
   kBf16 = 1,  // two bytes an element, rounded to nearest even
   kInt8 = 2,  // blocks of kInt8Block elements: an f32 scale, then a signed byte an element, to be multiplied with it
+  kInMemory = 3,  // not at all: the frame says where they lie in memory that both sides share
 };
 
 inline constexpr std::size_t kInt8Block = 256;
@@ -27,9 +28,10 @@ inline constexpr std::size_t kInt8Block = 256;
 // "fp32", "bf16", "int8": what comm.wire says. Throws Error(kUsage).
 [[nodiscard]] Wire wire_of(std::string_view name);
 [[nodiscard]] std::string_view name_of(Wire wire);
+[[nodiscard]] constexpr bool rounds(Wire wire) { return wire == Wire::kBf16 || wire == Wire::kInt8; }
 // What the sum of contributions that came so goes back as.
-[[nodiscard]] constexpr Wire wire_of_sum(Wire pushed) { return pushed == Wire::kAsIs ? Wire::kAsIs : Wire::kBf16; }
-// Of `count` elements of f32; the last block may be short.
+[[nodiscard]] constexpr Wire wire_of_sum(Wire pushed) { return rounds(pushed) ? Wire::kBf16 : pushed; }
+// Of `count` elements of f32 that travel; the last block may be short.
 [[nodiscard]] constexpr std::size_t wire_bytes(Wire wire, std::size_t count) {
   switch (wire) {
     case Wire::kBf16:
@@ -37,13 +39,14 @@ inline constexpr std::size_t kInt8Block = 256;
     case Wire::kInt8:
       return count + (count + kInt8Block - 1) / kInt8Block * sizeof(float);
     case Wire::kAsIs:
+    case Wire::kInMemory:
       break;
   }
   return count * sizeof(float);
 }
 
-// bytes.size() == wire_bytes(wire, values.size()); `wire` is not kAsIs. A block with an element that is not finite
-// becomes NaN throughout in int8.
+// bytes.size() == wire_bytes(wire, values.size()); `wire` is one that rounds. A block with an element that is not
+// finite becomes NaN throughout in int8.
 //
 // `residual`, as long as `values` or empty for none: what earlier calls rounded away, which is added to the values;
 // replaced by what this call rounds away.

@@ -37,6 +37,7 @@ struct AllReduceOptions {
   bool json = false;
   std::string backend = "auto";
   std::string wire = "fp32";
+  bool tcp_only = false;
   std::string servers;
   std::string bare_servers;  // of those that run_server_workers() starts
   int workers = 2;
@@ -171,6 +172,9 @@ int start_workers(const AllReduceOptions& options) {
   if (options.json) {
     plan.command.emplace_back("--json");
   }
+  if (options.tcp_only) {
+    plan.command.emplace_back("--tcp-only");
+  }
   return run_server_workers(plan);
 }
 
@@ -184,6 +188,7 @@ int run_all_reduce(const AllReduceOptions& options) {
   comm.ranks_per_node = options.ranks_per_node;
   comm.servers = options.servers;
   comm.wire = options.wire;
+  comm.shared_memory = !options.tcp_only;
   const auto communicator = make_communicator(comm);
   require(communicator->world_size() > 1,
           "one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce");
@@ -221,6 +226,8 @@ void add_all_reduce_bench(CLI::App& bench, CommandContext& context) {
   command->add_option("--wire", options->wire, "How the numbers travel to servers, as comm.wire")
       ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
       ->capture_default_str();
+  command->add_flag("--tcp-only", options->tcp_only,
+                    "Let the numbers travel to servers on this machine, too, as without comm.shared_memory");
   command->add_option("--servers", options->servers,
                       "HOST:PORT,... of parameter servers that run, to which this is one worker; without it, servers "
                       "and workers are started here");

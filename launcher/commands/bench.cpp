@@ -263,6 +263,7 @@ int run_bench(const char* name, const Measure& measure, const BenchOptions& opti
                                                .timeout_ms = config.comm.timeout_s * 1000,
                                                .servers = config.comm.servers,
                                                .wire = config.comm.wire,
+                                               .shared_memory = config.comm.shared_memory,
                                                .tls_ca = config.comm.tls_ca});
   {
     const BenchModel model = resolve_bench_model(config, *communicator);

@@ -124,6 +124,7 @@ int run_train(const TrainOptions& options, CommandContext& context) {
                               .gives_up = [&] { return context.stop.requested(); },
                               .servers = comm.servers,
                               .wire = comm.wire,
+                              .shared_memory = comm.shared_memory,
                               .tls_ca = comm.tls_ca};
   std::optional<RankState> state;  // of this rank, when its group of ranks ends before the job
   request.state = &state;

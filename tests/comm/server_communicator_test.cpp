@@ -33,8 +33,15 @@ const std::vector<T>& expected_sum(int world, std::size_t count) {
   return sum;
 }
 
-// The parameters: workers and servers.
-class ServerCommunicatorTest : public testing::TestWithParam<std::tuple<int, int>> {
+// Which workers share memory with the servers.
+enum class Sharing { kNone, kAll, kSome };
+
+std::string suffix_of(Sharing sharing) {
+  return sharing == Sharing::kNone ? "" : sharing == Sharing::kAll ? "_in_memory" : "_some_in_memory";
+}
+
+// The parameters: workers, servers, sharing.
+class ServerCommunicatorTest : public testing::TestWithParam<std::tuple<int, int, Sharing>> {
  protected:
   [[nodiscard]] static int world() { return std::get<0>(GetParam()); }
 
@@ -42,7 +49,10 @@ class ServerCommunicatorTest : public testing::TestWithParam<std::tuple<int, int
   static void run(const std::function<void(Communicator&)>& body) {
     test::ServerJob job(world(), std::get<1>(GetParam()));
     const std::vector<std::string> errors = test::run_workers(test::ranks_below(world()), [&](int rank) {
-      const auto comm = make_server_communicator(job.options(rank), 0);
+      server::Session::Options options = job.options(rank);
+      const Sharing sharing = std::get<2>(GetParam());
+      options.shares_memory = sharing == Sharing::kAll || (sharing == Sharing::kSome && rank % 3 != 1);
+      const auto comm = make_server_communicator(std::move(options), 0);
       EXPECT_EQ(comm->rank(), rank);
       body(*comm);
       comm->close();
@@ -68,11 +78,29 @@ std::vector<ElementRange> uneven_ranges(int world, std::size_t count) {
   return ranges;
 }
 
+// Of which elements from the `skipped`-th on hold these values, in memory from the communicator.
+template <typename T>
+class Allocated {
+ public:
+  Allocated(Communicator& comm, const std::vector<T>& values, std::size_t skipped = 0)
+      : buffer_(comm.allocate((values.size() + skipped) * sizeof(T))),
+        values_(buffer_.as<T>(values.size() + skipped).subspan(skipped)) {
+    std::copy(values.begin(), values.end(), values_.begin());
+    comm.barrier();  // behind which servers have said whether they use it
+  }
+  [[nodiscard]] std::span<T> values() const { return values_; }
+
+ private:
+  Buffer buffer_;
+  std::span<T> values_;
+};
+
 template <typename T>
 void expect_sums(Communicator& comm) {
   for (const std::size_t count : kSizes) {
-    std::vector<T> values = test::leaf_values<T>(comm.rank(), count);
-    comm.all_reduce_sum(view_of(std::span(values))).wait();
+    const Allocated<T> memory(comm, test::leaf_values<T>(comm.rank(), count), 5);
+    const std::span<T> values = memory.values();
+    comm.all_reduce_sum(view_of(values)).wait();
     EXPECT_TRUE(test::same_bits(values, expected_sum<T>(comm.world_size(), count))) << count << " elements";
   }
 }
@@ -124,12 +152,13 @@ TEST_P(ServerCommunicatorTest, GivesEachRankItsPartOfTheSum) {
   run([](Communicator& comm) {
     for (const std::size_t count : kSizes) {
       const std::vector<ElementRange> owned = uneven_ranges(comm.world_size(), count);
-      std::vector<float> values = test::leaf_values<float>(comm.rank(), count);
-      comm.reduce_scatter_sum(view_of(std::span(values)), owned).wait();
+      const Allocated<float> memory(comm, test::leaf_values<float>(comm.rank(), count));
+      const std::span<float> values = memory.values();
+      comm.reduce_scatter_sum(view_of(values), owned).wait();
       const ElementRange mine = owned[static_cast<std::size_t>(comm.rank())];
       const std::vector<float>& sums = expected_sum<float>(comm.world_size(), count);
-      EXPECT_TRUE(test::same_bits(std::span(values).subspan(mine.begin, mine.size()),
-                                  std::span(sums).subspan(mine.begin, mine.size())))
+      EXPECT_TRUE(
+          test::same_bits(values.subspan(mine.begin, mine.size()), std::span(sums).subspan(mine.begin, mine.size())))
           << count;
     }
   });
@@ -205,10 +234,12 @@ TEST_P(ServerCommunicatorTest, LetsAWorkerRunAhead) {
 }
 
 INSTANTIATE_TEST_SUITE_P(WorkersAndServers, ServerCommunicatorTest,
-                         testing::Combine(testing::Values(1, 2, 3, 4, 8), testing::Values(1, 2)),
+                         testing::Combine(testing::Values(1, 2, 3, 4, 8), testing::Values(1, 2),
+                                          testing::Values(Sharing::kNone, Sharing::kAll, Sharing::kSome)),
                          [](const auto& instance) {
                            return std::to_string(std::get<0>(instance.param)) + "_workers_" +
-                                  std::to_string(std::get<1>(instance.param)) + "_servers";
+                                  std::to_string(std::get<1>(instance.param)) + "_servers" +
+                                  suffix_of(std::get<2>(instance.param));
                          });
 
 TEST(ServerCommunicatorRanksTest, AreGivenInTheOrderOfArrival) {

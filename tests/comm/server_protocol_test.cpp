@@ -74,6 +74,15 @@ TEST(ServerProtocolTest, WritesTheFrameOfTheSpecification) {
   EXPECT_EQ(decode(bytes), example());
 }
 
+// 4096 bytes, the third memory of process 77, behind bytes 0 to 31.
+SharedMemory memory_example() {
+  SharedMemory memory{.number = 3, .bytes = 4096, .process = 77, .descriptor = 9};
+  for (std::size_t i = 0; i < memory.secret.size(); ++i) {
+    memory.secret[i] = static_cast<std::byte>(i);
+  }
+  return memory;
+}
+
 TEST(ServerProtocolTest, WritesTheOtherPayloadsAsSpecified) {
   const Hello hello{.rank = 1,
                     .world = 4,
@@ -90,6 +99,9 @@ TEST(ServerProtocolTest, WritesTheOtherPayloadsAsSpecified) {
   EXPECT_EQ(hex_of(encode(Welcome{1, 4, 99})), golden()["welcome"]);
   EXPECT_EQ(hex_of(encode(Who{1500, "barrier"})), golden()["who"]);
   EXPECT_EQ(hex_of(encode(Error(ErrorCode::kPeerLost, "rank 1 is gone"))), golden()["fail"]);
+  EXPECT_EQ(hex_of(encode(memory_example())), golden()["memory"]);
+  EXPECT_EQ(hex_of(encode(MemoryUse{3, true})), golden()["memory_use"]);
+  EXPECT_EQ(hex_of(encode(Place{3, 8})), golden()["place"]);
 }
 
 TEST(ServerProtocolTest, ReadsBackWhatItWrites) {
@@ -98,6 +110,9 @@ TEST(ServerProtocolTest, ReadsBackWhatItWrites) {
   EXPECT_EQ(decode_hello(encode(hello)), hello);
   EXPECT_EQ(decode_welcome(encode(Welcome{3, 4})), (Welcome{3, 4}));
   EXPECT_EQ(decode_who(encode(Who{12, "barrier"})), (Who{12, "barrier"}));
+  EXPECT_EQ(decode_shared_memory(encode(memory_example())), memory_example());
+  EXPECT_EQ(decode_memory_use(encode(MemoryUse{1, false})), (MemoryUse{1, false}));
+  EXPECT_EQ(decode_place(encode(Place{1, 2})), (Place{1, 2}));
   for (const ErrorCode code : {ErrorCode::kUsage, ErrorCode::kCorrupt, ErrorCode::kPeerLost, ErrorCode::kTimeout}) {
     const Error error = decode_error(encode(Error(code, "why")));
     EXPECT_EQ(error.code(), code);
@@ -115,6 +130,9 @@ TEST(ServerProtocolTest, RefusesEveryTruncatedPayload) {
   refuses(encode(Hello{.name = ""}), 45, [](auto bytes) { return decode_hello(bytes); });
   refuses(encode(Welcome{0, 1}), 16, [](auto bytes) { return decode_welcome(bytes); });
   refuses(encode(Who{}), 4, [](auto bytes) { return decode_who(bytes); });
+  refuses(encode(SharedMemory{}), 56, [](auto bytes) { return decode_shared_memory(bytes); });
+  refuses(encode(MemoryUse{}), 12, [](auto bytes) { return decode_memory_use(bytes); });
+  refuses(encode(Place{}), 16, [](auto bytes) { return decode_place(bytes); });
   refuses(encode(Error(ErrorCode::kUsage, "")), 1, [](auto bytes) { return decode_error(bytes); });
 }
 
@@ -129,6 +147,10 @@ TEST(ServerProtocolTest, RefusesPayloadsThatSayTooMuch) {
   EXPECT_THROW((void)decode_hello(insists), Error);
   EXPECT_THROW((void)decode_hello(encode(Hello{.insists = true, .name = ""})), Error);
   EXPECT_THROW((void)decode_who(std::vector<std::byte>(4 + 257)), Error);
+  EXPECT_THROW((void)decode_shared_memory(std::vector<std::byte>(57)), Error);
+  EXPECT_THROW((void)decode_memory_use(std::vector<std::byte>(13)), Error);
+  EXPECT_THROW((void)decode_memory_use(std::vector<std::byte>(12, std::byte{2})), Error);
+  EXPECT_THROW((void)decode_place(std::vector<std::byte>(17)), Error);
   EXPECT_THROW((void)decode_error(std::vector<std::byte>(1 + 2049)), Error);
   EXPECT_THROW((void)decode_error(std::vector<std::byte>{std::byte{4}}), Error);
 }
@@ -140,7 +162,7 @@ TEST(ServerProtocolTest, RefusesConstantsThatAreNot) {
     bytes[at] ^= std::byte{1};
     EXPECT_TRUE(is_refused(bytes)) << at;
   }
-  for (const int type : {0, 20, 255}) {
+  for (const int type : {0, 20, 23, 255}) {
     Bytes bytes = good;
     bytes[5] = static_cast<std::byte>(type);
     EXPECT_TRUE(is_refused(bytes)) << type;
@@ -179,6 +201,35 @@ TEST(ServerProtocolTest, RefusesFieldsThatContradictEachOther) {
     damages[i](header);
     EXPECT_TRUE(is_refused(header)) << "damage " << i;
   }
+}
+
+TEST(ServerProtocolTest, KnowsDataThatLieInSharedMemory) {
+  FrameHeader push = example();
+  push.wire = Wire::kInMemory;
+  push.payload_bytes = kPlaceBytes;
+  EXPECT_EQ(decode(encode(push)), push);
+  FrameHeader sum = push;
+  sum.type = FrameType::kSum;
+  sum.wanted_begin = sum.wanted_end = sum.payload_hash = 0;
+  EXPECT_TRUE(is_refused(sum));
+  sum.payload_bytes = 0;
+  EXPECT_EQ(decode(encode(sum)), sum);
+  push.payload_bytes = 8;
+  EXPECT_TRUE(is_refused(push));
+  push.payload_bytes = kPlaceBytes;
+  push.end = push.begin;
+  push.wanted_begin = push.wanted_end = push.begin;
+  EXPECT_TRUE(is_refused(push));
+  push = example();
+  push.type = FrameType::kGive;
+  push.dtype = DType::kU8;
+  push.end = push.begin + 16;
+  push.count = push.end;
+  push.payload_bytes = kPlaceBytes;
+  push.wanted_begin = push.wanted_end = 0;
+  EXPECT_FALSE(is_refused(push));
+  push.wire = Wire::kInMemory;
+  EXPECT_TRUE(is_refused(push));
 }
 
 TEST(ServerProtocolTest, RefusesDataInFramesThatHaveNone) {

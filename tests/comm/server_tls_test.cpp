@@ -354,7 +354,7 @@ TEST_F(ServerTlsTest, SpeaksTls13AndNothingOlder) {
   test::ServerJob job(1, 1, tls_options(shown(own_)));
   for (const int version : {TLS1_2_VERSION, TLS1_3_VERSION}) {
     const int socket = connect_to(job.server().port());
-    EXPECT_EQ(receive(socket, kMagicBytes), std::string("LSPS\0\0\1\2", kMagicBytes));
+    EXPECT_EQ(receive(socket, kMagicBytes), std::string("LSPS\0\0\1\3", kMagicBytes));
     SSL_CTX* const context = SSL_CTX_new(TLS_client_method());
     SSL_CTX_set_max_proto_version(context, version);
     SSL* const tls = SSL_new(context);
@@ -363,7 +363,7 @@ TEST_F(ServerTlsTest, SpeaksTls13AndNothingOlder) {
     if (version == TLS1_3_VERSION) {
       std::string greeting(kMagicBytes, '\0');
       EXPECT_EQ(SSL_read(tls, greeting.data(), static_cast<int>(greeting.size())), 8);
-      EXPECT_EQ(greeting, std::string("LSPS\0\0\0\2", kMagicBytes));
+      EXPECT_EQ(greeting, std::string("LSPS\0\0\0\3", kMagicBytes));
     }
     SSL_free(tls);
     SSL_CTX_free(context);
@@ -430,7 +430,7 @@ TEST_F(ServerTlsTest, StrangersDoNotDisturbASum) {
 TEST_F(ServerTlsTest, AHandshakeThatIsNotFinishedIsCutOff) {
   test::ServerJob job(1, 1, tls_options(shown(own_)));
   const int socket = connect_to(job.server().port());
-  EXPECT_EQ(receive(socket, kMagicBytes), std::string("LSPS\0\0\1\2", kMagicBytes));
+  EXPECT_EQ(receive(socket, kMagicBytes), std::string("LSPS\0\0\1\3", kMagicBytes));
   send_to(socket, client_hello().substr(0, 50));
   pollfd end = {socket, POLLIN, 0};
   EXPECT_EQ(::poll(&end, 1, 60'000), 1);

@@ -43,6 +43,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   try_payload(bytes, decode_welcome);
   try_payload(bytes, decode_who);
+  try_payload(bytes, decode_shared_memory);
+  try_payload(bytes, decode_memory_use);
+  try_payload(bytes, decode_place);
   try_payload(bytes, decode_error);
   try_payload(bytes, decode_open);
   try_payload(bytes, decode_opened);

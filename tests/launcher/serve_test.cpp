@@ -88,6 +88,8 @@ TEST_F(ServeTest, WorkersSayWhatTheyMiss) {
   EXPECT_THAT(refusal({"comm.wire=bf16"}),
               HasSubstr("comm.wire: found bf16, which only comm.backend: server has; with auto gradients are exchanged "
                         "as fp32"));
+  EXPECT_THAT(refusal({"comm.backend=server", "comm.servers=127.0.0.1:1", "comm.mode=async", "comm.wire=int8"}),
+              HasSubstr("comm.mode is async, in which everything travels as fp32; found comm.wire int8"));
   EXPECT_THAT(refusal({}, {"LOCKSTEP_RANK=0", "LOCKSTEP_WORLD_SIZE=2"}),
               HasSubstr("LOCKSTEP_RANK gives this worker a rank, which only comm.backend: server takes; found auto"));
 }
@@ -98,7 +100,8 @@ TEST_F(ServeTest, TlsChangesNoBit) {
   const TrainingJob::ServedRun run =
       job_->start_with_servers({.name = "encrypted",
                                 .ranks = 2,
-                                .settings = {"comm.tls_ca=" + files.certificate.string()},
+                                // So that the gradients travel.
+                                .settings = {"comm.tls_ca=" + files.certificate.string(), "comm.shared_memory=false"},
                                 .serve_options = {"--tls-cert", files.certificate, "--tls-key", files.key}},
                                1);
   for (const auto* const processes : {&run.servers, &run.workers}) {
@@ -260,7 +263,7 @@ class SurvivalTest : public ServeTest {
 };
 
 TEST_F(SurvivalTest, KilledWorkersAreReplaced) {
-  TrainingJob::ServedRun run = start("replaced", 4);
+  TrainingJob::ServedRun run = start("replaced", 4, {"comm.shared_memory=false"});
   std::size_t line = 30;
   for (const std::size_t rank : {1, 0, 3}) {
     wait_for_line(run, "replaced", line += 70);
@@ -306,36 +309,39 @@ TEST_F(SurvivalTest, ShardedStateComesFromTheCheckpoint) {
   expect_the_undisturbed_result(run, "sharded");
 }
 
-// kill -9 and SIGSTOP at random moments, of workers and servers. LOCKSTEP_KILLS=60 makes it a campaign.
+// kill -9 and SIGSTOP at random moments, of workers and servers, whose sums travel in every other job and are made in
+// shared memory in the rest. LOCKSTEP_KILLS=60 makes it a campaign.
 TEST_F(SurvivalTest, SurvivesRandomKills) {
   const char* const wanted = std::getenv("LOCKSTEP_KILLS");
   const int kills = wanted != nullptr ? std::atoi(wanted) : 6;
   std::mt19937_64 random(11);
   const auto pick = [&](int below) { return static_cast<std::size_t>(random() % static_cast<std::uint64_t>(below)); };
-  std::array<int, 3> done = {};  // workers and servers killed, workers stopped
+  std::array<std::array<int, 2>, 2> done = {};  // workers and servers, killed and stopped
   for (int killed = 0, round = 0; killed < kills; ++round) {
     ASSERT_LT(round, kills + 20);
     const std::string name = "random-" + std::to_string(round);
-    TrainingJob::ServedRun run = start(name, 4, {"comm.silence_s=1"});
+    const std::string shares = round % 2 == 0 ? "true" : "false";
+    TrainingJob::ServedRun run = start(name, 4, {"comm.silence_s=1", "comm.shared_memory=" + shares});
     std::size_t line = 0;
     while (killed < kills && line < 480) {
       wait_for_line(run, name, line += 20 + pick(100));
       std::this_thread::sleep_for(std::chrono::milliseconds(pick(30)));
-      const std::size_t kind = pick(10) < 2 ? 2 : pick(3) < 1 ? 1 : 0;
-      const std::size_t whom = kind == 1 ? pick(2) : pick(4);
-      std::unique_ptr<Process>& process = kind == 1 ? run.servers[whom] : run.workers[whom];
+      const bool of_server = pick(3) < 1;
+      const bool stops = pick(10) < 3;
+      const std::size_t whom = of_server ? pick(2) : pick(4);
+      std::unique_ptr<Process>& process = of_server ? run.servers[whom] : run.workers[whom];
       if (!process->is_running()) {
         break;
       }
-      process->send(kind == 2 ? SIGSTOP : SIGKILL);
-      if (kind == 2) {
+      process->send(stops ? SIGSTOP : SIGKILL);
+      if (stops) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1'500));
         process->send(SIGCONT);
       } else {
         process->wait();
-        process = kind == 1 ? run.server_starts[whom].again() : run.worker_starts[whom].again();
+        process = of_server ? run.server_starts[whom].again() : run.worker_starts[whom].again();
       }
-      ++done[kind];
+      ++done[of_server ? 1 : 0][stops ? 1 : 0];
       ++killed;
     }
     expect_the_undisturbed_result(run, name);
@@ -343,8 +349,8 @@ TEST_F(SurvivalTest, SurvivesRandomKills) {
       return;
     }
   }
-  std::printf("fault: %d workers and %d servers killed, %d workers stopped for longer than comm.silence_s\n", done[0],
-              done[1], done[2]);
+  std::printf("fault: %d workers and %d servers killed, %d and %d stopped for longer than comm.silence_s\n", done[0][0],
+              done[1][0], done[0][1], done[1][1]);
 }
 
 TEST_F(SurvivalTest, FewerGoOnAndMoreAreTakenIn) {

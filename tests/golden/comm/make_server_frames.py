@@ -15,7 +15,7 @@ KEY = bytes(range(32))
 
 def frame(kind, dtype, sequence, call, rank, count, begin, end, wanted, payload, role):
     header = b"LSPS" + struct.pack(
-        "<BBBBQQIIQQQQQQ", 2, kind, dtype, 0, sequence, call, rank, len(payload), count, begin, end, *wanted,
+        "<BBBBQQIIQQQQQQ", 3, kind, dtype, 0, sequence, call, rank, len(payload), count, begin, end, *wanted,
         xxhash.xxh3_128_intdigest(payload) & (2**64 - 1))
     assert len(header) == 80
     return header + hmac.new(KEY, role + header, hashlib.sha256).digest()[:16] + payload
@@ -26,6 +26,9 @@ FRAMES = {
     "hello": struct.pack("<7IQQB", 1, 4, 0, 2, 60000, 5000, 0, 0, 77, 1) + b"host a, process 7",
     "welcome": struct.pack("<2IQ", 1, 4, 99),
     "who": struct.pack("<I", 1500) + b"barrier",
+    "memory": struct.pack("<2Q2I", 3, 4096, 77, 9) + bytes(range(32)),
+    "memory_use": struct.pack("<QI", 3, 1),
+    "place": struct.pack("<2Q", 3, 8),
     "open": struct.pack("<3Q3I", 7, 1000, 200, 4, 1, 0) + b"lr 1",
     "opened": struct.pack("<3I2Q", 1, 0, 0, 12, 6),
     "start": struct.pack("<Q", 6),
