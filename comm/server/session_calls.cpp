@@ -15,6 +15,7 @@ constexpr std::size_t kMaxInFlight = 1024;
 // Into how many pieces a server's part is cut, as long as they are not too short.
 constexpr std::uint64_t kPieces = 2;
 constexpr std::uint64_t kMinPieceBytes = std::uint64_t{256} << 10;
+constexpr std::uint64_t kMaxPieceBytes = std::uint64_t{512} << 10;
 
 // Part `part` of `parts` of `count` elements.
 ElementRange part_of(std::uint64_t count, std::size_t part, std::size_t parts) {
@@ -123,7 +124,7 @@ void Session::Impl::queue_pieces(const std::shared_ptr<Operation>& operation, st
                                  const FrameHeader& header, ElementRange range) {
   const std::uint64_t element_bytes = size_of(operation->data.dtype);
   const std::uint64_t longest = std::clamp<std::uint64_t>(range.size() / kPieces, kMinPieceBytes / element_bytes,
-                                                          kMaxPayloadBytes / element_bytes);
+                                                          kMaxPieceBytes / element_bytes);
   for (std::uint64_t begin = range.begin; begin < range.end; begin += longest) {
     const ElementRange piece = {begin, std::min(begin + longest, range.end)};
     const BufferView from = operation->data.slice(piece);

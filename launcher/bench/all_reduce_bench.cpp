@@ -10,7 +10,6 @@
 namespace lockstep {
 namespace {
 
-constexpr std::uint64_t kMinBytes = std::uint64_t{4} << 10;
 // Enough for the clock, and little enough for the round to be one moment.
 constexpr std::uint64_t kBytesARound = std::uint64_t{128} << 20;
 // Where ranks wait for a core, a sum takes as long as the system gives a process.
@@ -71,13 +70,13 @@ AllReduceBenchRow bench_size(std::span<float> data, Yardstick* bare, int rounds,
 
 }  // namespace
 
-std::vector<AllReduceBenchRow> bench_all_reduce(std::uint64_t max_bytes, int rounds, Yardstick* bare,
-                                                Communicator& communicator) {
+std::vector<AllReduceBenchRow> bench_all_reduce(std::uint64_t min_bytes, std::uint64_t max_bytes, int rounds,
+                                                Yardstick* bare, Communicator& communicator) {
   const Buffer buffer = communicator.allocate(max_bytes);
   const std::span<float> data = buffer.as<float>(max_bytes / sizeof(float));
   std::fill(data.begin(), data.end(), 0.0F);
   std::vector<AllReduceBenchRow> rows;
-  for (std::uint64_t size = kMinBytes; size < 4 * max_bytes; size *= 4) {
+  for (std::uint64_t size = min_bytes; size < 4 * max_bytes; size *= 4) {
     const std::uint64_t bytes = std::min(size, max_bytes);
     rows.push_back(bench_size(data.first(bytes / sizeof(float)), bare, rounds, communicator));
   }

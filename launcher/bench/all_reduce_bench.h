@@ -21,9 +21,10 @@ struct AllReduceBenchRow {
   std::optional<double> of_ceiling;  // of the yardstick
 };
 
-// Collective: sums of f32 in memory of Communicator::allocate(), of 4 KiB, 16 KiB and so on, and of `max_bytes`.
+// Collective: sums of f32 in memory of Communicator::allocate(), of `min_bytes`, four times as many and so on, and of
+// `max_bytes`.
 // `bare`: null for none.
-[[nodiscard]] std::vector<AllReduceBenchRow> bench_all_reduce(std::uint64_t max_bytes, int rounds, Yardstick* bare,
-                                                              Communicator& communicator);
+[[nodiscard]] std::vector<AllReduceBenchRow> bench_all_reduce(std::uint64_t min_bytes, std::uint64_t max_bytes,
+                                                              int rounds, Yardstick* bare, Communicator& communicator);
 
 }  // namespace lockstep

@@ -31,6 +31,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct AllReduceOptions {
+  std::uint64_t min_kib = 4;
   std::uint64_t max_mib = 256;
   int ranks_per_node = 0;
   int rounds = 10;
@@ -163,6 +164,8 @@ int start_workers(const AllReduceOptions& options) {
                   "allreduce",
                   "--backend",
                   "server",
+                  "--min-kib",
+                  std::to_string(options.min_kib),
                   "--max-mib",
                   std::to_string(options.max_mib),
                   "--rounds",
@@ -192,10 +195,13 @@ int run_all_reduce(const AllReduceOptions& options) {
   const auto communicator = make_communicator(comm);
   require(communicator->world_size() > 1,
           "one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce");
+  const std::uint64_t min_bytes = options.min_kib << 10;
   const std::uint64_t max_bytes = options.max_mib << 20;
+  require(min_bytes <= max_bytes, "--min-kib: found {}, expected at most --max-mib {}", options.min_kib,
+          options.max_mib);
   {
     const Ceiling ceiling = ceiling_of(options, max_bytes, *communicator);
-    const auto rows = bench_all_reduce(max_bytes, options.rounds, ceiling.bare.get(), *communicator);
+    const auto rows = bench_all_reduce(min_bytes, max_bytes, options.rounds, ceiling.bare.get(), *communicator);
     if (communicator->rank() == 0) {
       const Table table(rows, ceiling, *communicator);
       print(options.json ? table.json().dump() + "\n" : table.text());
@@ -212,7 +218,10 @@ void add_all_reduce_bench(CLI::App& bench, CommandContext& context) {
   CLI::App* command = bench.add_subcommand(
       "allreduce",
       "Sums over the ranks, beside MPI_Allreduce and the machine's limit: a bare sum, or a bare TCP stream");
-  command->add_option("--max-mib", options->max_mib, "The largest sum; the smallest is 4 KiB")
+  command->add_option("--min-kib", options->min_kib, "The smallest sum; each further one is four times as large")
+      ->check(CLI::Range(1, 4 << 20))
+      ->capture_default_str();
+  command->add_option("--max-mib", options->max_mib, "The largest sum")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command

@@ -1,7 +1,9 @@
-"""Gloo's all-reduce between processes of this machine over TCP, timed as `lockstep bench allreduce` times Lockstep's.
+"""Gloo's all-reduce between processes over TCP, timed as `lockstep bench allreduce` times Lockstep's.
 
 Needs PyTorch (pip install torch; the build for CPUs is enough):
     python3 launcher/bench/gloo_all_reduce.py --workers 2 --max-mib 256 --rounds 9
+With --rank it is one process of a job over several machines, whose first one has --address:
+    python3 launcher/bench/gloo_all_reduce.py --workers 2 --rank 1 --address node01 --interface eth0
 Prints one JSON object: for each size the median over the rounds, in the conventions of nccl-tests.
 """
 
@@ -15,7 +17,6 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-MIN_BYTES = 4 << 10
 BYTES_A_ROUND = 128 << 20
 
 
@@ -31,13 +32,13 @@ def time_sum(data: torch.Tensor, repeats: int) -> float:
 
 
 def run_worker(rank: int, options: argparse.Namespace) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(options.port), GLOO_SOCKET_IFNAME="lo")
+    os.environ.update(MASTER_ADDR=options.address, MASTER_PORT=str(options.port), GLOO_SOCKET_IFNAME=options.interface)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=options.workers)
     largest = options.max_mib << 20
     data = torch.zeros(largest // 4, dtype=torch.float32)
     rows = []
-    size = MIN_BYTES
+    size = options.min_kib << 10
     while size < 4 * largest:
         part = data[: min(size, largest) // 4]
         repeats = max(1, min(500, BYTES_A_ROUND // (part.numel() * 4)))
@@ -53,10 +54,17 @@ def run_worker(rank: int, options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--min-kib", type=int, default=4)
     parser.add_argument("--max-mib", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--port", type=int, default=29511)
+    parser.add_argument("--rank", type=int)
+    parser.add_argument("--address", default="127.0.0.1")
+    parser.add_argument("--interface", default="lo")
     options = parser.parse_args()
+    if options.rank is not None:
+        run_worker(options.rank, options)
+        return
     torch.multiprocessing.spawn(run_worker, (options,), options.workers)
 
 
