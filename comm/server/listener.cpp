@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "comm/control/handshake.h"
 
 namespace lockstep::server {
 namespace {
@@ -81,7 +82,7 @@ asio::awaitable<void> Listener::serve_one(Pending::iterator place) {
   pending_.erase(place);
   if (connection) {
     try {
-      co_await serve_(connection);
+      co_await serve_connection(connection);
     } catch (const Error& refusal) {
       problem = refusal.what();
       connection->send_last({.type = FrameType::kFail}, encode(refusal));
@@ -93,6 +94,35 @@ asio::awaitable<void> Listener::serve_one(Pending::iterator place) {
     options_.say(LogLevel::kWarning,
                  fmt::format("refused a connection from {}: {}{}", from.address().to_string(), problem,
                              refusals_ == kMostRefusalsSaid ? "; further ones are not mentioned" : ""));
+  }
+}
+
+asio::awaitable<void> Listener::serve_connection(std::shared_ptr<Connection> connection) {
+  asio::steady_timer deadline(io_, control::kHandshakeDeadline);
+  deadline.async_wait([connection](const error_code& cancelled) {
+    if (!cancelled) {
+      connection->close();
+    }
+  });
+  bool has_asked = false;
+  try {
+    FrameHeader header = co_await connection->read_header();
+    while (header.type == FrameType::kAlive) {
+      has_asked = true;
+      deadline.cancel();
+      connection->send({.header = {.type = FrameType::kAlive}});
+      header = co_await connection->read_header();
+    }
+    require(header.type == FrameType::kHello, "server: the first frame is of type {}, expected a hello",
+            static_cast<int>(header.type));
+    std::vector<std::byte> hello = co_await connection->read_small_payload(header);
+    deadline.cancel();
+    has_asked = false;
+    co_await serve_(connection, std::move(hello));
+  } catch (const Error& error) {
+    if (!has_asked || error.code() != ErrorCode::kPeerLost) {
+      throw;
+    }
   }
 }
 

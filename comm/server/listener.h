@@ -1,4 +1,5 @@
-// Takes connections of a job's workers: those that prove that they know its token are handed on, the others cut off.
+// Takes connections of a job's workers: those that prove that they know its token and say who they are in time are
+// handed on, the others cut off. Who only asks for signs of life (pulse.h) is answered here.
 // Runs on the thread of its io_context.
 #pragma once
 
@@ -8,6 +9,7 @@
 #include <list>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/log.h"
 #include "comm/control/asio.h"
@@ -25,8 +27,9 @@ class Listener {
     std::shared_ptr<const TlsContext> tls = {};  // null: connections are not encrypted
     std::function<void(LogLevel, const std::string&)> say = {};
   };
-  // Has the connection until it returns. An Error that it throws is sent to the worker: it was not admitted.
-  using Serve = std::function<boost::asio::awaitable<void>(std::shared_ptr<Connection>)>;
+  // Has the connection until it returns; the bytes are its hello's. An Error that it throws is sent to the worker: it
+  // was not admitted.
+  using Serve = std::function<boost::asio::awaitable<void>(std::shared_ptr<Connection>, std::vector<std::byte>)>;
 
   // Throws Error(kUsage) for an address that is none, Error(kIo) when it cannot be had.
   Listener(boost::asio::io_context& io, Options options, Serve serve);
@@ -37,6 +40,7 @@ class Listener {
   using Pending = std::list<boost::asio::ip::tcp::socket>;
   [[nodiscard]] boost::asio::awaitable<void> accept_all();
   [[nodiscard]] boost::asio::awaitable<void> serve_one(Pending::iterator place);
+  [[nodiscard]] boost::asio::awaitable<void> serve_connection(std::shared_ptr<Connection> connection);
 
   boost::asio::io_context& io_;
   const Options options_;

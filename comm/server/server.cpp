@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "comm/control/handshake.h"
 #include "comm/server/server_impl.h"
 
 namespace lockstep::server {
@@ -43,31 +42,16 @@ Server::Impl::Impl(Options options) : options_(std::move(options)) {
                                       .port = options_.port,
                                       .tls = options_.tls,
                                       .say = options_.say},
-                    [this](std::shared_ptr<Connection> connection) { return serve(std::move(connection)); });
+                    [this](std::shared_ptr<Connection> connection, std::vector<std::byte> hello) {
+                      return serve(std::move(connection), std::move(hello));
+                    });
   asio::co_spawn(io_, watch(), asio::detached);
   thread_ = std::thread([this] { io_.run(); });
 }
 
-asio::awaitable<void> Server::Impl::serve(std::shared_ptr<Connection> connection) {
-  const std::shared_ptr<Worker> worker = co_await receive_hello(connection);
+asio::awaitable<void> Server::Impl::serve(std::shared_ptr<Connection> connection, std::vector<std::byte> hello) {
+  const std::shared_ptr<Worker> worker = admit(connection, decode_hello(hello));
   co_await serve_worker(worker);
-}
-
-// The first frame has a deadline, too.
-asio::awaitable<std::shared_ptr<Server::Impl::Worker>> Server::Impl::receive_hello(
-    std::shared_ptr<Connection> connection) {
-  asio::steady_timer deadline(io_, control::kHandshakeDeadline);
-  deadline.async_wait([connection](const error_code& cancelled) {
-    if (!cancelled) {
-      connection->close();
-    }
-  });
-  const FrameHeader header = co_await connection->read_header();
-  require(header.type == FrameType::kHello, "server: the first frame is of type {}, expected a hello",
-          static_cast<int>(header.type));
-  const std::vector<std::byte> payload = co_await connection->read_small_payload(header);
-  deadline.cancel();
-  co_return admit(connection, decode_hello(payload));
 }
 
 std::shared_ptr<Server::Impl::Worker> Server::Impl::admit(const std::shared_ptr<Connection>& connection,

@@ -75,8 +75,7 @@ class Server::Impl {
     bool is_told_of_memory = false;                                              // that cannot be had
   };
 
-  Awaitable<void> serve(std::shared_ptr<Connection> connection);
-  Awaitable<std::shared_ptr<Worker>> receive_hello(std::shared_ptr<Connection> connection);
+  Awaitable<void> serve(std::shared_ptr<Connection> connection, std::vector<std::byte> hello);
   Awaitable<void> serve_worker(std::shared_ptr<Worker> worker);
   Awaitable<void> receive(std::shared_ptr<Worker> worker);
   Awaitable<void> receive_data(std::shared_ptr<Worker> worker, FrameHeader header);

@@ -123,8 +123,8 @@ void Session::Impl::queue_gather(const std::shared_ptr<Operation>& operation) {
 void Session::Impl::queue_pieces(const std::shared_ptr<Operation>& operation, std::size_t server,
                                  const FrameHeader& header, ElementRange range) {
   const std::uint64_t element_bytes = size_of(operation->data.dtype);
-  const std::uint64_t longest = std::clamp<std::uint64_t>(range.size() / kPieces, kMinPieceBytes / element_bytes,
-                                                          kMaxPieceBytes / element_bytes);
+  const std::uint64_t longest =
+      std::clamp<std::uint64_t>(range.size() / kPieces, kMinPieceBytes / element_bytes, kMaxPieceBytes / element_bytes);
   for (std::uint64_t begin = range.begin; begin < range.end; begin += longest) {
     const ElementRange piece = {begin, std::min(begin + longest, range.end)};
     const BufferView from = operation->data.slice(piece);

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "comm/control/handshake.h"
 #include "comm/server/connection.h"
 #include "comm/server/listener.h"
 #include "comm/server/store_journal.h"
@@ -87,8 +86,8 @@ class StoreServer::Impl {
   using Worker = StoreWorker;
 
   // A worker's connection, from its first frame to its last.
-  Awaitable<void> serve(std::shared_ptr<Connection> connection);
-  Awaitable<void> introduce(std::shared_ptr<Connection> connection, Worker*& worker);
+  Awaitable<void> serve(std::shared_ptr<Connection> connection, std::vector<std::byte> hello);
+  Awaitable<void> introduce(std::shared_ptr<Connection> connection, Hello hello, Worker*& worker);
   Awaitable<std::vector<std::byte>> receive(std::shared_ptr<Connection> connection, FrameType type,
                                             milliseconds deadline);
   Awaitable<void> serve_frames(Worker& worker, std::shared_ptr<Connection> connection);
@@ -147,7 +146,9 @@ StoreServer::Impl::Impl(Options options)
                  .port = options_.port,
                  .tls = options_.tls,
                  .say = options_.say},
-                [this](std::shared_ptr<Connection> connection) { return serve(std::move(connection)); }),
+                [this](std::shared_ptr<Connection> connection, std::vector<std::byte> hello) {
+                  return serve(std::move(connection), std::move(hello));
+                }),
       roster_({.workers = options_.workers,
                .mode = options_.mode,
                .names_lead = options_.part == 0,
@@ -170,11 +171,11 @@ StoreServer::Impl::Impl(Options options)
 
 // Connections.
 
-asio::awaitable<void> StoreServer::Impl::serve(std::shared_ptr<Connection> connection) {
+asio::awaitable<void> StoreServer::Impl::serve(std::shared_ptr<Connection> connection, std::vector<std::byte> hello) {
   Worker* worker = nullptr;
   std::exception_ptr refusal;
   try {
-    co_await introduce(connection, worker);
+    co_await introduce(connection, decode_hello(hello, options_.mode), worker);
   } catch (const Error&) {
     refusal = std::current_exception();
   }
@@ -193,13 +194,12 @@ asio::awaitable<void> StoreServer::Impl::serve(std::shared_ptr<Connection> conne
   leave(*worker, connection, why);
 }
 
-asio::awaitable<void> StoreServer::Impl::introduce(std::shared_ptr<Connection> connection, Worker*& worker) {
-  std::vector<std::byte> payload =
-      co_await receive(connection, FrameType::kHello, milliseconds(control::kHandshakeDeadline));
-  const Hello hello = decode_hello(payload, options_.mode);
+asio::awaitable<void> StoreServer::Impl::introduce(std::shared_ptr<Connection> connection, Hello hello,
+                                                   Worker*& worker) {
   worker = &admit(connection, hello);
   // Between the two it reads its data.
-  payload = co_await receive(connection, FrameType::kOpen, std::max(milliseconds(hello.timeout_ms), kLeastPatience));
+  const std::vector<std::byte> payload =
+      co_await receive(connection, FrameType::kOpen, std::max(milliseconds(hello.timeout_ms), kLeastPatience));
   open(*worker, connection, decode_open(payload));
 }
 

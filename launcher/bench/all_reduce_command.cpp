@@ -183,6 +183,10 @@ int start_workers(const AllReduceOptions& options) {
 
 int run_all_reduce(const AllReduceOptions& options) {
   require(options.backend == "server" || options.servers.empty(), "--servers: expected with --backend server only");
+  const std::uint64_t min_bytes = options.min_kib << 10;
+  const std::uint64_t max_bytes = options.max_mib << 20;
+  require(min_bytes <= max_bytes, "--min-kib: found {}, expected at most --max-mib {}", options.min_kib,
+          options.max_mib);
   if (options.backend == "server" && options.servers.empty()) {
     return start_workers(options);
   }
@@ -195,10 +199,6 @@ int run_all_reduce(const AllReduceOptions& options) {
   const auto communicator = make_communicator(comm);
   require(communicator->world_size() > 1,
           "one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce");
-  const std::uint64_t min_bytes = options.min_kib << 10;
-  const std::uint64_t max_bytes = options.max_mib << 20;
-  require(min_bytes <= max_bytes, "--min-kib: found {}, expected at most --max-mib {}", options.min_kib,
-          options.max_mib);
   {
     const Ceiling ceiling = ceiling_of(options, max_bytes, *communicator);
     const auto rows = bench_all_reduce(min_bytes, max_bytes, options.rounds, ceiling.bare.get(), *communicator);

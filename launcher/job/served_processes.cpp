@@ -25,6 +25,22 @@ constexpr milliseconds kStrangersPause{1'000};
 // Heartbeats come ten times in comm.silence_s.
 milliseconds delay_of_heartbeats(const CommConfig& config) { return milliseconds(2 * 100 * config.silence_s + 100); }
 
+std::unique_ptr<server::Pulse> make_pulse(const std::string& token, const CommConfig& config, Log& log) {
+  if (config.silence_s == 0) {
+    return nullptr;
+  }
+  server::Pulse::Options options;
+  options.token = control::JobToken::from_hex(token);
+  options.period = milliseconds(100 * config.silence_s);
+  try {
+    options.tls = config.tls_ca.empty() ? nullptr : server::TlsContext::of_worker(config.tls_ca);
+  } catch (const Error& error) {
+    log.warning("launch: servers that hang will not be noticed from here: {}", error.what());
+    return nullptr;
+  }
+  return std::make_unique<server::Pulse>(std::move(options));
+}
+
 // A server would wait for its workers first.
 void end_one(JobProcess& process, bool is_server) {
   if (is_server) {
@@ -40,6 +56,7 @@ ServedProcesses::ServedProcesses(Surroundings surroundings, Plan plan)
     : around_(std::move(surroundings)),
       plan_(std::move(plan)),
       job_(surroundings_of(around_.request, token_.token(), token_.file().string())),
+      pulse_(make_pulse(token_.token(), around_.request.config.comm, around_.log)),
       recovery_(delay_of_heartbeats(around_.request.config.comm)) {
   const std::vector<std::string> server_hosts = hosts_of_servers(plan_.placement, around_.request.servers);
   for (std::size_t i = 0; i < server_hosts.size(); ++i) {
@@ -123,9 +140,37 @@ void ServedProcesses::look_after(ServedMember& member) {
   if (member.ended_at && !member.is_done && !member.loss && goes_on()) {
     judge_end(member);
   }
-  const std::chrono::seconds deadline(around_.request.config.comm.timeout_s);
-  if (member.is_server && member.process && member.port == 0 && Clock::now() - member.started_at > deadline) {
-    job_is_over(member.name_and_host() + " does not come up");
+  if (member.is_server) {
+    look_after_server(member);
+  }
+}
+
+void ServedProcesses::look_after_server(ServedMember& member) {
+  const CommConfig& config = around_.request.config.comm;
+  if (!member.process || member.loss || !goes_on()) {
+    if (pulse_) {
+      pulse_->forget(member.number);
+    }
+    return;
+  }
+  if (member.port == 0) {
+    if (Clock::now() - member.started_at > std::chrono::seconds(config.timeout_s)) {
+      job_is_over(member.name_and_host() + " does not come up");
+    }
+    return;
+  }
+  if (!pulse_) {
+    return;
+  }
+  if (!pulse_->is_watched(member.number)) {
+    pulse_->watch(member.number, server::parse_addresses(member.address()).front());
+  }
+  const auto silence = pulse_->silence_of(member.number);
+  if (silence && *silence > std::chrono::seconds(config.silence_s)) {
+    const double seconds = std::chrono::duration<double>(*silence).count();
+    lose(member, {.cause = fmt::format("{} has not answered for {:.1f} s", member.name_and_host(), seconds),
+                  .detected_s = seconds,
+                  .is_stranger = !is_here(member.host)});
   }
 }
 

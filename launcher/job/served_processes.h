@@ -3,20 +3,22 @@
 // Servers come up first and say where they listen. From then on a process that dies is started again by itself, a
 // worker with the same rank, also on another of the job's hosts when its own does not answer, a server on the same
 // port: its peers wait for it. The attempt cannot go on when a process ended because others were lost, or when what is
-// lost has no host to go to. A worker that is silent, or whose work stands still, is killed and counts as dead; a
-// server that hangs is found by the workers, after comm.timeout_s.
+// lost has no host to go to. A worker that is silent, or whose work stands still, is killed and counts as dead, and so
+// is a server that does not answer for comm.silence_s.
 #pragma once
 
 #include <chrono>
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/log.h"
 #include "comm/control/coordinator.h"
+#include "comm/server/pulse.h"
 #include "launcher/job/job_output.h"
 #include "launcher/job/launch_request.h"
 #include "launcher/job/rank_processes.h"
@@ -73,6 +75,7 @@ class ServedProcesses final : public RankProcesses {
   void start(ServedMember& member);
   void start_workers();
   void look_after(ServedMember& member);
+  void look_after_server(ServedMember& member);
   void judge_end(ServedMember& member);
   void lose(ServedMember& member, Loss loss);
   void lose_host(const std::string& host);
@@ -96,7 +99,8 @@ class ServedProcesses final : public RankProcesses {
   const Plan plan_;
   const TokenFolder token_;
   const JobSurroundings job_;
-  std::vector<ServedMember> members_;  // the servers, then the workers
+  std::vector<ServedMember> members_;           // the servers, then the workers
+  const std::unique_ptr<server::Pulse> pulse_;  // of the servers; null where they are not watched
   RecoveryWatch recovery_;
   bool workers_started_ = false;
   bool is_stopping_ = false;

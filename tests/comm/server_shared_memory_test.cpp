@@ -8,12 +8,12 @@
 
 #include <algorithm>
 #include <array>
-#include <boost/asio.hpp>
 #include <chrono>
 #include <fstream>
 #include <functional>
 #include <thread>
 
+#include "comm/control/asio.h"
 #include "comm/server/connection.h"
 #include "comm/server/shared_memory.h"
 #include "tests/comm/server_job.h"

@@ -184,6 +184,16 @@ TEST_F(BenchTest, ComparesSumsThroughServersWithABareStream) {
                                            "3", "--max-mib", "1", "--rounds", "1"});
   EXPECT_THAT(table.out, testing::StartsWith("allreduce: 3 ranks (server: 3 ranks, sums by 1 parameter server)"));
   EXPECT_THAT(table.out, testing::HasSubstr("bare stream  of ceiling\n      4096 "));
+  const ProcessResult chosen = run_process({LOCKSTEP_PROGRAM, "bench", "allreduce", "--backend", "server", "--min-kib",
+                                            "512", "--max-mib", "1", "--rounds", "1", "--tcp-only", "--json"});
+  const Json sizes = Json::parse(chosen.out).at("sizes");
+  EXPECT_EQ(sizes.size(), 2U);
+  EXPECT_EQ(sizes.at(0).at("bytes"), 512 << 10);
+  EXPECT_EQ(sizes.at(1).at("bytes"), 1 << 20);
+  EXPECT_EQ(run_process({LOCKSTEP_PROGRAM, "bench", "allreduce", "--backend", "server", "--min-kib", "2048",
+                         "--max-mib", "1", "--servers", "a:1"})
+                .exit_code,
+            2);
   const ProcessResult refused = run_process({LOCKSTEP_PROGRAM, "bench", "allreduce", "--servers", "a:1"});
   EXPECT_EQ(refused.exit_code, 2);
   EXPECT_EQ(refused.err, "lockstep bench: --servers: expected with --backend server only\n");

@@ -153,6 +153,19 @@ TEST_F(LaunchServedTest, NamesAStoppedWorkerAndReplacesIt) {
   EXPECT_THAT(causes("stopped"), Contains(AllOf(StartsWith("rank 1 (host "), HasSubstr(") has not answered for "))));
 }
 
+// It keeps its port, so that nobody could take its place as long as it is there.
+TEST_F(LaunchServedTest, NamesAStoppedServerAndReplacesIt) {
+  Process process(command("hung", served({"--servers", "2"})), environment());
+  wait_for_rank(process, "hung", 1, 25);
+  const std::vector<pid_t> servers = servers_of(process);
+  ASSERT_EQ(servers.size(), 2U);
+  kill(servers[1], SIGSTOP);
+  const ProcessResult result = process.wait(100);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  expect_the_undisturbed_result("hung");
+  EXPECT_THAT(causes("hung"), Contains(AllOf(StartsWith("server "), HasSubstr(" has not answered for "))));
+}
+
 TEST_F(LaunchServedTest, TheFirstSignalSavesAndTheNextLaunchGoesOnWithMpi) {
   Process process(command("signalled", served()), environment());
   wait_for_rank(process, "signalled", 0, 15);
