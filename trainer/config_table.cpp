@@ -273,7 +273,8 @@ std::vector<ConfigKey> job_keys() {
        .choices = {"auto", "self", "mpi", "nccl", "server"}},
       {.name = "comm.servers",
        .slot = LOCKSTEP_SLOT(comm.servers),
-       .help = "server: HOST:PORT of every lockstep serve, with commas between, in the order of their parts"},
+       .help = "server: HOST:PORT of every lockstep serve, with commas between, in the order of their parts; "
+               "HOST:FIRST-LAST for several parts of one"},
       {.name = "comm.tls_ca",
        .slot = LOCKSTEP_SLOT(comm.tls_ca),
        .help = "server: PEM file with the certificate of the servers or of who issued it; turns TLS on, empty: off"},

@@ -84,13 +84,15 @@ class Block {
       : account_(std::move(account)), memory_(account_->take(size_bytes)), bytes_(memory_.get(), size_bytes) {
     account_->held_bytes_ += bytes_.size();
   }
-  // Bytes in memory that the worker shares, of which `owner` is kept: nothing is held of it here.
+  // Bytes in memory that the worker shares, of which `owner` is kept: what is held here is that they are there.
   Block(std::span<std::byte> bytes, std::shared_ptr<const void> owner, std::shared_ptr<Account> account)
-      : account_(std::move(account)), owner_(std::move(owner)), bytes_(bytes) {}
+      : account_(std::move(account)), owner_(std::move(owner)), bytes_(bytes) {
+    account_->held_bytes_ += kSharedCost;
+  }
   ~Block() {
+    account_->held_bytes_ -= memory_ ? bytes_.size() : kSharedCost;
+    account_->room_.cancel();
     if (memory_) {
-      account_->held_bytes_ -= bytes_.size();
-      account_->room_.cancel();
       account_->give_back(std::move(memory_), bytes_.size());
     }
   }
@@ -106,6 +108,9 @@ class Block {
   [[nodiscard]] bool is_shared() const { return memory_ == nullptr; }
 
  private:
+  // Of a piece and all that belongs to it.
+  static constexpr std::size_t kSharedCost = 1024;
+
   std::shared_ptr<Account> account_;
   std::unique_ptr<std::byte[]> memory_;
   std::shared_ptr<const void> owner_;

@@ -1,8 +1,9 @@
 // The communicator through parameter servers: workers that have nothing but TCP between them and the servers.
 //
 // Buffers are cut evenly among the servers, which add along the tree, so the bits are those of every other backend
-// (docs/determinism.md). Memory from allocate() is ordinary: frames are sent from wherever a buffer lies. See
-// docs/server-protocol.md for what is sent, and docs/parameter-server.md for how a job is started.
+// (docs/determinism.md). Memory from allocate() is shared with servers on this machine, which add in it; otherwise
+// frames are sent from wherever a buffer lies. See docs/server-protocol.md for what is sent, and
+// docs/parameter-server.md for how a job is started.
 #pragma once
 
 #include <memory>

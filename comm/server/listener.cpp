@@ -111,6 +111,7 @@ asio::awaitable<void> Listener::serve_connection(std::shared_ptr<Connection> con
       has_asked = true;
       deadline.cancel();
       connection->send({.header = {.type = FrameType::kAlive}});
+      co_await connection->flush(kFarewell);
       header = co_await connection->read_header();
     }
     require(header.type == FrameType::kHello, "server: the first frame is of type {}, expected a hello",

@@ -65,6 +65,7 @@ class Operation final : public Work::State {
   std::size_t unsent = 0;  // frames
   // What is still to come, in bytes: from each server, and of each rank in a gathering.
   std::vector<std::uint64_t> awaited_of_server;
+  std::vector<bool> in_memory_of_server;  // a sum: whether it is made in memory that this server uses
   std::vector<std::uint64_t> awaited_of_rank;
 
  private:

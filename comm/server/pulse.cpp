@@ -1,5 +1,6 @@
 #include "comm/server/pulse.h"
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -21,7 +22,10 @@ using Clock = Connection::Clock;
 
 class Pulse::Impl {
  public:
-  explicit Impl(Options options) : options_(std::move(options)), thread_([this] { io_.run(); }) {}
+  explicit Impl(Options options) : options_(std::move(options)) {
+    asio::co_spawn(io_, keep_time(), asio::detached);
+    thread_ = std::thread([this] { io_.run(); });
+  }
   ~Impl() {
     io_.stop();
     thread_.join();
@@ -49,7 +53,8 @@ class Pulse::Impl {
     if (place == asked_.end() || !place->second->answered) {
       return {};
     }
-    return std::chrono::duration_cast<milliseconds>(Clock::now() - *place->second->answered);
+    const auto silence = looked_ - *place->second->answered;
+    return std::max(milliseconds(0), std::chrono::duration_cast<milliseconds>(silence));
   }
 
  private:
@@ -104,29 +109,32 @@ class Pulse::Impl {
   }
 
   asio::awaitable<void> pause() {
-    const auto begin = Clock::now();
     asio::steady_timer timer(io_, options_.period);
     co_await timer.async_wait(asio::use_awaitable);
-    if (Clock::now() - begin > 2 * options_.period) {
-      count_from_now();
-    }
   }
 
-  // This thread stood still itself, and cannot tell who else did.
-  void count_from_now() {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [number, asked] : asked_) {
-      if (asked->answered) {
-        asked->answered = Clock::now();
+  // Silence is counted up to the last look only, and without the time in which this process stood still itself and
+  // could not have heard anybody.
+  asio::awaitable<void> keep_time() {
+    while (true) {
+      co_await pause();
+      const auto now = Clock::now();
+      const std::lock_guard lock(mutex_);
+      const auto passed = now - looked_;
+      for (const auto& [number, asked] : asked_) {
+        if (asked->answered && passed > 2 * options_.period) {
+          *asked->answered += passed - options_.period;
+        }
       }
+      looked_ = now;
     }
   }
 
   const Options options_;
   asio::io_context io_;
-  asio::executor_work_guard<asio::io_context::executor_type> stay_ = asio::make_work_guard(io_);
   mutable std::mutex mutex_;
   std::map<int, std::shared_ptr<Asked>> asked_;  // by number; under the mutex
+  Clock::time_point looked_ = Clock::now();      // the same
   std::thread thread_;
 };
 

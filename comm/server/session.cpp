@@ -13,16 +13,27 @@ namespace {
 
 namespace asio = boost::asio;
 
-ServerAddress parse_address(const std::string& text) {
+bool is_number(const std::string& text) {
+  return !text.empty() && text.size() <= 5 && text.find_first_not_of("0123456789") == std::string::npos;
+}
+
+// "node01:7070", or "node01:7070-7073" for four of one host.
+void parse_address(const std::string& text, std::vector<ServerAddress>& addresses) {
   const std::size_t colon = text.rfind(':');
-  require(colon != std::string::npos && colon > 0 && colon + 1 < text.size() &&
-              text.find_first_not_of("0123456789", colon + 1) == std::string::npos,
-          "comm.servers: found \"{}\", expected HOST:PORT", text);
+  const std::string ports = colon == std::string::npos ? "" : text.substr(colon + 1);
+  const std::size_t dash = ports.find('-');
+  const std::string first = ports.substr(0, dash);
+  const std::string last = dash == std::string::npos ? first : ports.substr(dash + 1);
+  require(colon != std::string::npos && colon > 0 && is_number(first) && is_number(last) &&
+              std::stoi(first) <= std::stoi(last) && std::stoi(last) <= 65'535,
+          "comm.servers: found \"{}\", expected HOST:PORT or HOST:FIRST-LAST", text);
   std::string host = text.substr(0, colon);
   if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
     host = host.substr(1, host.size() - 2);
   }
-  return {host, text.substr(colon + 1)};
+  for (int port = std::stoi(first); port <= std::stoi(last); ++port) {
+    addresses.push_back({host, std::to_string(port)});
+  }
 }
 
 }  // namespace
@@ -44,7 +55,7 @@ std::vector<ServerAddress> parse_addresses(const std::string& text) {
   std::vector<ServerAddress> addresses;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
-    addresses.push_back(parse_address(text.substr(begin, end - begin)));
+    parse_address(text.substr(begin, end - begin), addresses);
     begin = end + 1;
   }
   return addresses;

@@ -4,8 +4,8 @@
 // A call's frames are queued for all servers at once, and sent from the caller's memory; what comes back is read into
 // it. Several calls may be in flight. When nothing has moved for timeout_ms although a call waits, the servers are
 // asked who is to blame, and tell every worker. A failure ends the session: every call in flight and later fails with
-// the same error, once no more of the callers' memory is in use. Where only the group of workers is over, because one
-// or a server was lost, a new session may go on in the next group: see may_rejoin().
+// the same error, once no more of the callers' memory is in use, but for what is shared. Where only the group of
+// workers is over, because one or a server was lost, a new session may go on in the next group: see may_rejoin().
 #pragma once
 
 #include <atomic>
@@ -33,7 +33,8 @@ struct ServerAddress {
   friend bool operator==(const ServerAddress&, const ServerAddress&) = default;
 };
 [[nodiscard]] std::string text_of(const ServerAddress& address);
-// "node01:7070,node02:7070"; an IPv6 address in brackets. Throws Error(kUsage).
+// "node01:7070,node02:7070"; "node01:7070-7072" for three of one host; an IPv6 address in brackets. Throws
+// Error(kUsage).
 [[nodiscard]] std::vector<ServerAddress> parse_addresses(const std::string& text);
 
 // A number that is this process's and no other's.

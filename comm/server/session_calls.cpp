@@ -62,6 +62,7 @@ Work Session::Impl::start(const std::shared_ptr<Operation>& operation, Queue que
   asio::post(io_, [this, operation, queue] {
     operation->begin = Clock::now();
     operation->awaited_of_server.resize(connections_.size());
+    operation->in_memory_of_server.resize(connections_.size());
     operation->awaited_of_rank.resize(world_);
     operations_.emplace(operation->call, operation);
     if (const std::exception_ptr ended = ended_by_) {
@@ -90,6 +91,7 @@ void Session::Impl::queue_sum(const std::shared_ptr<Operation>& operation) {
   for (std::size_t server = 0; server < connections_.size(); ++server) {
     const ElementRange part = part_of(data.count, server, connections_.size());
     const bool in_memory = operation->wire == Wire::kAsIs && shared_memory_of(data, server) != nullptr;
+    operation->in_memory_of_server[server] = in_memory;
     header.wire = in_memory ? Wire::kInMemory : operation->wire;
     // Of contributions in shared memory, a server says that each has been read.
     const ElementRange awaited = in_memory ? part : intersection(part, operation->wanted);
@@ -232,7 +234,8 @@ asio::awaitable<void> Session::Impl::receive_data(std::size_t server, FrameHeade
   const std::uint64_t bytes = in_memory ? (header.end - header.begin) * size_of(header.dtype) : header.payload_bytes;
   const bool fits = header.count == operation->data.count && header.dtype == operation->data.dtype &&
                     is_sum == operation->owned.empty() && (is_sum || is_of_known_rank) &&
-                    (in_memory ? operation->wire == Wire::kAsIs : header.wire == wire_of_sum(operation->wire)) &&
+                    in_memory == operation->in_memory_of_server[server] &&
+                    (in_memory || header.wire == wire_of_sum(operation->wire)) &&
                     bytes <= operation->awaited_of_server[server];
   if (!fits) {
     fail(ErrorCode::kUsage, "{}: call {} has another type or size on another rank", operation->name, header.call);

@@ -85,8 +85,8 @@ class Session::Impl {
     std::shared_ptr<OwnMemory> own;
     std::vector<bool> is_used;  // by server
   };
-  // What holds all of `data` and is used by this server; null for none.
   void tell_near_servers(const SharedMemory& memory);
+  // What holds all of `data` and is used by this server; null for none.
   [[nodiscard]] const Memory* shared_memory_of(const BufferView& data, std::size_t server) const;
   [[nodiscard]] static std::span<const std::byte> encode_piece(const Operation& operation, ElementRange piece,
                                                                std::vector<std::byte>& memory);

@@ -6,10 +6,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "comm/control/token.h"
@@ -17,16 +20,19 @@
 namespace lockstep::server {
 namespace {
 
-constexpr std::size_t kPage = 4096;
-// The secret has a page of its own before the data.
-constexpr std::size_t kLead = kPage;
+// What /proc shows of such a memory.
+constexpr const char* kName = "lockstep";
+// Before the data, for the secret: whole pages of any processor.
+constexpr std::size_t kLead = std::size_t{64} << 10;
+// From this size on huge pages are asked for, where the kernel gives them to shared memory.
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 // More is not taken for a worker's memory.
 constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 42;
 // Where memories lie that are read side by side: see comm/mpi/shared_window.cpp.
 constexpr std::size_t kStride = 0x55000;
 constexpr std::size_t kStrideModulus = std::size_t{1} << 20;
 
-std::size_t mapped_bytes_of(std::uint64_t size_bytes) { return kLead + (size_bytes + kPage - 1) / kPage * kPage; }
+std::size_t mapped_bytes_of(std::uint64_t size_bytes) { return kLead + (size_bytes + kLead - 1) / kLead * kLead; }
 
 class Descriptor {
  public:
@@ -44,6 +50,32 @@ class Descriptor {
  private:
   int value_;
 };
+
+// All at once, so that what cannot be had is known now and not when it is touched.
+bool make_pages(void* mapping, int descriptor, std::size_t bytes) {
+  int result = 0;
+  do {
+    result = ::madvise(mapping, bytes, MADV_POPULATE_WRITE);
+  } while (result != 0 && errno == EINTR);
+  if (result == 0 || errno != EINVAL) {
+    return result == 0;
+  }
+  do {  // before Linux 5.14
+    result = ::fallocate(descriptor, 0, 0, static_cast<off_t>(bytes));
+  } while (result != 0 && errno == EINTR);
+  return result == 0;
+}
+
+// What is wrong with it, before it is opened: to open a device does something to it, and some files never open.
+std::string problem_of(const std::string& path) {
+  const std::string expected = fmt::format("/memfd:{} (deleted)", kName);
+  std::array<char, 256> found{};
+  const ssize_t length = ::readlink(path.c_str(), found.data(), found.size());
+  if (length < 0) {
+    return std::strerror(errno);
+  }
+  return std::string_view(found.data(), static_cast<std::size_t>(length)) == expected ? "" : "it is no such memory";
+}
 
 // What is wrong with it; empty for the memory that is described.
 std::string problem_of(int descriptor, const SharedMemory& description) {
@@ -67,13 +99,20 @@ std::string problem_of(int descriptor, const SharedMemory& description) {
 
 std::shared_ptr<OwnMemory> OwnMemory::create(std::size_t size_bytes) {
   const std::size_t mapped_bytes = mapped_bytes_of(size_bytes);
-  Descriptor descriptor(::memfd_create("lockstep", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (descriptor.get() < 0 || ::fallocate(descriptor.get(), 0, 0, static_cast<off_t>(mapped_bytes)) != 0 ||
+  Descriptor descriptor(::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (descriptor.get() < 0 || ::ftruncate(descriptor.get(), static_cast<off_t>(mapped_bytes)) != 0 ||
       ::fcntl(descriptor.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0) {
     return nullptr;
   }
   void* const mapping = ::mmap(nullptr, mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor.get(), 0);
   if (mapping == MAP_FAILED) {
+    return nullptr;
+  }
+  if (size_bytes >= kHugePage) {
+    ::madvise(mapping, mapped_bytes, MADV_HUGEPAGE);
+  }
+  if (!make_pages(mapping, descriptor.get(), mapped_bytes)) {
+    ::munmap(mapping, mapped_bytes);
     return nullptr;
   }
   return std::shared_ptr<OwnMemory>(new OwnMemory(descriptor.release(), mapping, mapped_bytes, size_bytes));
@@ -105,8 +144,11 @@ OthersMemory::OthersMemory(const SharedMemory& description, std::size_t index) {
     fail(ErrorCode::kIo, "shared memory of {} bytes, expected 1 to {}", description.bytes, kMaxBytes);
   }
   const std::string path = fmt::format("/proc/{}/fd/{}", description.process, description.descriptor);
-  const Descriptor descriptor(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  const std::string problem = descriptor.get() < 0 ? std::strerror(errno) : problem_of(descriptor.get(), description);
+  std::string problem = problem_of(path);
+  const Descriptor descriptor(problem.empty() ? ::open(path.c_str(), O_RDWR | O_CLOEXEC) : -1);
+  if (problem.empty()) {
+    problem = descriptor.get() < 0 ? std::strerror(errno) : problem_of(descriptor.get(), description);
+  }
   if (!problem.empty()) {
     fail(ErrorCode::kIo, "shared memory {}: {}", path, problem);
   }
@@ -116,8 +158,9 @@ OthersMemory::OthersMemory(const SharedMemory& description, std::size_t index) {
   if (reserved_ == MAP_FAILED) {
     fail(ErrorCode::kIo, "shared memory {}: {}", path, std::strerror(errno));
   }
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   const std::size_t rest = reinterpret_cast<std::uintptr_t>(reserved_) % kStrideModulus;
-  const std::size_t shift = (kStrideModulus + index * kStride % kStrideModulus - rest) % kStrideModulus;
+  const std::size_t shift = (kStrideModulus + index * kStride % kStrideModulus - rest) % kStrideModulus / page * page;
   void* const place = static_cast<std::byte*>(reserved_) + shift;
   if (::mmap(place, mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, descriptor.get(), 0) == MAP_FAILED) {
     const int error = errno;

@@ -2,9 +2,10 @@
 // written there, so that only the frames that say so go over the connection.
 //
 // The memory is a memfd that cannot shrink, so that the server never touches a page that is gone. The server opens it
-// through the worker's /proc entry. That this is the same memory, and not another process's of that number, the 32
-// random bytes show that it begins with and that come over the authenticated connection. What a server maps stays until
-// it drops it, also when the worker is gone.
+// through the worker's /proc entry, for which both have to be one user's, and only when it has the name of such a
+// memory. That it is the worker's, and not another process's of that number, the 32 random bytes show that it begins
+// with and that come over the authenticated connection. What a server maps stays until it drops it, also when the
+// worker is gone.
 #pragma once
 
 #include <cstddef>

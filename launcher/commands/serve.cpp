@@ -1,12 +1,17 @@
 // lockstep serve: a parameter server for one job of lockstep train.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <CLI/CLI.hpp>
-#include <charconv>
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <regex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "comm/server/server.h"
@@ -39,41 +44,137 @@ struct ServeOptions {
   int threads = 1;
 };
 
-// "2/3": the second of three, which is part 1 of 3.
-std::pair<int, int> parse_part(const std::string& text) {
-  int part = 0;
-  int parts = 0;
-  const char* const end = text.data() + text.size();
-  const auto first = std::from_chars(text.data(), end, part);
-  const bool has_both = first.ec == std::errc() && first.ptr != end && *first.ptr == '/';
-  const auto second = has_both ? std::from_chars(first.ptr + 1, end, parts) : first;
-  require(has_both && second.ec == std::errc() && second.ptr == end && part >= 1 && part <= parts,
-          "--part: found {}, expected I/K, the I-th of K servers, for example 1/2", text);
-  return {part - 1, parts};
+// Parts [first, last) of `total`.
+struct Parts {
+  int first = 0;
+  int last = 1;
+  int total = 1;
+};
+
+// "2/3": the second of three; "1-2/4": the first two of four.
+Parts parse_parts(const std::string& text) {
+  static const std::regex kForm("([0-9]{1,6})(-([0-9]{1,6}))?/([0-9]{1,6})");
+  std::smatch found;
+  Parts parts;
+  const bool is_right = std::regex_match(text, found, kForm);
+  if (is_right) {
+    parts.first = std::stoi(found[1]) - 1;
+    parts.last = found[3].matched ? std::stoi(found[3]) : parts.first + 1;
+    parts.total = std::stoi(found[4]);
+  }
+  require(is_right && parts.first >= 0 && parts.first < parts.last && parts.last <= parts.total,
+          "--part: found {}, expected I/K, the I-th of K servers, for example 1/2, or I-J/K, several in one", text);
+  return parts;
 }
 
-// Servers that hold the weights.
+std::filesystem::path token_file_of(const ServeOptions& options) {
+  return options.token_file.empty() ? server::token_file(process_environment())
+                                    : std::filesystem::path(options.token_file);
+}
+
 std::shared_ptr<const server::TlsContext> tls_of(const ServeOptions& options) {
   return options.tls_cert.empty() ? nullptr : server::TlsContext::of_server(options.tls_cert, options.tls_key);
 }
 
+// Servers that hold the weights.
 int run_store(const ServeOptions& options, CommandContext& context) {
-  const std::filesystem::path token_file = options.token_file.empty() ? server::token_file(process_environment())
-                                                                      : std::filesystem::path(options.token_file);
-  const auto [part, parts] = parse_part(options.part);
+  const Parts parts = parse_parts(options.part);
+  require(parts.last - parts.first == 1, "--part {}: several parts in one process are for --mode sync", options.part);
   StoreJob job;
-  job.token_file = token_file;
+  job.token_file = token_file_of(options);
   job.listen = options.listen;
   job.port = options.port;
   job.workers = options.workers;
-  job.part = part;
-  job.parts = parts;
+  job.part = parts.first;
+  job.parts = parts.total;
   job.mode = options.mode == "async" ? server::Mode::kAsync : server::Mode::kBounded;
   job.tls = tls_of(options);
   job.state = options.state;
   job.threads = options.threads;
   return serve_store(job, context);
 }
+
+// Servers of one job in this process, each with a port, a thread and a connection to every worker of its own.
+class SyncServers {
+ public:
+  SyncServers(const ServeOptions& options, const Parts& parts, CommandContext& context) : context_(context) {
+    server::Server::Options server_options;
+    server_options.token = server::read_or_create_token(token_file_of(options));
+    server_options.listen = options.listen;
+    server_options.workers = options.workers;
+    server_options.min_workers = options.min_workers;
+    server_options.wait = std::chrono::seconds(options.wait_s);
+    server_options.parts = parts.total;
+    server_options.tls = tls_of(options);
+    server_options.say = [&log = context.log](LogLevel level, const std::string& text) {
+      log.write(level, "serve: " + text);
+    };
+    for (int part = parts.first; part < parts.last; ++part) {
+      server_options.part = part;
+      server_options.port =
+          options.port == 0 ? std::uint16_t{0} : static_cast<std::uint16_t>(options.port + part - parts.first);
+      servers_.push_back(std::make_unique<server::Server>(server_options));
+      addresses_.push_back(fmt::format("{}:{}", options.listen, servers_.back()->port()));
+    }
+    ends_.resize(servers_.size());
+  }
+
+  [[nodiscard]] const std::vector<std::string>& addresses() const { return addresses_; }
+
+  // Until the job's end, or the first signal when nobody has come. Throws Error(kPeerLost) for an end that is none.
+  void run() {
+    while (!has_ended()) {
+      if (context_.stop.requested() && !take_signal()) {
+        return;
+      }
+    }
+    for (const std::optional<server::Server::End>& end : ends_) {
+      if (!end->orderly) {
+        fail(ErrorCode::kPeerLost, "{}", end->cause);
+      }
+    }
+    context_.log.info("serve: all workers have ended");
+  }
+
+ private:
+  // Whether all have, after a moment. What ended one ends the others, as workers tell them.
+  [[nodiscard]] bool has_ended() {
+    bool all = true;
+    for (std::size_t i = 0; i < servers_.size(); ++i) {
+      if (!ends_[i]) {
+        ends_[i] = servers_[i]->wait_for_end(all ? kSignalCheck : std::chrono::milliseconds(0));
+      }
+      all = all && ends_[i];
+    }
+    return all;
+  }
+
+  // Whether there is still something to wait for.
+  [[nodiscard]] bool take_signal() {
+    if (std::none_of(servers_.begin(), servers_.end(), [](const auto& server) { return server->has_begun(); })) {
+      return false;
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (!signalled_) {
+      signalled_ = now;
+      context_.log.info(
+          "serve: signal {}; the workers have {} s to save and end (a second signal ends the job at once)",
+          context_.stop.number(), kGrace.count());
+    }
+    if (context_.stop.repeated() || now - *signalled_ >= kGrace) {
+      for (std::size_t i = 0; i < servers_.size(); ++i) {
+        servers_[i]->end("the parameter server " + addresses_[i] + " was stopped by a signal");
+      }
+    }
+    return true;
+  }
+
+  CommandContext& context_;
+  std::vector<std::unique_ptr<server::Server>> servers_;
+  std::vector<std::string> addresses_;
+  std::vector<std::optional<server::Server::End>> ends_;
+  std::optional<std::chrono::steady_clock::time_point> signalled_;
+};
 
 int run_serve(const ServeOptions& options, CommandContext& context) {
   if (options.mode != "sync") {
@@ -82,56 +183,21 @@ int run_serve(const ServeOptions& options, CommandContext& context) {
   require(options.state.empty(),
           "--state: in mode sync servers hold nothing that could be kept; expected --mode bounded "
           "or async");
-  const std::filesystem::path token_file = options.token_file.empty() ? server::token_file(process_environment())
-                                                                      : std::filesystem::path(options.token_file);
-  const auto [part, parts] = parse_part(options.part);
-  server::Server::Options server_options;
-  server_options.token = server::read_or_create_token(token_file);
-  server_options.listen = options.listen;
-  server_options.port = options.port;
-  server_options.workers = options.workers;
   require(options.min_workers <= options.workers, "--min-workers: found {}, expected at most --workers, {}",
           options.min_workers, options.workers);
-  server_options.min_workers = options.min_workers;
-  server_options.wait = std::chrono::seconds(options.wait_s);
-  server_options.part = part;
-  server_options.parts = parts;
-  server_options.tls = tls_of(options);
-  server_options.say = [&log = context.log](LogLevel level, const std::string& text) {
-    log.write(level, "serve: " + text);
-  };
+  const Parts parts = parse_parts(options.part);
+  require(options.port + parts.last - parts.first <= 65'536, "--port: found {}, but --part {} needs one for each part",
+          options.port, options.part);
   context.stop.listen();
-  server::Server server(std::move(server_options));
-  const std::string address = fmt::format("{}:{}", options.listen, server.port());
+  SyncServers servers(options, parts, context);
+  const std::string where = fmt::format("{}", fmt::join(servers.addresses(), ", "));
   context.log.info("serve: part {} for {} worker{} at {}{}, token in {}", options.part, options.workers,
-                   options.workers == 1 ? "" : "s", address, options.tls_cert.empty() ? "" : " with TLS",
-                   token_file.string());
-  print(address + "\n");
-
-  std::optional<server::Server::End> end;
-  std::optional<std::chrono::steady_clock::time_point> signalled;
-  while (!end) {
-    end = server.wait_for_end(kSignalCheck);
-    if (end || !context.stop.requested()) {
-      continue;
-    }
-    if (!server.has_begun()) {
-      return kExitDone;
-    }
-    const auto now = std::chrono::steady_clock::now();
-    if (!signalled) {
-      signalled = now;
-      context.log.info("serve: signal {}; the workers have {} s to save and end (a second signal ends the job at once)",
-                       context.stop.number(), kGrace.count());
-    }
-    if (context.stop.repeated() || now - *signalled >= kGrace) {
-      server.end("the parameter server " + address + " was stopped by a signal");
-    }
+                   options.workers == 1 ? "" : "s", where, options.tls_cert.empty() ? "" : " with TLS",
+                   token_file_of(options).string());
+  for (const std::string& address : servers.addresses()) {
+    print(address + "\n");
   }
-  if (!end->orderly) {
-    fail(ErrorCode::kPeerLost, "{}", end->cause);
-  }
-  context.log.info("serve: all workers have ended");
+  servers.run();
   return kExitDone;
 }
 
@@ -147,8 +213,12 @@ void add_serve(CLI::App& app, CommandContext& context) {
       ->capture_default_str();
   command->add_option("--listen", options->listen, "Address to listen on; 0.0.0.0: all of this machine's")
       ->capture_default_str();
-  command->add_option("--part", options->part, "This is the I-th of K servers, which share the work")
-      ->type_name("I/K")
+  command
+      ->add_option("--part", options->part,
+                   "This is the I-th of K servers, which share the work; I-J/K: the I-th to the J-th, on consecutive "
+                   "ports, with "
+                   "a thread and a connection to each worker each")
+      ->type_name("I/K|I-J/K")
       ->capture_default_str();
   command
       ->add_option(
@@ -186,7 +256,8 @@ void add_serve(CLI::App& app, CommandContext& context) {
       ->capture_default_str();
   command->footer(
       "Serves one job and ends with it: exit code 0 when all workers ended in order, 1 when one was lost.\n"
-      "Prints HOST:PORT. Workers need the same token; what they send is authenticated, and encrypted with --tls-cert "
+      "Prints HOST:PORT, a line for each part. Workers need the same token; what they send is authenticated, and "
+      "encrypted with --tls-cert "
       "only.\n"
       "Example: lockstep serve --workers 2 --listen 0.0.0.0 &\n"
       "         lockstep train job.yaml --set comm.backend=server --set comm.servers=node01:7070   (on 2 machines)");

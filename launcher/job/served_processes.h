@@ -4,7 +4,7 @@
 // worker with the same rank, also on another of the job's hosts when its own does not answer, a server on the same
 // port: its peers wait for it. The attempt cannot go on when a process ended because others were lost, or when what is
 // lost has no host to go to. A worker that is silent, or whose work stands still, is killed and counts as dead, and so
-// is a server that does not answer for comm.silence_s.
+// is a server that once answered, and does not for comm.silence_s.
 #pragma once
 
 #include <chrono>

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <mutex>
 #include <numeric>
@@ -34,10 +35,11 @@ const std::vector<T>& expected_sum(int world, std::size_t count) {
 }
 
 // Which workers share memory with the servers.
-enum class Sharing { kNone, kAll, kSome };
+enum class Sharing { kNone, kAll, kSome, kOthers };
 
 std::string suffix_of(Sharing sharing) {
-  return sharing == Sharing::kNone ? "" : sharing == Sharing::kAll ? "_in_memory" : "_some_in_memory";
+  constexpr std::array<const char*, 4> kSuffixes = {"", "_in_memory", "_some_in_memory", "_others_in_memory"};
+  return kSuffixes[static_cast<std::size_t>(sharing)];
 }
 
 // The parameters: workers, servers, sharing.
@@ -51,7 +53,8 @@ class ServerCommunicatorTest : public testing::TestWithParam<std::tuple<int, int
     const std::vector<std::string> errors = test::run_workers(test::ranks_below(world()), [&](int rank) {
       server::Session::Options options = job.options(rank);
       const Sharing sharing = std::get<2>(GetParam());
-      options.shares_memory = sharing == Sharing::kAll || (sharing == Sharing::kSome && rank % 3 != 1);
+      options.shares_memory = sharing == Sharing::kAll || (sharing == Sharing::kSome && rank % 3 != 1) ||
+                              (sharing == Sharing::kOthers && rank % 3 == 1);
       const auto comm = make_server_communicator(std::move(options), 0);
       EXPECT_EQ(comm->rank(), rank);
       body(*comm);
@@ -86,7 +89,8 @@ class Allocated {
       : buffer_(comm.allocate((values.size() + skipped) * sizeof(T))),
         values_(buffer_.as<T>(values.size() + skipped).subspan(skipped)) {
     std::copy(values.begin(), values.end(), values_.begin());
-    comm.barrier();  // behind which servers have said whether they use it
+    std::vector<float> elements(8);  // some for each server, which has then said whether it uses the memory
+    comm.all_reduce_sum(view_of(std::span(elements))).wait();
   }
   [[nodiscard]] std::span<T> values() const { return values_; }
 
@@ -233,14 +237,19 @@ TEST_P(ServerCommunicatorTest, LetsAWorkerRunAhead) {
   });
 }
 
+std::string name_of_case(const testing::TestParamInfo<std::tuple<int, int, Sharing>>& instance) {
+  return std::to_string(std::get<0>(instance.param)) + "_workers_" + std::to_string(std::get<1>(instance.param)) +
+         "_servers" + suffix_of(std::get<2>(instance.param));
+}
+
 INSTANTIATE_TEST_SUITE_P(WorkersAndServers, ServerCommunicatorTest,
                          testing::Combine(testing::Values(1, 2, 3, 4, 8), testing::Values(1, 2),
-                                          testing::Values(Sharing::kNone, Sharing::kAll, Sharing::kSome)),
-                         [](const auto& instance) {
-                           return std::to_string(std::get<0>(instance.param)) + "_workers_" +
-                                  std::to_string(std::get<1>(instance.param)) + "_servers" +
-                                  suffix_of(std::get<2>(instance.param));
-                         });
+                                          testing::Values(Sharing::kNone, Sharing::kAll)),
+                         name_of_case);
+INSTANTIATE_TEST_SUITE_P(SomeShare, ServerCommunicatorTest,
+                         testing::Combine(testing::Values(3, 8), testing::Values(2),
+                                          testing::Values(Sharing::kSome, Sharing::kOthers)),
+                         name_of_case);
 
 TEST(ServerCommunicatorRanksTest, AreGivenInTheOrderOfArrival) {
   test::ServerJob job(3, 2);
@@ -265,7 +274,11 @@ TEST(ServerAddressesTest, AreHostsWithPorts) {
   EXPECT_THAT(parse_addresses("node01:7070,10.0.0.2:8080"),
               testing::ElementsAre(ServerAddress{"node01", "7070"}, ServerAddress{"10.0.0.2", "8080"}));
   EXPECT_THAT(parse_addresses("[::1]:70"), testing::ElementsAre(ServerAddress{"::1", "70"}));
-  for (const char* bad : {"", "node", "node:", ":70", "node:x", "a:1,", "a:1,,b:2"}) {
+  EXPECT_THAT(parse_addresses("a:7070-7072,b:1-1"),
+              testing::ElementsAre(ServerAddress{"a", "7070"}, ServerAddress{"a", "7071"}, ServerAddress{"a", "7072"},
+                                   ServerAddress{"b", "1"}));
+  for (const char* bad : {"", "node", "node:", ":70", "node:x", "a:1,", "a:1,,b:2", "a:2-1", "a:1-", "a:-1", "a:1-2-3",
+                          "a:65536", "a:1-65536", "a:999999"}) {
     EXPECT_THROW((void)parse_addresses(bad), Error) << bad;
   }
 }

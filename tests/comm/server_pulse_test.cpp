@@ -1,8 +1,10 @@
 // Servers that are asked for signs of life.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <functional>
 #include <thread>
 
@@ -54,6 +56,29 @@ TEST_F(ServerPulseTest, TellsWhoAnswers) {
   // It is asked for no longer than that, and nobody was refused.
   EXPECT_TRUE(comes_true([&] { return answers(0); }));
   EXPECT_EQ(job_.said(), "");
+}
+
+// Whoever asks may stand still itself: stopped by Ctrl-Z, or with its machine.
+TEST_F(ServerPulseTest, DoesNotCountTheTimeInWhichItStoodStill) {
+  watch(0);
+  EXPECT_TRUE(comes_true([&] { return answers(0); }));
+  const std::string self = std::to_string(::getpid());
+  const std::string stop = "(sleep 0.3; kill -STOP " + self + "; sleep 2; kill -CONT " + self + ") &";
+  ASSERT_EQ(std::system(stop.c_str()), 0);
+  auto last = std::chrono::steady_clock::now();
+  bool stood_still = false;
+  for (int i = 0; i < 3'000 && !stood_still; ++i) {
+    std::this_thread::sleep_for(milliseconds(1));
+    const auto now = std::chrono::steady_clock::now();
+    stood_still = now - last > milliseconds(1'500);
+    last = now;
+    EXPECT_LT(pulse_.silence_of(0), milliseconds(1'000));
+  }
+  EXPECT_TRUE(stood_still);
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_LT(pulse_.silence_of(0), milliseconds(1'000));
+    std::this_thread::sleep_for(milliseconds(1));
+  }
 }
 
 TEST_F(ServerPulseTest, IsNoWorker) {

@@ -64,8 +64,17 @@ TEST_F(ServeTest, RefusesWhatMakesNoSense) {
     return result.err;
   };
   EXPECT_EQ(refusal({"serve"}), "lockstep serve: --workers is required\n");
-  EXPECT_EQ(refusal({"serve", "--workers", "1", "--part", "3/2"}),
-            "lockstep serve: --part: found 3/2, expected I/K, the I-th of K servers, for example 1/2\n");
+  EXPECT_EQ(
+      refusal({"serve", "--workers", "1", "--part", "3/2"}),
+      "lockstep serve: --part: found 3/2, expected I/K, the I-th of K servers, for example 1/2, or I-J/K, several in "
+      "one\n");
+  for (const char* part : {"0/1", "2-1/2", "1-3/2", "1-/2", "-1/2", "1", "1/", "1-2", "1/2/3", "x/2", "1/2-3"}) {
+    EXPECT_THAT(refusal({"serve", "--workers", "1", "--part", part}), HasSubstr("--part: found ")) << part;
+  }
+  EXPECT_THAT(refusal({"serve", "--workers", "1", "--part", "1-3/3", "--port", "65534"}),
+              HasSubstr("--port: found 65534, but --part 1-3/3 needs one for each part"));
+  EXPECT_THAT(refusal({"serve", "--workers", "1", "--part", "1-2/2", "--mode", "async"}),
+              HasSubstr("several parts in one process are for --mode sync"));
   EXPECT_THAT(refusal({"serve", "--workers", "1", "--port", "70000"}), HasSubstr("70000"));
   EXPECT_EQ(refusal({"serve", "--workers", "1", "--port", "0", "--listen", "nowhere"}),
             "lockstep serve: server: nowhere is no numeric address to listen on\n");
@@ -145,6 +154,21 @@ TEST_F(ServeTest, RoundedGradientsTrainAboutAsWellAndTheSameEachTime) {
   EXPECT_NE(job_->result("int8"), job_->result("fp32"));
   EXPECT_EQ(train("again", "int8"), int8);
   EXPECT_EQ(job_->result("again"), job_->result("int8"));
+}
+
+TEST_F(ServeTest, SeveralPartsInOneProcessChangeNoBit) {
+  EXPECT_EQ(job_->train({.name = "whole"}).exit_code, 0);
+  const TrainingJob::ServedRun run = job_->start_with_servers(
+      {.name = "in-parts", .ranks = 2, .settings = {"comm.shared_memory=false"}, .parts_a_server = 2}, 2);
+  EXPECT_EQ(run.servers.size(), 2U);
+  for (const auto* const processes : {&run.servers, &run.workers}) {
+    for (const std::unique_ptr<Process>& process : *processes) {
+      const ProcessResult result = process->wait();
+      EXPECT_EQ(result.exit_code, 0) << result.err;
+    }
+  }
+  EXPECT_THAT(run.workers[0]->err(), HasSubstr("sums by 4 parameter servers"));
+  EXPECT_EQ(job_->result("in-parts"), job_->result("whole"));
 }
 
 TEST_F(ServeTest, OneWithoutTlsIsToldAtOnce) {

@@ -37,17 +37,18 @@ finish() {
 }
 trap finish EXIT
 
-on() { # HOST COMMAND...
-  local pid
-  pid=$(cat "$folder/$1.pid")
-  shift
-  nsenter --net="/proc/$pid/ns/net" "$@"
-}
+network_of() { echo "/proc/$(cat "$folder/$1.pid")/ns/net"; }
 
 ports=() number=0
 hosts=(w1 w2)
 for ((i = 1; i <= most_servers; i++)); do hosts+=("s$i"); done
-unshare --net true 2>/dev/null && [ -w /dev/net/tun ] || { echo "server_scaling: no namespaces or no /dev/net/tun here"; exit 77; }
+cannot() {
+  echo "server_scaling: $1"
+  exit 77
+}
+unshare --net true 2>/dev/null || cannot "no network namespaces here"
+[ -w /dev/net/tun ] || cannot "no /dev/net/tun here"
+command -v ip >/dev/null || cannot "no ip here; Debian's package iproute2 has it"
 for host in "${hosts[@]}"; do
   unshare --net sleep infinity &
   started+=($!)
@@ -63,14 +64,14 @@ done
 "$links" "$folder" "${ports[@]}" >"$folder/ready" &
 started+=($!)
 for ((i = 0; i < 100; i++)); do grep -q ready "$folder/ready" && break; sleep 0.1; done
-grep -q ready "$folder/ready"
+grep -q ready "$folder/ready" || cannot "no interfaces can be made here"
 declare -A address
 for host in "${hosts[@]}"; do
   number=$((number + 1))
   address[$host]=10.78.0.$number
-  on "$host" ip link set lo up
-  on "$host" ip link set link0 mtu 9000 up
-  on "$host" ip address add "${address[$host]}/24" dev link0
+  nsenter --net="$(network_of "$host")" ip link set lo up
+  nsenter --net="$(network_of "$host")" ip link set link0 mtu 9000 up
+  nsenter --net="$(network_of "$host")" ip address add "${address[$host]}/24" dev link0
 done
 
 export LOCKSTEP_TOKEN_FILE=$folder/token
@@ -79,14 +80,14 @@ printf '%-8s %10s %16s %8s\n' servers ms "links' least ms" ratio
 for k in $numbers; do
   list= pids=()
   for ((i = 1; i <= k; i++)); do
-    on "s$i" "$lockstep" serve --workers 2 --listen 0.0.0.0 --port 7070 --part "$i/$k" >"$folder/s$i.log" 2>&1 &
+    nsenter --net="$(network_of "s$i")" "$lockstep" serve --workers 2 --wait 0 --listen 0.0.0.0 --port 7070 --part "$i/$k" >"$folder/s$i.log" 2>&1 &
     pids+=($!)
     list+=${list:+,}${address[s$i]}:7070
     for ((j = 0; j < 100; j++)); do [ -e "$LOCKSTEP_TOKEN_FILE" ] && break; sleep 0.1; done
   done
   started+=("${pids[@]}")
   for host in w1 w2; do
-    on "$host" "$lockstep" bench allreduce --backend server --servers "$list" --min-kib $((mib << 10)) \
+    nsenter --net="$(network_of "$host")" "$lockstep" bench allreduce --backend server --servers "$list" --min-kib $((mib << 10)) \
       --max-mib "$mib" --rounds 3 >"$folder/$host.log" 2>&1 &
     pids+=($!)
   done
@@ -102,7 +103,7 @@ done
 if [ -n "$python" ]; then
   pids=()
   for rank in 0 1; do
-    on "w$((rank + 1))" "$python" "$here/../../launcher/bench/gloo_all_reduce.py" --rank $rank --address "${address[w1]}" \
+    nsenter --net="$(network_of "w$((rank + 1))")" "$python" "$here/../../launcher/bench/gloo_all_reduce.py" --rank $rank --address "${address[w1]}" \
       --interface link0 --min-kib $((mib << 10)) --max-mib "$mib" --rounds 3 >"$folder/gloo$rank.log" 2>&1 &
     pids+=($!)
   done

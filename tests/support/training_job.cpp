@@ -79,21 +79,26 @@ TrainingJob::ServedRun TrainingJob::start_with_servers(const Run& run, int serve
   ServedRun served;
   std::string addresses;
   for (int i = 1; i <= servers; ++i) {
-    const std::string part = std::to_string(i) + "/" + std::to_string(servers);
+    const int first = (i - 1) * run.parts_a_server + 1;
+    const int last = i * run.parts_a_server;
+    const std::string part = std::to_string(first) + (last > first ? "-" + std::to_string(last) : "") + "/" +
+                             std::to_string(servers * run.parts_a_server);
     std::vector<std::string> serve = {programs_.lockstep,        "serve",  "--port", "0", "--workers",
                                       std::to_string(run.ranks), "--part", part};
     serve.insert(serve.end(), run.serve_options.begin(), run.serve_options.end());
     Process& process = *served.servers.emplace_back(std::make_unique<Process>(serve, environment));
-    std::string address;
-    for (int tries = 0; tries < 1000 && address.find('\n') == std::string::npos; ++tries) {
+    std::string lines;
+    for (int tries = 0; tries < 1000 && std::count(lines.begin(), lines.end(), '\n') < run.parts_a_server; ++tries) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
-      address = process.out();
+      lines = process.out();
     }
-    address = address.substr(0, address.find('\n'));
-    addresses += (i > 1 ? "," : "") + address;
+    std::replace(lines.begin(), lines.end(), '\n', ',');
+    addresses += lines;
+    const std::string address = lines.substr(0, lines.find(','));
     serve[3] = address.substr(address.rfind(':') + 1);
     served.server_starts.push_back({serve, environment});
   }
+  addresses.pop_back();
   const std::vector<std::string> with_mpirun = command(run);
   std::vector<std::string> train(with_mpirun.begin() + 2, with_mpirun.end());
   train.insert(train.end(), {"--set", "comm.backend=server", "--set", "comm.servers=" + addresses});

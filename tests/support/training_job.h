@@ -33,6 +33,7 @@ class TrainingJob {
     std::vector<std::string> settings = {};
     std::vector<std::string> options = {};
     std::vector<std::string> serve_options = {};  // of `lockstep serve`
+    int parts_a_server = 1;                       // which then cannot be started again
   };
   [[nodiscard]] std::vector<std::string> command(const Run& run) const;
   [[nodiscard]] ProcessResult train(const Run& run) const;
