@@ -40,6 +40,7 @@ struct AllReduceOptions {
   std::string wire = "fp32";
   bool tcp_only = false;
   std::string servers;
+  std::string tls_ca;
   std::string bare_servers;  // of those that run_server_workers() starts
   int workers = 2;
   int own_servers = 1;
@@ -183,6 +184,7 @@ int start_workers(const AllReduceOptions& options) {
 
 int run_all_reduce(const AllReduceOptions& options) {
   require(options.backend == "server" || options.servers.empty(), "--servers: expected with --backend server only");
+  require(options.tls_ca.empty() || !options.servers.empty(), "--tls-ca: expected with --servers only");
   const std::uint64_t min_bytes = options.min_kib << 10;
   const std::uint64_t max_bytes = options.max_mib << 20;
   require(min_bytes <= max_bytes, "--min-kib: found {}, expected at most --max-mib {}", options.min_kib,
@@ -196,6 +198,7 @@ int run_all_reduce(const AllReduceOptions& options) {
   comm.servers = options.servers;
   comm.wire = options.wire;
   comm.shared_memory = !options.tcp_only;
+  comm.tls_ca = options.tls_ca;
   const auto communicator = make_communicator(comm);
   require(communicator->world_size() > 1,
           "one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce");
@@ -240,6 +243,8 @@ void add_all_reduce_bench(CLI::App& bench, CommandContext& context) {
   command->add_option("--servers", options->servers,
                       "HOST:PORT,... of parameter servers that run, to which this is one worker; without it, servers "
                       "and workers are started here");
+  command->add_option("--tls-ca", options->tls_ca,
+                      "Whom to trust with encrypted connections to --servers, as comm.tls_ca");
   command->add_option("--workers", options->workers, "Workers to start beside own servers")
       ->check(CLI::Range(2, 64))
       ->capture_default_str();

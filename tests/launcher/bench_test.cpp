@@ -197,6 +197,8 @@ TEST_F(BenchTest, ComparesSumsThroughServersWithABareStream) {
   const ProcessResult refused = run_process({LOCKSTEP_PROGRAM, "bench", "allreduce", "--servers", "a:1"});
   EXPECT_EQ(refused.exit_code, 2);
   EXPECT_EQ(refused.err, "lockstep bench: --servers: expected with --backend server only\n");
+  EXPECT_EQ(run_process({LOCKSTEP_PROGRAM, "bench", "allreduce", "--backend", "server", "--tls-ca", "ca.pem"}).err,
+            "lockstep bench: --tls-ca: expected with --servers only\n");
 }
 
 TEST_F(BenchTest, SaysWhatASaveCostsAndLeavesNothing) {
