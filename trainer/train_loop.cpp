@@ -5,9 +5,9 @@
 
 #include "base/file.h"
 #include "trainer/agreement.h"
-#include "trainer/base_model.h"
 #include "trainer/device.h"
 #include "trainer/evaluate.h"
+#include "trainer/first_weights.h"
 #include "trainer/gemm_rate.h"
 #include "trainer/model/architecture.h"
 #include "trainer/schedule.h"
@@ -140,18 +140,12 @@ void TrainLoop::adopt_progress(const RunProgress& progress) {
 }
 
 void TrainLoop::load(const Start& start) {
-  const ParameterLayout& layout = train_step_.layout();
   Replica& replica = train_step_.replica();
   const bool goes_on = start.checkpoint != nullptr || start.state != nullptr;
   if (goes_on) {
     start.checkpoint != nullptr ? adopt(*start.checkpoint) : adopt(*start.state);
     if (config_.tune.method != TuneMethod::kFull) {
-      require(std::filesystem::is_directory(config_.model.from),
-              "{} (model.from) is not there; a tuned run needs the model that it stands on", config_.model.from);
-      const std::string base = load_base(config_.model.from, replica, {}).hex();
-      require(base == progress_.base_fingerprint,
-              "{} (model.from) is not the model that this run was tuned on: its fingerprint is {}, expected {}",
-              config_.model.from, base, progress_.base_fingerprint);
+      load_base_again(config_, replica, progress_.base_fingerprint);
     }
     if (start.checkpoint != nullptr) {
       log_.info("train: continuing {} from step {}, digest {}", start.checkpoint->path().string(), completed_,
@@ -159,42 +153,23 @@ void TrainLoop::load(const Start& start) {
     } else {
       log_.info("train: going on after step {}, from memory", completed_);
     }
-  } else if (config_.tune.method != TuneMethod::kFull) {
-    replica.fill([&](std::span<float> weights) {
-      initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend_->pool(),
-                 weights);
-      progress_.base_fingerprint = load_base(config_.model.from, replica, weights).hex();
-      Tape tape(*backend_, train_step_.arena(), nullptr);
-      replica.model().initialize_magnitudes(tape, replica.weights(), weights);
-    });
-    log_.info("train: tuning {} ({})", config_.model.from, name_of(config_.tune.method));
-  } else if (!config_.model.from.empty()) {
-    replica.fill([&](std::span<float> weights) { load_weights(config_.model.from, layout, weights); });
-    log_.info("train: starting from the weights of {}", config_.model.from);
   } else {
-    replica.initialize(config_.run.seed);
+    replica.fill([&](std::span<float> weights) {
+      progress_.base_fingerprint = write_first_weights(config_, train_step_, *backend_, weights);
+    });
+    if (config_.tune.method != TuneMethod::kFull) {
+      log_.info("train: tuning {} ({})", config_.model.from, name_of(config_.tune.method));
+    } else if (!config_.model.from.empty()) {
+      log_.info("train: starting from the weights of {}", config_.model.from);
+    }
   }
-  if (train_step_.reference() != nullptr) {
-    load_reference(goes_on);
-  }
+  load_reference(config_, train_step_, goes_on, progress_.base_fingerprint);
   BatchLoaderOptions options = loader_options(config_, communicator_, static_cast<std::uint64_t>(completed_));
   options.trace = config_.data.trace;
   loader_ = std::make_unique<BatchLoader>(std::move(options));
   if (communicator_.rank() == 0) {
     check_run_folder(run_folder(config_), checkpoint_bytes(replica));
   }
-}
-
-// Preferences are learnt from where the run began, also when it is continued.
-void TrainLoop::load_reference(bool resumes) {
-  if (!train_step_.reference()->is_copy()) {
-    return;
-  }
-  const std::string found = train_step_.reference()->load(config_.model.from).hex();
-  require(!resumes || found == progress_.base_fingerprint,
-          "{} (model.from) is not the model that this run began with: its fingerprint is {}, expected {}",
-          config_.model.from, found, progress_.base_fingerprint);
-  progress_.base_fingerprint = found;
 }
 
 void TrainLoop::open(RunLock& lock) {

@@ -72,7 +72,6 @@ class TrainLoop {
   void adopt(const CheckpointReader& checkpoint);
   void adopt(const RankState& state);
   void adopt_progress(const RunProgress& progress);
-  void load_reference(bool resumes);
   [[noreturn]] void end_diverged(const StepResult& result);
   const GatheredRecords& exchange(std::span<const double> losses);
   void enter(control::Phase phase, std::int64_t part = 0);
