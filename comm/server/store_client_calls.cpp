@@ -1,0 +1,162 @@
+// What the caller of a StoreClient asks for: each call is handed to its thread.
+#include <algorithm>
+#include <utility>
+
+#include "comm/server/store_client_impl.h"
+
+namespace lockstep::server {
+namespace {
+
+namespace asio = boost::asio;
+
+// How long the last frames may take on their way.
+constexpr std::chrono::milliseconds kFarewell{500};
+
+}  // namespace
+
+StoreClient::Position StoreClient::Impl::open(Open open) {
+  Position position{.is_initialized = true, .completed = ~std::uint64_t{0}};
+  run(
+      [&] {
+        open.id = id_;
+        open_ = std::move(open);
+        for (Link& link : links_) {
+          link.range = range_of_part(open_->elements, link.server, links_.size());
+          if (link.connection) {
+            send_open(link);
+          }
+        }
+      },
+      [&] {
+        if (!all([](const Link& link) { return link.opened.has_value(); })) {
+          return false;
+        }
+        for (const Link& link : links_) {
+          position.is_initialized = position.is_initialized && link.was_initialized;
+          position.completed = std::min(position.completed, link.opened->completed);
+        }
+        return true;
+      });
+  return position;
+}
+
+void StoreClient::Impl::start(std::uint64_t completed, const Arrays<const float>& values) {
+  run(
+      [&] {
+        started_after_ = completed;
+        start_ = values;
+        for (Link& link : links_) {
+          link.is_starting = !link.was_initialized;
+          if (link.is_starting && link.opened) {
+            send_start(link);
+          }
+        }
+      },
+      [this] { return all([](const Link& link) { return !link.is_starting; }); });
+}
+
+void StoreClient::Impl::wish(Ending ending) {
+  asio::post(io_, [this, ending] {
+    wish_ = ending;
+    for (const Link& link : links_) {
+      if (link.opened) {
+        link.connection->send({.type = FrameType::kWish}, encode(Wish{wish_}));
+      }
+    }
+  });
+}
+
+StoreClient::Pulled StoreClient::Impl::pull(const Pull& pull, const Arrays<float>& into,
+                                            const std::function<void()>& poll) {
+  Pulled result;
+  run(
+      [&] {
+        pull_ = pull;
+        has_reached_end_ = pull.when == Pull::When::kEnd;
+        into_ = into;
+        for (Link& link : links_) {
+          link.is_pulling = true;
+          if (link.opened) {
+            send_pull(link);
+          }
+        }
+      },
+      [this, &result] {
+        if (!all([](const Link& link) { return !link.is_pulling && !link.push; })) {
+          return false;
+        }
+        const server::Pulled& first = links_.front().pulled;
+        leads_ = first.lead == rank_;
+        result.leads = leads_;
+        result.version = first.version;
+        const auto workers = static_cast<double>(world_);
+        for (const Link& link : links_) {
+          const server::Pulled& pulled = link.pulled;
+          result.version = std::min(result.version, pulled.version);
+          result.ending = std::max(result.ending, pulled.ending);
+          result.missing = std::max(result.missing, pulled.missing);
+          result.stale_max = std::max(result.stale_max, static_cast<double>(pulled.stale_max) / workers);
+          const double mean =
+              pulled.pushes == 0 ? 0
+                                 : static_cast<double>(pulled.stale_sum) / static_cast<double>(pulled.pushes) / workers;
+          result.stale_mean = std::max(result.stale_mean, mean);
+        }
+        return true;
+      },
+      poll);
+  return result;
+}
+
+void StoreClient::Impl::push(std::uint64_t step, float scale, std::span<const float> values) {
+  asio::post(io_, [this, step, scale, values] {
+    if (failure_) {
+      return;  // which the next pull throws
+    }
+    gradient_ = values;
+    for (Link& link : links_) {
+      link.push = Gradient{step, link.pulled.version, scale};
+      if (link.opened) {
+        send_push(link);
+      }
+    }
+  });
+}
+
+double StoreClient::Impl::last_staleness() const {
+  std::uint64_t most = 0;
+  for (const Link& link : links_) {
+    most = std::max(most, link.stale);
+  }
+  return static_cast<double>(most) / static_cast<double>(world_);
+}
+
+void StoreClient::Impl::close() {
+  run(
+      [this] {
+        for (Link& link : links_) {
+          link.is_closing = true;
+          if (link.opened) {
+            link.connection->send({.header = {.type = FrameType::kBye}});
+          }
+        }
+      },
+      [this] { return all([](const Link& link) { return !link.is_closing; }); });
+  run([this] { is_ending_ = true; }, [] { return true; });
+}
+
+void StoreClient::Impl::fail(const Error& error) {
+  const auto say = [](Impl* self, Error why) -> Awaitable<void> {
+    for (const Link& link : self->links_) {
+      if (link.connection) {
+        const std::shared_ptr<Connection> connection = link.connection;
+        connection->send_last({.type = FrameType::kFail}, encode(why));
+        co_await connection->flush(kFarewell);
+      }
+    }
+  };
+  std::promise<void> said;
+  asio::co_spawn(io_, say(this, error), [&said](const std::exception_ptr&) { said.set_value(); });
+  said.get_future().wait();
+}
+
+}  // namespace lockstep::server
