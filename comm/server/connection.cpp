@@ -329,4 +329,14 @@ void Connection::close() {
   queue_.clear();
 }
 
+asio::steady_timer Connection::close_in(std::chrono::milliseconds time) {
+  asio::steady_timer timer(socket_.get_executor(), time);
+  timer.async_wait([self = shared_from_this()](const error_code& cancelled) {
+    if (!cancelled) {
+      self->close();
+    }
+  });
+  return timer;
+}
+
 }  // namespace lockstep::server

@@ -72,6 +72,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Awaitable<void> flush(std::chrono::milliseconds deadline);
   // Afterwards no memory of a caller is read or written any more.
   void close();
+  // Closes this after so long, unless the timer is cancelled or gone before.
+  [[nodiscard]] boost::asio::steady_timer close_in(std::chrono::milliseconds time);
   // Whether both ends have the same address, and so are on one machine.
   [[nodiscard]] bool stays_on_machine() const;
   // When bytes last came, and last went.

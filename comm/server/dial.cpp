@@ -20,13 +20,8 @@ constexpr milliseconds kConnectDeadline{5'000};
 // How often a server may end a handshake before the token is taken to be wrong: it also does so when it is flooded.
 constexpr int kMostBrokenHandshakes = 5;
 
-asio::awaitable<Welcome> introduce(asio::io_context& io, std::shared_ptr<Connection> connection, const Dial& dial) {
-  asio::steady_timer deadline(io, control::kHandshakeDeadline);
-  deadline.async_wait([connection](const error_code& cancelled) {
-    if (!cancelled) {
-      connection->close();
-    }
-  });
+asio::awaitable<Welcome> introduce(std::shared_ptr<Connection> connection, const Dial& dial) {
+  const asio::steady_timer deadline = connection->close_in(control::kHandshakeDeadline);
   FrameHeader header{.type = FrameType::kHello};
   connection->send(header, encode(dial.hello));
   header = co_await connection->read_header();
@@ -79,7 +74,7 @@ asio::awaitable<Dialed> dial(asio::io_context& io, Dial dial) {
       if (problem.empty()) {
         Dialed dialed;
         dialed.connection = co_await Connection::greet(socket, dial.token, dial.tls, dial.address.host);
-        dialed.welcome = co_await introduce(io, dialed.connection, dial);
+        dialed.welcome = co_await introduce(dialed.connection, dial);
         co_return dialed;
       }
     } catch (const Refusal&) {

@@ -18,6 +18,7 @@ namespace lockstep::server {
 class Refusal : public Error {
  public:
   using Error::Error;
+  explicit Refusal(const Error& error) : Error(error) {}
 };
 
 // Connects the socket to it, or says why not: asio's timed_out when nobody answers for five seconds.

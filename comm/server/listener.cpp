@@ -98,12 +98,7 @@ asio::awaitable<void> Listener::serve_one(Pending::iterator place) {
 }
 
 asio::awaitable<void> Listener::serve_connection(std::shared_ptr<Connection> connection) {
-  asio::steady_timer deadline(io_, control::kHandshakeDeadline);
-  deadline.async_wait([connection](const error_code& cancelled) {
-    if (!cancelled) {
-      connection->close();
-    }
-  });
+  asio::steady_timer deadline = connection->close_in(control::kHandshakeDeadline);
   bool has_asked = false;
   try {
     FrameHeader header = co_await connection->read_header();

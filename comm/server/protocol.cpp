@@ -34,6 +34,13 @@ void expect(bool condition, fmt::format_string<Args...> format, Args&&... args) 
   }
 }
 
+// Another process's text, fit for a line of a log.
+std::string printable(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
+  return text;
+}
+
 void check_data(const FrameHeader& header) {
   expect(header.begin <= header.end && header.end <= header.count && header.count <= kMaxElements,
          "with elements [{}, {}) of {}", header.begin, header.end, header.count);
@@ -149,6 +156,11 @@ FrameHeader decode(std::span<const std::byte, kHeaderBytes> bytes) {
   return header;
 }
 
+ElementRange range_of_part(std::uint64_t count, std::size_t part, std::size_t parts) {
+  return {count / parts * part + std::min<std::uint64_t>(part, count % parts),
+          count / parts * (part + 1) + std::min<std::uint64_t>(part + 1, count % parts)};
+}
+
 std::string_view name_of(Mode mode) { return kModeNames[static_cast<std::size_t>(mode)]; }
 
 std::uint64_t payload_hash_of(std::span<const std::byte> payload) { return payload.empty() ? 0 : hash_of(payload).low; }
@@ -177,7 +189,7 @@ Hello decode_hello(std::span<const std::byte> payload, Mode expected) {
   hello.process = reader.get<std::uint64_t>();
   const auto insists = reader.get<std::uint8_t>();
   hello.insists = insists == 1;
-  hello.name = reader.rest(kMaxNameBytes);
+  hello.name = printable(reader.rest(kMaxNameBytes));
   expect(insists <= 1 && (!hello.insists || hello.rank != kNoRank), "of a hello that insists ({}) on rank {}", insists,
          hello.rank);
   require(hello.mode == expected, "server: the worker has comm.mode {}, but the server was started with --mode {}",
@@ -268,10 +280,7 @@ Error decode_error(std::span<const std::byte> payload) {
   if (code >= kErrors.size()) {
     fail(ErrorCode::kCorrupt, "server: a failure of kind {}, expected 0 to {}", code, kErrors.size() - 1);
   }
-  std::string text = reader.rest(kMaxMessageBytes);
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
-  return {kErrors[code], text};
+  return {kErrors[code], printable(reader.rest(kMaxMessageBytes))};
 }
 
 }  // namespace lockstep::server

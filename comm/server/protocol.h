@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/buffer.h"
 #include "base/dtype.h"
 #include "base/error.h"
 #include "comm/server/wire.h"
@@ -24,6 +25,8 @@ inline constexpr std::uint32_t kMaxTextPayloadBytes = 4096;  // of frames that c
 inline constexpr std::uint64_t kMaxElements = std::uint64_t{1} << 48;
 inline constexpr std::uint32_t kMaxWorkers = 4096;
 inline constexpr std::uint32_t kNoRank = 0xffffffff;
+// How often one side lets the other hear from it in the time in which silence means that it is lost.
+inline constexpr int kSignsInSilence = 5;
 
 enum class FrameType : std::uint8_t {
   kHello = 1,  // worker: who I am
@@ -82,6 +85,9 @@ struct FrameHeader {
 [[nodiscard]] FrameHeader decode(std::span<const std::byte, kHeaderBytes> bytes);
 // What payload_hash is for these bytes.
 [[nodiscard]] std::uint64_t payload_hash_of(std::span<const std::byte> payload);
+
+// The elements that server `part` of `parts` has of `count`.
+[[nodiscard]] ElementRange range_of_part(std::uint64_t count, std::size_t part, std::size_t parts);
 
 struct Hello {
   std::uint32_t rank = kNoRank;  // kNoRank: any that is free

@@ -5,35 +5,25 @@
 #include <algorithm>
 #include <utility>
 
+#include "comm/server/admission.h"
 #include "comm/server/server_impl.h"
 
 namespace lockstep::server {
 namespace {
 
 namespace asio = boost::asio;
-using boost::system::error_code;
-using std::chrono::milliseconds;
 
 // What may lie here of one worker's pushes and gifts before no more is read from it: a few buckets.
 constexpr std::size_t kMaxHeldBytes = std::size_t{64} << 20;
 // A worker's buffers, and more than a few is a mistake.
 constexpr std::size_t kMaxMemories = 4096;
-// Of a worker that cannot wait at all, nobody could be asked.
-constexpr milliseconds kLeastPatience{10};
-
-std::string printable(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
-  return text;
-}
 
 }  // namespace
 
 Server::Impl::Impl(Options options) : options_(std::move(options)) {
   require(options_.workers >= 1 && options_.workers <= static_cast<int>(kMaxWorkers),
           "server: {} workers, expected 1 to {}", options_.workers, kMaxWorkers);
-  require(options_.parts >= 1 && options_.part >= 0 && options_.part < options_.parts,
-          "server: part {} of {}, expected one of 1 to {}", options_.part + 1, options_.parts, options_.parts);
+  expect_part(options_.part, options_.parts);
   require(options_.min_workers >= 0 && options_.min_workers <= options_.workers,
           "server: at least {} workers, expected at most the job's {}", options_.min_workers, options_.workers);
   listener_.emplace(io_,
@@ -60,11 +50,7 @@ std::shared_ptr<Server::Impl::Worker> Server::Impl::admit(const std::shared_ptr<
     throw Error(*cause_);
   }
   require(!over_, "server: this server's job is over");
-  require(hello.part == static_cast<std::uint32_t>(options_.part) &&
-              hello.parts == static_cast<std::uint32_t>(options_.parts),
-          "server: the worker takes this server for part {}/{}, but it was started with --part {}/{}; comm.servers "
-          "lists all servers in the order of their parts",
-          hello.part + std::uint64_t{1}, hello.parts, options_.part + 1, options_.parts);
+  expect_same_part(hello, options_.part, options_.parts);
   if (leads()) {
     last_group_ = std::max(last_group_, hello.group);
   }
@@ -78,12 +64,10 @@ std::shared_ptr<Server::Impl::Worker> Server::Impl::admit(const std::shared_ptr<
 
   auto worker = std::make_shared<Worker>();
   worker->hello = hello;
-  worker->hello.name = printable(hello.name);
-  worker->name =
-      hello.rank == kNoRank ? worker->hello.name : fmt::format("rank {} ({})", hello.rank, worker->hello.name);
+  worker->name = hello.rank == kNoRank ? hello.name : fmt::format("rank {} ({})", hello.rank, hello.name);
   worker->connection = connection;
   worker->account = std::make_shared<Account>(io_);
-  worker->patience = std::max(milliseconds(hello.timeout_ms), kLeastPatience);
+  worker->patience = patience_of(hello);
   worker->came = Clock::now();
   workers_.push_back(worker);
   {

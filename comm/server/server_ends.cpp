@@ -13,8 +13,6 @@ namespace asio = boost::asio;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kWatchPeriod{25};
-// How often one side lets the other hear from it in the time in which silence means that it is lost.
-constexpr int kSignsInSilence = 5;
 // Refused connections that are told of; a flood of them is not.
 constexpr int kMostRefusalsSaid = 10;
 

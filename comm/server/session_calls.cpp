@@ -17,12 +17,6 @@ constexpr std::uint64_t kPieces = 2;
 constexpr std::uint64_t kMinPieceBytes = std::uint64_t{256} << 10;
 constexpr std::uint64_t kMaxPieceBytes = std::uint64_t{512} << 10;
 
-// Part `part` of `parts` of `count` elements.
-ElementRange part_of(std::uint64_t count, std::size_t part, std::size_t parts) {
-  return {count / parts * part + std::min<std::uint64_t>(part, count % parts),
-          count / parts * (part + 1) + std::min<std::uint64_t>(part + 1, count % parts)};
-}
-
 // Of an element of a sum, on its way back.
 std::size_t bytes_of_sum(const Operation& operation) {
   return rounds(operation.wire) ? wire_bytes(wire_of_sum(operation.wire), 1) : size_of(operation.data.dtype);
@@ -89,7 +83,7 @@ void Session::Impl::queue_sum(const std::shared_ptr<Operation>& operation) {
   }
   header.count = data.count;
   for (std::size_t server = 0; server < connections_.size(); ++server) {
-    const ElementRange part = part_of(data.count, server, connections_.size());
+    const ElementRange part = range_of_part(data.count, server, connections_.size());
     const bool in_memory = operation->wire == Wire::kAsIs && shared_memory_of(data, server) != nullptr;
     operation->in_memory_of_server[server] = in_memory;
     header.wire = in_memory ? Wire::kInMemory : operation->wire;
@@ -105,7 +99,7 @@ void Session::Impl::queue_gather(const std::shared_ptr<Operation>& operation) {
   FrameHeader header{.type = FrameType::kGive, .call = operation->call, .rank = rank_};
   header.count = count;
   for (std::size_t server = 0; server < connections_.size(); ++server) {
-    const ElementRange part = part_of(count, server, connections_.size());
+    const ElementRange part = range_of_part(count, server, connections_.size());
     for (std::uint32_t rank = 0; rank < world_; ++rank) {
       if (rank != rank_) {
         const std::uint64_t awaited = intersection(part, operation->owned[rank]).size();
@@ -241,10 +235,10 @@ asio::awaitable<void> Session::Impl::receive_data(std::size_t server, FrameHeade
     fail(ErrorCode::kUsage, "{}: call {} has another type or size on another rank", operation->name, header.call);
   }
   const ElementRange range = {header.begin, header.end};
-  const ElementRange expected =
-      intersection(part_of(header.count, server, connections_.size()), !is_sum     ? operation->owned[header.rank]
-                                                                       : in_memory ? ElementRange{0, header.count}
-                                                                                   : operation->wanted);
+  const ElementRange part = range_of_part(header.count, server, connections_.size());
+  const ElementRange expected = intersection(part, !is_sum     ? operation->owned[header.rank]
+                                                   : in_memory ? ElementRange{0, header.count}
+                                                               : operation->wanted);
   if (intersection(range, expected) != range) {
     fail(ErrorCode::kUsage, "{}: elements [{}, {}) came, expected some of [{}, {})", operation->name, range.begin,
          range.end, expected.begin, expected.end);

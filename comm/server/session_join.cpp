@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "comm/server/dial.h"
@@ -137,13 +138,9 @@ asio::awaitable<void> Session::Impl::introduce(std::size_t server) {
   connection->send(FrameHeader{.type = FrameType::kHello}, encode(hello));
 
   // Where servers give signs of life, silence tells that one is lost.
-  asio::steady_timer last_resort(io_, Clock::now() + milliseconds(options_.timeout_ms) + kLastResort);
+  std::optional<asio::steady_timer> last_resort;
   if (options_.silence_ms == 0) {
-    last_resort.async_wait([connection](const error_code& cancelled) {
-      if (!cancelled) {
-        connection->close();
-      }
-    });
+    last_resort.emplace(connection->close_in(milliseconds(options_.timeout_ms) + kLastResort));
   }
   const std::string where = text_of(options_.servers[server]);
   FrameHeader header;

@@ -16,8 +16,6 @@ using std::chrono::milliseconds;
 constexpr milliseconds kAnswerDeadline{3'000};
 // How long the last frames may take on their way.
 constexpr milliseconds kFarewell{500};
-// How often one side lets the other hear from it in the time in which silence means that it is lost.
-constexpr int kSignsInSilence = 5;
 
 }  // namespace
 

@@ -1,7 +1,6 @@
 // What a store client and its servers send each other.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <array>
 
 #include "comm/server/dial.h"
@@ -38,8 +37,7 @@ asio::awaitable<void> StoreClient::Impl::receive(Link& link, std::shared_ptr<Con
       link.pulled = pulled;
       link.is_pulling = false;
     } else if (header.type == FrameType::kFail) {
-      const Error error = decode_error(payload);
-      throw Refusal(error.code(), error.what());
+      throw Refusal(decode_error(payload));
     } else if (header.type == FrameType::kBye) {
       link.is_closing = false;
       link.has_left = true;
@@ -59,8 +57,7 @@ asio::awaitable<void> StoreClient::Impl::receive_values(Link& link, std::shared_
       const FrameHeader header = co_await connection->read_header();
       if (header.type == FrameType::kFail) {
         const std::vector<std::byte> payload = co_await connection->read_small_payload(header);
-        const Error error = decode_error(payload);
-        throw Refusal(error.code(), error.what());
+        throw Refusal(decode_error(payload));
       }
       if (header.type != FrameType::kValues || header.call != array + 1 || header.begin != at ||
           header.end > link.range.end) {
@@ -137,14 +134,10 @@ void StoreClient::Impl::send_push(Link& link) {
 void StoreClient::Impl::send_pull(Link& link) { link.connection->send({.type = FrameType::kPull}, encode(pull_)); }
 
 void StoreClient::Impl::send_values(Link& link, StoreArray array, std::span<const float> values) {
-  constexpr std::uint64_t kPiece = kMaxPayloadBytes / sizeof(float);
-  for (std::uint64_t begin = link.range.begin; begin < link.range.end; begin += kPiece) {
-    FrameHeader header{.type = FrameType::kValues, .dtype = DType::kF32, .call = static_cast<std::uint64_t>(array)};
+  for (FrameHeader& header : headers_of_values(array, values.size(), link.range)) {
     header.rank = rank_;
-    header.count = values.size();
-    header.begin = begin;
-    header.end = std::min(begin + kPiece, link.range.end);
-    link.connection->send({.header = header, .payload = std::as_bytes(values.subspan(begin, header.end - begin))});
+    const std::span<const float> piece = values.subspan(header.begin, header.end - header.begin);
+    link.connection->send({.header = header, .payload = std::as_bytes(piece)});
   }
 }
 

@@ -31,9 +31,17 @@ std::uint32_t checked_arrays(std::uint32_t arrays) {
 
 }  // namespace
 
-ElementRange range_of_part(std::uint64_t count, std::size_t part, std::size_t parts) {
-  return {count / parts * part + std::min<std::uint64_t>(part, count % parts),
-          count / parts * (part + 1) + std::min<std::uint64_t>(part + 1, count % parts)};
+std::vector<FrameHeader> headers_of_values(StoreArray array, std::uint64_t count, ElementRange range) {
+  constexpr std::uint64_t kMostElements = kMaxPayloadBytes / sizeof(float);
+  std::vector<FrameHeader> headers;
+  for (std::uint64_t begin = range.begin; begin < range.end; begin += kMostElements) {
+    FrameHeader header{.type = FrameType::kValues, .dtype = DType::kF32, .call = static_cast<std::uint64_t>(array)};
+    header.count = count;
+    header.begin = begin;
+    header.end = std::min(begin + kMostElements, range.end);
+    headers.push_back(header);
+  }
+  return headers;
 }
 
 std::vector<std::byte> encode(const Open& open) {

@@ -16,8 +16,8 @@ namespace lockstep::server {
 // What kValues has in `call`.
 enum class StoreArray : std::uint8_t { kWeights = 1, kExpAvg = 2, kExpAvgSq = 3 };  // a gradient goes as the first
 
-// The elements that server `part` of `parts` has of `count`.
-[[nodiscard]] ElementRange range_of_part(std::uint64_t count, std::size_t part, std::size_t parts);
+// Of the frames in which elements `range` of an array of `count` travel, one behind the other.
+[[nodiscard]] std::vector<FrameHeader> headers_of_values(StoreArray array, std::uint64_t count, ElementRange range);
 
 struct Open {
   std::uint64_t id = 0;        // of the process, random: it may come again, another one may not take its place

@@ -6,17 +6,14 @@
 #include <new>
 #include <utility>
 
+#include "comm/server/admission.h"
 #include "comm/server/store_server_impl.h"
 
 namespace lockstep::server {
 namespace {
 
 namespace asio = boost::asio;
-using boost::system::error_code;
 using std::chrono::milliseconds;
-
-// Of a worker that cannot wait at all, nobody could be asked.
-constexpr milliseconds kLeastPatience{10};
 
 // The first line in which two texts differ.
 std::string first_difference(const std::string& theirs, const std::string& ours) {
@@ -48,8 +45,7 @@ StoreServer::Impl::Impl(Options options)
                .mode = options_.mode,
                .names_lead = options_.part == 0,
                .rejoin = options_.rejoin}) {
-  require(options_.parts >= 1 && options_.part >= 0 && options_.part < options_.parts,
-          "server: part {} of {}, expected one of 1 to {}", options_.part + 1, options_.parts, options_.parts);
+  expect_part(options_.part, options_.parts);
   if (!options_.state.empty()) {
     journal_.emplace(options_.state, options_.part, options_.parts);
     store_ = Store::recover(*journal_, options_.workers, options_.make_rule);
@@ -89,20 +85,16 @@ asio::awaitable<void> StoreServer::Impl::introduce(std::shared_ptr<Connection> c
                                                    Worker*& worker) {
   worker = &admit(connection, hello);
   // Between the two it reads its data.
-  open(*worker, connection,
-       co_await receive_open(connection, std::max(milliseconds(hello.timeout_ms), kLeastPatience)));
+  const Open request = co_await receive_open(connection, patience_of(hello));
+  open(*worker, connection, request);
 }
 
 asio::awaitable<Open> StoreServer::Impl::receive_open(std::shared_ptr<Connection> connection, milliseconds limit) {
-  asio::steady_timer deadline(io_, limit);
-  deadline.async_wait([connection](const error_code& cancelled) {
-    if (!cancelled) {
-      connection->close();
-    }
-  });
+  const asio::steady_timer deadline = connection->close_in(limit);
   const FrameHeader header = co_await connection->read_header();
   if (header.type == FrameType::kFail) {
-    throw Error(decode_error(co_await connection->read_small_payload(header)));
+    const std::vector<std::byte> text = co_await connection->read_small_payload(header);
+    throw Error(decode_error(text));
   }
   require(header.type == FrameType::kOpen, "server: a frame of type {}, expected one of type {}",
           static_cast<int>(header.type), static_cast<int>(FrameType::kOpen));
@@ -117,11 +109,7 @@ StoreServer::Impl::Worker& StoreServer::Impl::admit(const std::shared_ptr<Connec
     throw Error(*cause_);
   }
   require(!over_, "server: this server's job is over");
-  require(hello.part == static_cast<std::uint32_t>(options_.part) &&
-              hello.parts == static_cast<std::uint32_t>(options_.parts),
-          "server: the worker takes this server for part {}/{}, but it was started with --part {}/{}; comm.servers "
-          "lists all servers in the order of their parts",
-          hello.part + std::uint64_t{1}, hello.parts, options_.part + 1, options_.parts);
+  expect_same_part(hello, options_.part, options_.parts);
   require(hello.world == 0 || hello.world == world, "server: the worker is one of {}, but the server waits for {}",
           hello.world, world);
   std::uint32_t rank = hello.rank;
@@ -138,9 +126,7 @@ StoreServer::Impl::Worker& StoreServer::Impl::admit(const std::shared_ptr<Connec
     worker.connection = connection;  // keeps the place until the worker opens the store
     worker.is_open = false;
     worker.name = fmt::format("rank {} ({})", rank, hello.name);
-    std::replace_if(
-        worker.name.begin(), worker.name.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
-    worker.patience = std::max(milliseconds(hello.timeout_ms), kLeastPatience);
+    worker.patience = patience_of(hello);
   }
   {
     const std::lock_guard lock(mutex_);

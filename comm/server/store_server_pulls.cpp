@@ -1,5 +1,4 @@
 // How pulls are answered: when the roster allows it, with a copy of the weights.
-#include <algorithm>
 #include <functional>
 #include <utility>
 
@@ -47,14 +46,10 @@ void StoreServer::Impl::answer(Worker& worker) {
 
 void StoreServer::Impl::send_values(Worker& worker, const std::shared_ptr<const Image>& image, StoreArray array,
                                     const std::vector<float>& values, bool is_last) {
-  constexpr std::uint64_t kPiece = kMaxPayloadBytes / sizeof(float);
   const ElementRange range = store_->state().range;
-  for (std::uint64_t begin = range.begin; begin < range.end; begin += kPiece) {
-    FrameHeader header{.type = FrameType::kValues, .dtype = DType::kF32, .call = static_cast<std::uint64_t>(array)};
-    header.count = store_->state().elements;
-    header.begin = begin;
-    header.end = std::min(begin + kPiece, range.end);
-    const std::span<const float> piece = std::span(values).subspan(begin - range.begin, header.end - header.begin);
+  for (const FrameHeader& header : headers_of_values(array, store_->state().elements, range)) {
+    const std::span<const float> piece =
+        std::span(values).subspan(header.begin - range.begin, header.end - header.begin);
     std::function<void()> sent;
     if (is_last && header.end == range.end) {
       sent = [this, &worker, connection = worker.connection] {
