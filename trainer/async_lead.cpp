@@ -81,7 +81,9 @@ void AsyncLead::evaluate(std::int64_t completed, const std::function<bool()>& st
                           .sequence = config_.data.sequence,
                           .packed = config_.data.packing,
                           .batch_size = config_.train.micro_batch_size,
-                          .max_batches = static_cast<std::uint64_t>(config_.evaluate.batches)},
+                          .max_batches = static_cast<std::uint64_t>(config_.evaluate.batches),
+                          .preference = config_.preference,
+                          .reference = train_step_.reference()},
                          hooks);
   if (!result) {
     return;
@@ -92,7 +94,8 @@ void AsyncLead::evaluate(std::int64_t completed, const std::function<bool()>& st
                       .valid_loss = result->loss,
                       .perplexity = result->perplexity(),
                       .accuracy = result->accuracy(),
-                      .tokens = result->tokens});
+                      .tokens = result->tokens,
+                      .preference = result->preference});
   const auto& best = progress_.best_validation_loss;
   const bool better = std::isfinite(result->loss) && (!best || result->loss < *best - config_.evaluate.min_delta);
   progress_.without_improvement = better ? 0 : progress_.without_improvement + 1;

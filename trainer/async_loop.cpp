@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "trainer/async_update.h"
+#include "trainer/first_weights.h"
 #include "trainer/model/parameters.h"
 #include "trainer/schedule.h"
 #include "trainer/stopwatch.h"
@@ -44,10 +45,7 @@ AsyncLoop::AsyncLoop(TrainLoop::Setup setup, Communicator& share, server::StoreC
       log_(log),
       backend_(std::move(setup.backend)),
       train_step_(config_, share, *backend_, setup.data.kind),
-      progress_(first_progress(setup)) {
-  require(setup.data.kind != DatasetKind::kPairs, "{} holds pairs of answers, which comm.mode {} does not train on",
-          config_.data.train, config_.comm.mode);
-}
+      progress_(first_progress(setup)) {}
 
 // Memory.
 
@@ -87,12 +85,17 @@ void AsyncLoop::upload(std::uint32_t count) {
 
 void AsyncLoop::begin(const CheckpointReader* checkpoint) {
   const ParameterLayout& layout = train_step_.layout();
+  if (config_.tune.method != TuneMethod::kFull) {  // every worker needs what is not trained
+    progress_.base_fingerprint = write_first_weights(config_, train_step_, *backend_, arrays(kWeights).weights);
+  }
+  load_reference(config_, train_step_, false, progress_.base_fingerprint);
   server::Open open;
   open.elements = layout.total();
   open.steps = static_cast<std::uint64_t>(config_.train.steps);
   open.max_staleness =
       store_.mode() == server::Mode::kBounded ? static_cast<std::uint32_t>(config_.comm.max_staleness) : 0;
-  open.description = describe_update(config_, layout, store_.world(), progress_.data_fingerprint);
+  open.description =
+      describe_update(config_, layout, store_.world(), progress_.data_fingerprint, progress_.base_fingerprint);
   const server::StoreClient::Position position = store_.open(std::move(open));
   completed_ = static_cast<std::int64_t>(position.completed);
   if (!position.is_initialized && store_.rank() == 0) {
@@ -107,7 +110,6 @@ void AsyncLoop::begin(const CheckpointReader* checkpoint) {
 
 void AsyncLoop::load(const CheckpointReader* checkpoint) {
   const ParameterLayout& layout = train_step_.layout();
-  const Replica& replica = train_step_.replica();
   const Arrays state = arrays(kEverything);
   if (checkpoint != nullptr) {
     const RunPosition& position = checkpoint->manifest().position;
@@ -119,20 +121,25 @@ void AsyncLoop::load(const CheckpointReader* checkpoint) {
     tokens_ = position.tokens;
     loaded_ = completed_;
     const std::string validation = progress_.validation;
+    const std::string base = progress_.base_fingerprint;
     progress_ = run_progress_from_json(position.extra_json);
     if (progress_.validation != validation) {
       progress_.validation = validation;
       progress_.best_validation_loss.reset();
       progress_.without_improvement = 0;
     }
+    require(progress_.base_fingerprint == base,
+            "{} (model.from) is not the model that this run began with: its fingerprint is {}, expected {}",
+            config_.model.from, base, progress_.base_fingerprint);
     log_.info("train: continuing {} from step {}, digest {}", checkpoint->path().string(), completed_,
               checkpoint->manifest().digest.hex());
-  } else if (!config_.model.from.empty()) {
-    load_weights(config_.model.from, layout, state.weights);
-    log_.info("train: starting from the weights of {}", config_.model.from);
+  } else if (config_.tune.method != TuneMethod::kFull) {
+    log_.info("train: tuning {} ({})", config_.model.from, name_of(config_.tune.method));
   } else {
-    initialize(replica.model().architecture(), replica.model().parameters(), config_.run.seed, backend_->pool(),
-               state.weights);
+    (void)write_first_weights(config_, train_step_, *backend_, state.weights);
+    if (!config_.model.from.empty()) {
+      log_.info("train: starting from the weights of {}", config_.model.from);
+    }
   }
 }
 
@@ -190,20 +197,17 @@ void AsyncLoop::step() {
     options.trace = config_.data.trace;
     loader_ = std::make_unique<BatchLoader>(std::move(options));
   }
-  std::int64_t targets = 0;
+  std::int64_t weight = 0;  // of this share: targets, or pairs
   std::int64_t part = 0;
   const std::span<const double> losses = train_step_.compute_gradients(completed_, [&]() -> const TokenBatch& {
     activity_.enter(Phase::kData, completed_ + 1);
     const TokenBatch& batch = loader_->next();
-    targets += batch.target_tokens;
+    weight += train_step_.reference() != nullptr ? batch.pairs : batch.target_tokens;
     activity_.enter(Phase::kGradients, completed_ + 1, part++);
     return batch;
   });
-  double loss = 0;
-  for (const double sum : losses) {
-    loss += sum;
-  }
-  loss /= static_cast<double>(targets);
+  const PreferenceSums sums = sums_of(losses, train_step_.values_per_micro_batch());
+  const double loss = sums.loss / static_cast<double>(weight);
   train_step_.finish_gradients();
   const double norm = train_step_.gradient_norm();
   if (!std::isfinite(loss) || !std::isfinite(norm)) {
@@ -231,6 +235,9 @@ void AsyncLoop::step() {
                       .tokens = tokens_,
                       .data_ms = loader_->take_blocked_ms(),
                       .world = store_.world()};
+  if (train_step_.reference() != nullptr) {
+    step_->preference = means_of(sums, static_cast<double>(weight));
+  }
 }
 
 // Once the next weights are here, and with them the answer to the gradient.

@@ -109,29 +109,39 @@ float push_scale(const OptimizerConfig& config, double norm, int workers) {
 }
 
 std::string describe_update(const Config& config, const ParameterLayout& layout, int workers,
-                            std::string_view data_fingerprint) {
+                            std::string_view data_fingerprint, std::string_view base_fingerprint) {
   const auto name = std::find_if(kSchedules.begin(), kSchedules.end(),
                                  [&](const auto& entry) { return entry.first == config.schedule.name; });
-  return json{{"workers", workers},
-              {"train.steps", config.train.steps},
-              {"train.micro_batches", config.train.micro_batches},
-              {"train.micro_batch_size", config.train.micro_batch_size},
-              {"data.sequence", config.data.sequence},
-              {"data.train", data_fingerprint},
-              {"run.seed", config.run.seed},
-              {"optimizer.lr", config.optimizer.lr},
-              {"optimizer.beta1", config.optimizer.betas[0]},
-              {"optimizer.beta2", config.optimizer.betas[1]},
-              {"optimizer.eps", config.optimizer.eps},
-              {"optimizer.weight_decay", config.optimizer.weight_decay},
-              {"optimizer.clip_norm", config.optimizer.clip_norm},
-              {"schedule.name", name->second},
-              {"schedule.warmup_steps", config.schedule.warmup_steps},
-              {"schedule.min_lr", config.schedule.min_lr},
-              {"schedule.decay_steps", config.schedule.decay_steps},
-              {"parameters", layout.parameters()},
-              {"ranges", to_json(decay_ranges(layout))}}
-      .dump(1);
+  json description{{"workers", workers},
+                   {"train.steps", config.train.steps},
+                   {"train.micro_batches", config.train.micro_batches},
+                   {"train.micro_batch_size", config.train.micro_batch_size},
+                   {"data.sequence", config.data.sequence},
+                   {"data.train", data_fingerprint},
+                   {"run.seed", config.run.seed},
+                   {"optimizer.lr", config.optimizer.lr},
+                   {"optimizer.beta1", config.optimizer.betas[0]},
+                   {"optimizer.beta2", config.optimizer.betas[1]},
+                   {"optimizer.eps", config.optimizer.eps},
+                   {"optimizer.weight_decay", config.optimizer.weight_decay},
+                   {"optimizer.clip_norm", config.optimizer.clip_norm},
+                   {"schedule.name", name->second},
+                   {"schedule.warmup_steps", config.schedule.warmup_steps},
+                   {"schedule.min_lr", config.schedule.min_lr},
+                   {"schedule.decay_steps", config.schedule.decay_steps},
+                   {"parameters", layout.parameters()},
+                   {"ranges", to_json(decay_ranges(layout))}};
+  if (!base_fingerprint.empty()) {
+    description.update({{"model.from", base_fingerprint},
+                        {"tune.method", name_of(config.tune.method)},
+                        {"tune.alpha", config.tune.alpha},
+                        {"tune.rslora", config.tune.rslora},
+                        {"preference.loss", name_of(config.preference.loss)},
+                        {"preference.beta", config.preference.beta},
+                        {"preference.label_smoothing", config.preference.label_smoothing},
+                        {"preference.sft", config.preference.sft}});
+  }
+  return description.dump(1);
 }
 
 std::unique_ptr<server::UpdateRule> make_update_rule(const std::string& description, ElementRange range,

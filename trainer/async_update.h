@@ -24,9 +24,10 @@ namespace lockstep {
 // What a share's gradient, whose norm is `norm`, is multiplied by.
 [[nodiscard]] float push_scale(const OptimizerConfig& config, double norm, int workers);
 
-// Everything that the workers of a job have to agree on, one value a line. `config` is resolved.
+// Everything that the workers of a job have to agree on, one value a line. `config` is resolved; `base_fingerprint`: of
+// the model that a tuned run stands on, or preferences are measured against; empty for none.
 [[nodiscard]] std::string describe_update(const Config& config, const ParameterLayout& layout, int workers,
-                                          std::string_view data_fingerprint);
+                                          std::string_view data_fingerprint, std::string_view base_fingerprint);
 
 // The rule of such a description; computes with `backend`, which outlives it. Throws Error(kCorrupt) for another text.
 [[nodiscard]] std::unique_ptr<server::UpdateRule> make_update_rule(const std::string& description, ElementRange range,

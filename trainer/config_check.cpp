@@ -78,9 +78,6 @@ void check_mode(const Config& config, const std::string& origin) {
           comm.mode, comm.wire);
   require(comm.zero == 0, "{}: comm.mode is {}, in which servers hold the optimizer's state; expected comm.zero 0",
           origin, comm.mode);
-  require(config.tune.method == TuneMethod::kFull,
-          "{}: comm.mode is {}, which trains all weights; found tune.method {}", origin, comm.mode,
-          name_of(config.tune.method));
 }
 
 void check_schedule(const Config& config, const std::string& origin) {

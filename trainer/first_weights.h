@@ -22,7 +22,8 @@ namespace lockstep {
 void load_base_again(const Config& config, Replica& replica, const std::string& fingerprint);
 
 // The copy that preferences are measured against, where there is one: it is where the run began, also when that goes
-// on. `fingerprint` is set, and compared where `goes_on`. Throws Error(kUsage) where config.model.from is another model.
+// on. `fingerprint` is set, and compared where `goes_on`. Throws Error(kUsage) where config.model.from is another
+// model.
 void load_reference(const Config& config, TrainStep& train_step, bool goes_on, std::string& fingerprint);
 
 }  // namespace lockstep

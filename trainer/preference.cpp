@@ -68,6 +68,15 @@ PreferenceSums& PreferenceSums::operator+=(const PreferenceSums& other) {
   return *this;
 }
 
+PreferenceSums sums_of(std::span<const double> values, std::size_t stride) {
+  PreferenceSums sums;
+  for (std::size_t i = 0; i < values.size(); i += stride) {
+    sums += stride == 1 ? PreferenceSums{.loss = values[i]}
+                        : PreferenceSums{values[i], values[i + 1], values[i + 2], values[i + 3]};
+  }
+  return sums;
+}
+
 PreferenceMetrics means_of(const PreferenceSums& sums, double pairs) {
   return {sums.right / pairs, sums.chosen_reward / pairs, sums.rejected_reward / pairs};
 }

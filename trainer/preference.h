@@ -36,6 +36,8 @@ struct PreferenceSums {
 };
 
 [[nodiscard]] PreferenceMetrics means_of(const PreferenceSums& sums, double pairs);
+// Of micro-batches that have `stride` values each, as TrainStep::compute_gradients() returns them: a loss, or all.
+[[nodiscard]] PreferenceSums sums_of(std::span<const double> values, std::size_t stride);
 
 // The losses of the pairs of a batch. `policy` and `reference` hold, for each sequence of it, the sum of -log p over
 // its targets. Where `gradients` is not empty, it gets `scale` times d(loss)/d(policy) for each.

@@ -291,13 +291,7 @@ TrainLoop::StepResult TrainLoop::step() {
       [this](std::size_t bucket) { enter(Phase::kReduce, static_cast<std::int64_t>(bucket)); });
 
   const GatheredRecords& gathered = exchange(losses);
-  PreferenceSums sums;
-  const std::size_t stride = train_step_.values_per_micro_batch();
-  for (std::size_t i = 0; i < gathered.micro_batch_losses.size(); i += stride) {
-    const double* values = &gathered.micro_batch_losses[i];
-    sums +=
-        stride == 1 ? PreferenceSums{.loss = values[0]} : PreferenceSums{values[0], values[1], values[2], values[3]};
-  }
+  const PreferenceSums sums = sums_of(gathered.micro_batch_losses, train_step_.values_per_micro_batch());
   const auto weight = static_cast<double>(train_step_.step_weight());
   result.loss = sums.loss / weight;
   if (train_step_.reference() != nullptr) {

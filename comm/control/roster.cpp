@@ -112,6 +112,29 @@ Trouble Roster::trouble(const Worker& worker, TroubleKind kind, const std::strin
   return trouble;
 }
 
+// Those whose connection ended first come first, and are waited for: mpirun ends the others when one has died, and of
+// processes on this machine the end is known sooner than of those on others.
+std::vector<Trouble> Roster::check_connections(Clock::time_point now) {
+  std::vector<Worker*> closed;
+  for (auto& [rank, worker] : workers_) {
+    if (!worker.told && !worker.ended && !worker.connected) {
+      closed.push_back(&worker);
+    }
+  }
+  std::stable_sort(closed.begin(), closed.end(),
+                   [](const Worker* a, const Worker* b) { return a->closed < b->closed; });
+  std::vector<Trouble> found;
+  for (Worker* const worker : closed) {
+    if (now - worker->closed < kReconnect && !process_is_gone(*worker)) {
+      break;
+    }
+    found.push_back(trouble(*worker, TroubleKind::kGone, "is gone"));
+    found.back().silent_seconds = seconds(now - worker->closed);
+    worker->told = true;
+  }
+  return found;
+}
+
 std::vector<Trouble> Roster::check(Clock::time_point now) {
   // A coordinator that stood still itself, or was not given the processor, cannot tell who did.
   if (now - checked_ > options_.silence / 4 + options_.period) {
@@ -123,7 +146,7 @@ std::vector<Trouble> Roster::check(Clock::time_point now) {
   }
   checked_ = now;
 
-  std::vector<Trouble> found;
+  std::vector<Trouble> found = check_connections(now);
   for (auto& [rank, worker] : workers_) {
     if (worker.told) {
       continue;
@@ -145,11 +168,6 @@ std::vector<Trouble> Roster::check(Clock::time_point now) {
       continue;
     }
     if (!worker.connected) {
-      if (now - worker.closed >= kReconnect || process_is_gone(worker)) {
-        found.push_back(trouble(worker, TroubleKind::kGone, "is gone"));
-        found.back().silent_seconds = seconds(now - worker.closed);
-        worker.told = true;
-      }
       continue;
     }
     if (now - worker.heard + options_.period >= options_.silence) {

@@ -88,6 +88,7 @@ class Roster {
   };
   [[nodiscard]] std::string name_of(const Worker& worker) const;
   [[nodiscard]] bool process_is_gone(const Worker& worker) const;
+  [[nodiscard]] std::vector<Trouble> check_connections(Clock::time_point now);
   [[nodiscard]] Trouble trouble(const Worker& worker, TroubleKind kind, const std::string& what) const;
 
   Options options_;

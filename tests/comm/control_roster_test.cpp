@@ -86,6 +86,28 @@ TEST_F(RosterTest, WaitsForAWorkerWhoseConnectionBroke) {
               ElementsAre(Field(&Trouble::text, HasSubstr("(host n1, process 101) is gone"))));
 }
 
+// The other one's process is known to be gone at once, since it would be on this machine.
+TEST_F(RosterTest, NamesFirstWhoWasGoneFirst) {
+  constexpr std::int64_t kNoProcess = 0x7ffffff0;
+  Roster roster({.world = 2,
+                 .attempt = 1,
+                 .silence = milliseconds(5'000),
+                 .still = milliseconds(20'000),
+                 .start = milliseconds(30'000),
+                 .period = milliseconds(100),
+                 .own_host = "n0"},
+                now_);
+  EXPECT_TRUE(roster.hello({.rank = 0, .world = 2, .attempt = 1, .host = "n0", .process = kNoProcess}, now_));
+  EXPECT_TRUE(roster.hello({.rank = 1, .world = 2, .attempt = 1, .host = "n1", .process = 101}, now_));
+  roster.closed(1, now_);
+  roster.closed(0, now_ + milliseconds(300));
+  EXPECT_THAT(roster.check(now_ + milliseconds(900)), IsEmpty());
+  const std::vector<Trouble> found = roster.check(now_ + milliseconds(1'000));
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].rank, 1);
+  EXPECT_EQ(found[1].rank, 0);
+}
+
 TEST_F(RosterTest, SaysNothingOfAWorkerThatEndedWell) {
   roster_.farewell(1, {}, now_);
   roster_.closed(1, now_);

@@ -113,6 +113,69 @@ TEST_F(StoreModesTest, OneWorkerHasTheBitsOfARunWithoutServers) {
   }
 }
 
+// Adapters, and pairs of answers, whose reference is the model itself or a copy of it.
+TEST_F(StoreModesTest, TunedModelsHaveTheBitsOfARunWithoutServers) {
+  const Words wide = {"model.context=64"};
+  alone("base", wide);
+  const std::string base = (job_->checkpoints("base") / "step-00000024").string();
+  std::ofstream file(job_->folder() / "pairs.jsonl");
+  for (int i = 0; i < 60; ++i) {
+    file << R"({"prompt": "count to )" << i % 7 << R"(", "chosen": ")" << std::string("1234567", i % 7 + 1)
+         << R"(", "rejected": ")" << std::string("7654321", i % 5 + 1) << "\"}\n";
+  }
+  file.close();
+  const std::filesystem::path pairs = job_->folder() / "pairs";
+  const ProcessResult packed =
+      run_process({LOCKSTEP_PROGRAM, "pack", "--format", "pairs", "--template", "default", "--tokenizer", base,
+                   "--split", "0.8,0.2,0", "--max-tokens", "48", "--out", pairs, job_->folder() / "pairs.jsonl"});
+  ASSERT_EQ(packed.exit_code, 0) << packed.err;
+  const Words tuned = wide + Words{"model.from=" + base, "schedule.name=constant"};
+  const Words lora = tuned + Words{"tune.method=lora", "tune.dropout=0.1", "tune.lora_plus=16", "tune.dora=true"};
+  const Words preferences = {"data.train=" + (pairs / "train").string(), "data.valid=" + (pairs / "valid").string(),
+                             "preference.sft=0.1", "evaluate.every_steps=2"};
+  const std::vector<std::pair<std::string, Words>> cases = {
+      {"lora", lora},
+      {"frozen", tuned + Words{"tune.method=freeze", "tune.blocks=1"}},
+      {"dpo", tuned + preferences},
+      {"dpo-lora", lora + preferences}};
+  for (const auto& [name, settings] : cases) {
+    SCOPED_TRACE(name);
+    const TrainingJob::Result expected = alone(name, settings);
+    TrainingJob::ServedRun run = start(name + "-served", 1, "async", 2, settings);
+    end(run);
+    EXPECT_EQ(job_->result(name + "-served"), expected);
+    EXPECT_EQ(job_->curve(name + "-served"), job_->curve(name));
+    // The first part elsewhere.
+    alone(name + "-moved", settings + Words{"train.steps=10"});
+    run = start(name + "-moved", 1, "bounded", 1, settings);
+    end(run);
+    EXPECT_EQ(job_->result(name + "-moved"), expected);
+    run = start(name + "-two", 2, "bounded", 1, settings);
+    end(run);
+    EXPECT_EQ(job_->result(name + "-two").step, 24);
+  }
+}
+
+// Workers that tune different models do not belong together.
+TEST_F(StoreModesTest, WorkersWithAnotherModelAreRefused) {
+  alone("one-base");
+  alone("other-base", {"run.seed=2"});
+  const auto from = [](const std::string& run) {
+    return Words{"tune.method=lora", "model.from=" + (job_->checkpoints(run) / "step-00000024").string()};
+  };
+  TrainingJob::ServedRun run = start("two-bases", 2, "async", 1, from("one-base"));
+  Words other = run.worker_starts[1].words;
+  for (const std::string& setting : from("other-base")) {
+    other.insert(other.end(), {"--set", setting});
+  }
+  run.workers[1]->send(SIGKILL);
+  run.workers[1]->wait();
+  const std::unique_ptr<Process> stranger = again(other, run.worker_starts[1].environment);
+  const ProcessResult refused = stranger->wait();
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("model.from"));
+}
+
 TEST_F(StoreModesTest, TwoWorkersUseEachSampleOnceAndSayHowStaleTheirGradientsWere) {
   for (const std::string mode : {"bounded", "async"}) {
     const std::string trace = (job_->folder() / ("trace-" + mode)).string();

@@ -54,7 +54,7 @@ class AsyncUpdateTest : public testing::Test {
   State pushed(const Config& config, int workers, std::uint64_t pushes, std::size_t parts,
                const std::function<std::vector<float>(std::uint64_t)>& gradient_of) {
     State state{values(1), std::vector<float>(layout_.total()), std::vector<float>(layout_.total())};
-    const std::string description = describe_update(config, layout_, workers, "data");
+    const std::string description = describe_update(config, layout_, workers, "data", "");
     for (std::size_t part = 0; part < parts; ++part) {
       const ElementRange range = server::range_of_part(layout_.total(), part, parts);
       const auto rule = make_update_rule(description, range, *backend_);
@@ -184,7 +184,7 @@ TEST_F(AsyncUpdateTest, LooksAheadAlongTheMoments) {
   const auto same = [this](std::uint64_t) { return values(7); };
   State state = pushed(config, 2, 400, 1, same);
   const State after = pushed(config, 2, 403, 1, same);
-  const auto rule = make_update_rule(describe_update(config, layout_, 2, "data"), {0, layout_.total()}, *backend_);
+  const auto rule = make_update_rule(describe_update(config, layout_, 2, "data", ""), {0, layout_.total()}, *backend_);
   std::vector<float> ahead = state.weights;
   rule->look_ahead(
       {.number = 400, .pushes = 3, .weights = ahead, .exp_avg = state.exp_avg, .exp_avg_sq = state.exp_avg_sq});
@@ -204,7 +204,7 @@ TEST_F(AsyncUpdateTest, LooksAheadAlongTheMoments) {
 }
 
 TEST_F(AsyncUpdateTest, RefusesDescriptionsThatAreNone) {
-  const std::string good = describe_update(some_config(), layout_, 2, "data");
+  const std::string good = describe_update(some_config(), layout_, 2, "data", "");
   const auto refuses = [&](const std::string& from, const std::string& to) {
     std::string text = good;
     ASSERT_NE(text.find(from), std::string::npos) << from;
