@@ -1,5 +1,6 @@
 #include "trainer/async_loop.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -57,7 +58,9 @@ AsyncLoop::Arrays AsyncLoop::arrays(std::uint32_t count) {
     return count == kEverything ? Arrays{weights, optimizer.exp_avg(), optimizer.exp_avg_sq()} : Arrays{weights};
   }
   if (host_.size_bytes() < count * total * sizeof(float)) {
-    host_ = Buffer::allocate(count * total * sizeof(float));
+    Buffer larger = Buffer::allocate(count * total * sizeof(float));
+    std::copy_n(host_.data(), host_.size_bytes(), larger.data());
+    host_ = std::move(larger);
   }
   const std::span<float> all = host_.as<float>(count * total);
   return count == kEverything ? Arrays{all.first(total), all.subspan(total, total), all.last(total)} : Arrays{all};
@@ -89,6 +92,12 @@ void AsyncLoop::begin(const CheckpointReader* checkpoint) {
     progress_.base_fingerprint = write_first_weights(config_, train_step_, *backend_, arrays(kWeights).weights);
   }
   load_reference(config_, train_step_, false, progress_.base_fingerprint);
+  if (checkpoint != nullptr) {
+    const std::string began = run_progress_from_json(checkpoint->manifest().position.extra_json).base_fingerprint;
+    require(began == progress_.base_fingerprint,
+            "{} (model.from) is not the model that this run began with: its fingerprint is {}, expected {}",
+            config_.model.from, progress_.base_fingerprint, began);
+  }
   server::Open open;
   open.elements = layout.total();
   open.steps = static_cast<std::uint64_t>(config_.train.steps);
@@ -121,16 +130,12 @@ void AsyncLoop::load(const CheckpointReader* checkpoint) {
     tokens_ = position.tokens;
     loaded_ = completed_;
     const std::string validation = progress_.validation;
-    const std::string base = progress_.base_fingerprint;
     progress_ = run_progress_from_json(position.extra_json);
     if (progress_.validation != validation) {
       progress_.validation = validation;
       progress_.best_validation_loss.reset();
       progress_.without_improvement = 0;
     }
-    require(progress_.base_fingerprint == base,
-            "{} (model.from) is not the model that this run began with: its fingerprint is {}, expected {}",
-            config_.model.from, base, progress_.base_fingerprint);
     log_.info("train: continuing {} from step {}, digest {}", checkpoint->path().string(), completed_,
               checkpoint->manifest().digest.hex());
   } else if (config_.tune.method != TuneMethod::kFull) {

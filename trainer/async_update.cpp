@@ -1,11 +1,15 @@
 #include "trainer/async_update.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "trainer/optimizer.h"
 #include "trainer/schedule.h"
 
@@ -75,6 +79,15 @@ constexpr std::array<std::pair<ScheduleName, std::string_view>, 4> kSchedules = 
                                                                                   {ScheduleName::kCosine, "cosine"},
                                                                                   {ScheduleName::kWsd, "wsd"}}};
 
+// Layers of equal shapes can be told apart by their names only.
+std::string names_and_shapes(const ParameterLayout& layout) {
+  std::string text;
+  for (const ParameterSpec& spec : layout.specs()) {
+    text += fmt::format("{} {}\n", spec.name, fmt::join(spec.shape, "x"));
+  }
+  return hash_of(text).hex();
+}
+
 json to_json(const std::vector<DecayRange>& ranges) {
   json list = json::array();
   for (const DecayRange& range : ranges) {
@@ -133,6 +146,9 @@ std::string describe_update(const Config& config, const ParameterLayout& layout,
                    {"ranges", to_json(decay_ranges(layout))}};
   if (!base_fingerprint.empty()) {
     description.update({{"model.from", base_fingerprint},
+                        {"trained", names_and_shapes(layout)},
+                        {"tune.quantize", name_of(config.tune.quantize)},
+                        {"tune.dropout", config.tune.dropout},
                         {"tune.method", name_of(config.tune.method)},
                         {"tune.alpha", config.tune.alpha},
                         {"tune.rslora", config.tune.rslora},

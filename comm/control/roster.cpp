@@ -146,7 +146,7 @@ std::vector<Trouble> Roster::check(Clock::time_point now) {
   }
   checked_ = now;
 
-  std::vector<Trouble> found = check_connections(now);
+  std::vector<Trouble> found;
   for (auto& [rank, worker] : workers_) {
     if (worker.told) {
       continue;
@@ -191,6 +191,8 @@ std::vector<Trouble> Roster::check(Clock::time_point now) {
       found.push_back(std::move(stands));
     }
   }
+  const std::vector<Trouble> gone = check_connections(now);
+  found.insert(found.end(), gone.begin(), gone.end());
   std::vector<int> missing;
   for (int rank = 0; rank < options_.world && !told_missing_; ++rank) {
     if (!workers_.contains(rank) && now - awaited_since_[static_cast<std::size_t>(rank)] >= options_.start) {

@@ -44,7 +44,8 @@ void StoreRoster::watch(const StoreState& state, bool is_recovered) {
 }
 
 bool StoreRoster::is_missed(const StoreWorker& worker) const {
-  return !worker.is_here() && !worker.has_said_bye && Clock::now() - worker.gone_since < options_.rejoin;
+  const bool is_coming = worker.connection != nullptr && !worker.is_open;  // it reads its data and model
+  return !worker.is_here() && !worker.has_said_bye && (is_coming || Clock::now() - worker.gone_since < options_.rejoin);
 }
 
 std::uint64_t StoreRoster::missing_joins() const {

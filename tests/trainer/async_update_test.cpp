@@ -203,6 +203,23 @@ TEST_F(AsyncUpdateTest, LooksAheadAlongTheMoments) {
   EXPECT_EQ(first, values(1));
 }
 
+// Adapters of layers with equal shapes have equal sizes and rates.
+TEST_F(AsyncUpdateTest, TellsTunedModelsApart) {
+  const auto layout = [](const std::string& layer) {
+    return ParameterLayout({{.name = layer + ".lora_A", .shape = {4, 16}, .exports = {}},
+                            {.name = layer + ".lora_B", .shape = {16, 4}, .exports = {}}});
+  };
+  Config config = some_config();
+  config.tune.method = TuneMethod::kLora;
+  const std::string one = describe_update(config, layout("q_proj"), 2, "data", "base");
+  EXPECT_EQ(describe_update(config, layout("q_proj"), 2, "data", "base"), one);
+  EXPECT_NE(describe_update(config, layout("o_proj"), 2, "data", "base"), one);
+  EXPECT_NE(describe_update(config, layout("q_proj"), 2, "data", "other"), one);
+  config.tune.quantize = Packing::kQ8;
+  EXPECT_NE(describe_update(config, layout("q_proj"), 2, "data", "base"), one);
+  EXPECT_NO_THROW((void)make_update_rule(one, {0, layout("q_proj").total()}, *backend_));
+}
+
 TEST_F(AsyncUpdateTest, RefusesDescriptionsThatAreNone) {
   const std::string good = describe_update(some_config(), layout_, 2, "data", "");
   const auto refuses = [&](const std::string& from, const std::string& to) {
