@@ -1,6 +1,5 @@
 #include "trainer/async_lead.h"
 
-#include <cmath>
 #include <utility>
 
 #include "base/error.h"
@@ -75,16 +74,8 @@ void AsyncLead::evaluate(std::int64_t completed, const std::function<bool()>& st
     activity_.enter(Phase::kEvaluate, completed, static_cast<std::int64_t>(done));
   };
   hooks.stop_requested = stop_requested;
-  const std::optional<EvaluationResult> result =
-      lockstep::evaluate(train_step_.replica(), train_step_.arena(), self_,
-                         {.dataset = config_.data.valid,
-                          .sequence = config_.data.sequence,
-                          .packed = config_.data.packing,
-                          .batch_size = config_.train.micro_batch_size,
-                          .max_batches = static_cast<std::uint64_t>(config_.evaluate.batches),
-                          .preference = config_.preference,
-                          .reference = train_step_.reference()},
-                         hooks);
+  const std::optional<EvaluationResult> result = lockstep::evaluate(
+      train_step_.replica(), train_step_.arena(), self_, validation_options(config_, train_step_.reference()), hooks);
   if (!result) {
     return;
   }
@@ -96,12 +87,7 @@ void AsyncLead::evaluate(std::int64_t completed, const std::function<bool()>& st
                       .accuracy = result->accuracy(),
                       .tokens = result->tokens,
                       .preference = result->preference});
-  const auto& best = progress_.best_validation_loss;
-  const bool better = std::isfinite(result->loss) && (!best || result->loss < *best - config_.evaluate.min_delta);
-  progress_.without_improvement = better ? 0 : progress_.without_improvement + 1;
-  if (better) {
-    progress_.best_validation_loss = result->loss;
-  }
+  progress_.note_validation(result->loss, config_.evaluate.min_delta);
 }
 
 bool AsyncLead::is_out_of_patience() const {

@@ -131,11 +131,7 @@ void AsyncLoop::load(const CheckpointReader* checkpoint) {
     loaded_ = completed_;
     const std::string validation = progress_.validation;
     progress_ = run_progress_from_json(position.extra_json);
-    if (progress_.validation != validation) {
-      progress_.validation = validation;
-      progress_.best_validation_loss.reset();
-      progress_.without_improvement = 0;
-    }
+    progress_.measure_on(validation);
     log_.info("train: continuing {} from step {}, digest {}", checkpoint->path().string(), completed_,
               checkpoint->manifest().digest.hex());
   } else if (config_.tune.method != TuneMethod::kFull) {

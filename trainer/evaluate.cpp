@@ -41,6 +41,16 @@ BatchSum sum_of(const Loss& loss, const TokenBatch& batch, const EvaluationOptio
 double EvaluationResult::perplexity() const { return std::exp(loss); }
 double EvaluationResult::accuracy() const { return static_cast<double>(hits) / static_cast<double>(tokens); }
 
+EvaluationOptions validation_options(const Config& config, const ReferenceModel* reference) {
+  return {.dataset = config.data.valid,
+          .sequence = config.data.sequence,
+          .packed = config.data.packing,
+          .batch_size = config.train.micro_batch_size,
+          .max_batches = static_cast<std::uint64_t>(config.evaluate.batches),
+          .preference = config.preference,
+          .reference = reference};
+}
+
 std::optional<EvaluationResult> evaluate(const Replica& replica, Arena& arena, Communicator& communicator,
                                          const EvaluationOptions& options, const EvaluationHooks& hooks) {
   EvaluationBatches batches(

@@ -23,6 +23,9 @@ struct EvaluationOptions {
   const ReferenceModel* reference = nullptr;  // null: the losses of all their targets
 };
 
+// Of a run's evaluations while it trains. `reference`: null but for pairs.
+[[nodiscard]] EvaluationOptions validation_options(const Config& config, const ReferenceModel* reference);
+
 struct EvaluationResult {
   double loss = 0;  // mean over the tokens, or over pairs
   std::int64_t tokens = 0;

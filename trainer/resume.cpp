@@ -1,5 +1,6 @@
 #include "trainer/resume.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -32,6 +33,24 @@ std::string to_json(const RunProgress& progress) {
               {"data_fingerprint", progress.data_fingerprint},
               {"base_fingerprint", progress.base_fingerprint}}
       .dump();
+}
+
+void RunProgress::note_validation(double loss, double min_delta) {
+  const bool better = std::isfinite(loss) && (!best_validation_loss || loss < *best_validation_loss - min_delta);
+  without_improvement = better ? 0 : without_improvement + 1;
+  if (better) {
+    best_validation_loss = loss;
+  }
+}
+
+bool RunProgress::measure_on(const std::string& what) {
+  if (validation == what) {
+    return false;
+  }
+  validation = what;
+  best_validation_loss.reset();
+  without_improvement = 0;
+  return true;
 }
 
 RunProgress run_progress_from_json(const std::string& text) {

@@ -23,6 +23,11 @@ struct RunProgress {
   std::string data_fingerprint;                // of the training data: data_fingerprint()
   std::string base_fingerprint;                // of the model whose weights stay as they are; empty: all are trained
 
+  // After an evaluation.
+  void note_validation(double loss, double min_delta);
+  // From now on it is measured on this. Returns whether that is something else than before.
+  bool measure_on(const std::string& what);
+
   friend bool operator==(const RunProgress&, const RunProgress&) = default;
 };
 [[nodiscard]] std::string to_json(const RunProgress& progress);

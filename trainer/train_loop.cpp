@@ -128,14 +128,10 @@ std::optional<RankState> TrainLoop::state() const {
 
 void TrainLoop::adopt_progress(const RunProgress& progress) {
   progress_ = progress;
-  if (progress_.validation != validation_) {
-    if (progress_.best_validation_loss && config_.evaluate.patience > 0) {
-      log_.info("train: validation differs from before ({}, was {}); evaluate.patience counts anew", validation_,
-                progress_.validation);
-    }
-    progress_.validation = validation_;
-    progress_.best_validation_loss.reset();
-    progress_.without_improvement = 0;
+  const bool had_best = progress_.best_validation_loss.has_value();
+  if (progress_.measure_on(validation_) && had_best && config_.evaluate.patience > 0) {
+    log_.info("train: validation differs from before ({}, was {}); evaluate.patience counts anew", validation_,
+              progress.validation);
   }
 }
 
@@ -365,14 +361,7 @@ void TrainLoop::evaluate_now() {
   hooks.stop_requested = [this] { return stop_requested_ && stop_requested_(); };
   const std::optional<EvaluationResult> evaluation =
       evaluate(train_step_.replica(), train_step_.arena(), communicator_,
-               {.dataset = config_.data.valid,
-                .sequence = config_.data.sequence,
-                .packed = config_.data.packing,
-                .batch_size = config_.train.micro_batch_size,
-                .max_batches = static_cast<std::uint64_t>(config_.evaluate.batches),
-                .preference = config_.preference,
-                .reference = train_step_.reference()},
-               hooks);
+               validation_options(config_, train_step_.reference()), hooks);
   if (!evaluation) {
     stop_ = true;
     return;
@@ -386,12 +375,7 @@ void TrainLoop::evaluate_now() {
                       .accuracy = result.accuracy(),
                       .tokens = result.tokens,
                       .preference = result.preference});
-  const auto& best = progress_.best_validation_loss;
-  const bool better = std::isfinite(result.loss) && (!best || result.loss < *best - config_.evaluate.min_delta);
-  progress_.without_improvement = better ? 0 : progress_.without_improvement + 1;
-  if (better) {
-    progress_.best_validation_loss = result.loss;
-  }
+  progress_.note_validation(result.loss, config_.evaluate.min_delta);
   if (out_of_patience() && completed_ < config_.train.steps) {
     log_.info("train: stopping early at step {}: {} evaluations without a better validation loss than {:.4f}",
               completed_, progress_.without_improvement, progress_.best_validation_loss.value_or(std::nan("")));

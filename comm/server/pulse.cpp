@@ -14,7 +14,6 @@ namespace lockstep::server {
 namespace {
 
 namespace asio = boost::asio;
-using boost::system::error_code;
 using std::chrono::milliseconds;
 using Clock = Connection::Clock;
 

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
+#include <tuple>
 
 #include "base/file.h"
 #include "tests/launcher/launch_fixture.h"
@@ -132,16 +133,21 @@ TEST_F(LaunchServedTest, GoesOnWhenAWorkerWithItsShardWasKilled) {
   expect_the_undisturbed_result("sharded");
 }
 
-TEST_F(LaunchServedTest, GoesOnWhenAServerWasKilled) {
-  Process process(command("unserved", served({"--servers", "2"})), environment());
-  wait_for_rank(process, "unserved", 0, 25);
-  const std::vector<pid_t> servers = servers_of(process);
-  ASSERT_EQ(servers.size(), 2U);
-  kill(servers[1], SIGKILL);
-  const ProcessResult result = process.wait(100);
-  EXPECT_EQ(result.exit_code, 0) << result.err;
-  expect_the_undisturbed_result("unserved");
-  EXPECT_THAT(causes("unserved"), Contains(AllOf(StartsWith("server "), HasSubstr(" was ended by signal 9"))));
+// One that is stopped keeps its port, so that nobody could take its place as long as it is there.
+TEST_F(LaunchServedTest, GoesOnWhenAServerWasKilledOrStopped) {
+  for (const auto& [run, signal, cause] : {std::tuple("unserved", SIGKILL, " was ended by signal 9"),
+                                           std::tuple("hung", SIGSTOP, " has not answered for ")}) {
+    SCOPED_TRACE(run);
+    Process process(command(run, served({"--servers", "2"})), environment());
+    wait_for_rank(process, run, 0, 25);
+    const std::vector<pid_t> servers = servers_of(process);
+    ASSERT_EQ(servers.size(), 2U);
+    kill(servers[1], signal);
+    const ProcessResult result = process.wait(100);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    expect_the_undisturbed_result(run);
+    EXPECT_THAT(causes(run), Contains(AllOf(StartsWith("server "), HasSubstr(cause))));
+  }
 }
 
 TEST_F(LaunchServedTest, NamesAStoppedWorkerAndReplacesIt) {
@@ -151,19 +157,6 @@ TEST_F(LaunchServedTest, NamesAStoppedWorkerAndReplacesIt) {
   EXPECT_EQ(result.exit_code, 0) << result.err;
   expect_the_undisturbed_result("stopped");
   EXPECT_THAT(causes("stopped"), Contains(AllOf(StartsWith("rank 1 (host "), HasSubstr(") has not answered for "))));
-}
-
-// It keeps its port, so that nobody could take its place as long as it is there.
-TEST_F(LaunchServedTest, NamesAStoppedServerAndReplacesIt) {
-  Process process(command("hung", served({"--servers", "2"})), environment());
-  wait_for_rank(process, "hung", 1, 25);
-  const std::vector<pid_t> servers = servers_of(process);
-  ASSERT_EQ(servers.size(), 2U);
-  kill(servers[1], SIGSTOP);
-  const ProcessResult result = process.wait(100);
-  EXPECT_EQ(result.exit_code, 0) << result.err;
-  expect_the_undisturbed_result("hung");
-  EXPECT_THAT(causes("hung"), Contains(AllOf(StartsWith("server "), HasSubstr(" has not answered for "))));
 }
 
 TEST_F(LaunchServedTest, TheFirstSignalSavesAndTheNextLaunchGoesOnWithMpi) {
