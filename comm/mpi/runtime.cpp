@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "comm/mpi/check.h"
+#include "comm/rank_environment.h"
 
 namespace lockstep::mpi {
 namespace {
@@ -25,11 +26,27 @@ void finalize_at_exit() {
 // Settings of Open MPI that hold unless the user chose otherwise; other MPIs do not read them.
 void prefer(const char* variable, const char* value) { ::setenv(variable, value, 0); }
 
+// At the end of MPI_Init Open MPI waits for all ranks by a PMIx fence without data. For that Slurm (21.08 to 26.05)
+// builds a tree of the job's nodes; where they are fewer than its TreeWidth, each takes itself for the root of a tree
+// of its own (reverse_tree_info() in src/common/reverse_tree.c), and the fence waits for nobody. A rank that is still
+// in MPI_Init when the first message of one that has left it comes ends in a segmentation fault. Fences by a ring are
+// sound.
+bool has_sound_barrier() {
+  const EnvironmentLookup environment = process_environment();
+  return detect_rank_environment(environment).starter != Starter::kSrun ||
+         environment("SLURM_PMIX_FENCE").value_or("") == "ring";
+}
+
 void initialize() {
   // Ranks in containers may not read each other's memory (process_vm_readv), and Open MPI then prints an error for each
   // message. Large sums within a node do not go through messages at all.
   prefer("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
   prefer("OMPI_MCA_btl_sm_use_cma", "0");
+  if (!has_sound_barrier()) {
+    // It is too late to ask Slurm for a ring. But now the one fence with data, by a ring always, lasts until the end of
+    // MPI_Init, and a rank looks for messages only once it can take them.
+    prefer("OMPI_MCA_pmix_base_async_modex", "1");
+  }
   int provided = MPI_THREAD_SINGLE;
   check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
   std::atexit(finalize_at_exit);

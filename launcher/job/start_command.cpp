@@ -63,6 +63,8 @@ ChildCommand mpirun_command(const StartPlan& plan) {
 ChildCommand srun_command(const StartPlan& plan) {
   ChildCommand command{{"srun", "--mpi=pmix", "--label", "--overlap", "--kill-on-bad-exit=1", "--cpu-bind=none",
                         "--distribution=block", fmt::format("--ntasks={}", plan.placement.ranks)}};
+  // Without it the barrier at the end of MPI_Init is none: see comm/mpi/runtime.cpp.
+  command.variables["SLURM_PMIX_FENCE"] = "ring";
   if (!plan.placement.hosts.empty()) {
     std::vector<std::string> names;
     int most = 0;

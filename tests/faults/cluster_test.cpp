@@ -247,6 +247,19 @@ class ClusterTest : public testing::Test {
     return fs::exists(path) ? read_file(path) : "";
   }
 
+  static ProcessResult by_plain_srun(const std::string& run, const Words& before_the_program) {
+    Words train = job_->command({run, 1, settings()});
+    train.erase(train.begin(), train.begin() + 2);
+    Words words = {"env"};
+    for (const std::string& variable : environment()) {
+      words.push_back(variable);
+    }
+    words.insert(words.end(), {"srun", "--nodes=4", "--ntasks=4", "--mpi=pmix", "--kill-on-bad-exit=1"});
+    words.insert(words.end(), before_the_program.begin(), before_the_program.end());
+    words.insert(words.end(), train.begin(), train.end());
+    return run_process(cluster_->on("n1", words));
+  }
+
   static std::unique_ptr<TrainingJob> job_;
   static std::unique_ptr<SharedDisk> disk_;
   static std::unique_ptr<Cluster> cluster_;
@@ -635,23 +648,34 @@ TEST_F(ClusterTest, TrainsThroughParameterServersUnderSlurm) {
 
 // Without lockstep launch: the ranks coordinate themselves.
 TEST_F(ClusterTest, TrainsUnderPlainSrunAndRefusesSingletons) {
-  Words train = job_->command({"srun", 1, settings()});
-  train.erase(train.begin(), train.begin() + 2);
-  Words words = {"env"};
-  for (const std::string& variable : environment()) {
-    words.push_back(variable);
-  }
-  words.insert(words.end(), {"srun", "--nodes=4", "--ntasks=4", "--mpi=pmix", "--kill-on-bad-exit=1"});
-  words.insert(words.end(), train.begin(), train.end());
-  const ProcessResult result = run_process(cluster_->on("n1", words));
+  const ProcessResult result = by_plain_srun("srun", {});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   expect_the_undisturbed_result("srun");
 
+  Words train = job_->command({"srun", 1, settings()});
+  train.erase(train.begin(), train.begin() + 2);
   Words without = {"srun", "--nodes=4", "--ntasks=4", "--mpi=none"};
   without.insert(without.end(), train.begin(), train.end());
   const ProcessResult refused = run_process(cluster_->on("n1", without));
   EXPECT_EQ(refused.exit_code, 2);
   EXPECT_THAT(refused.err, HasSubstr("srun started 4 tasks but gave them no PMIx"));
+}
+
+// As long as the others have nothing to wait for at the end of MPI_Init, they meet a rank that cannot take messages
+// yet.
+TEST_F(ClusterTest, WaitsUnderSlurmForARankThatIsSlowInMpisStart) {
+  const std::string preload = std::string("LD_PRELOAD=") + LOCKSTEP_SLOW_MPI_START;
+  const ProcessResult result = by_plain_srun("slow_srun", {"env", preload});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  expect_the_undisturbed_result("slow_srun");
+
+  Words launch = launch_words("slow", {});
+  launch.insert(launch.begin() + 1, preload);
+  launch.insert(launch.begin(), {"salloc", "--quiet", "--nodes=4", "--ntasks-per-node=1"});
+  const ProcessResult launched = run_process(cluster_->on("n1", launch));
+  EXPECT_EQ(launched.exit_code, 0) << launched.err;
+  EXPECT_EQ(attempts(folder_of("slow")).size(), 1U) << launched.err;
+  expect_the_undisturbed_result("slow");
 }
 
 }  // namespace

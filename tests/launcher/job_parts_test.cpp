@@ -97,7 +97,8 @@ TEST(StartCommandTest, SaysWhatEachStarterNeeds) {
             "train c.yaml");
   plan.starter = JobStarter::kSrun;
   EXPECT_EQ(shell_line(start_command(plan)),
-            "srun --mpi=pmix --label --overlap --kill-on-bad-exit=1 --cpu-bind=none --distribution=block --ntasks=4 "
+            "SLURM_PMIX_FENCE=ring srun --mpi=pmix --label --overlap --kill-on-bad-exit=1 --cpu-bind=none "
+            "--distribution=block --ntasks=4 "
             "--nodes=2 --nodelist=a,b --ntasks-per-node=2 lockstep train c.yaml");
   plan.placement.hosts = {{"a", 1}, {"b", 3}};  // at most so many on each
   EXPECT_THAT(shell_line(start_command(plan)), testing::HasSubstr(" --ntasks-per-node=3 "));
