@@ -59,16 +59,22 @@ function(lockstep_module name)
   endif()
 endfunction()
 
-# lockstep_test(NAME SOURCES... DEPENDS... [TIMEOUT seconds]): a GoogleTest program; each of its tests is one CTest test.
+# lockstep_test(NAME SOURCES... DEPENDS... [TIMEOUT seconds] [TOGETHER]): a GoogleTest program; each of its tests is one CTest test,
+# or with TOGETHER the whole program is, since its tests share a set-up that takes seconds.
 function(lockstep_test name)
-  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(arg "TOGETHER" "TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 120)
   endif()
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE ${arg_DEPENDS} lockstep_test_flags GTest::gtest_main GTest::gmock)
   lockstep_use_test_headers(${name})
-  gtest_discover_tests(${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT ${arg_TIMEOUT})
+  if(arg_TOGETHER)
+    add_test(NAME ${name} COMMAND ${name})
+    set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} COST 100)
+  else()
+    gtest_discover_tests(${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT ${arg_TIMEOUT})
+  endif()
 endfunction()
 
 # lockstep_mpi_test(NAME SOURCES... DEPENDS... RANKS 1 2 4 [TIMEOUT seconds]): a GoogleTest program with a main() of its own
