@@ -1,8 +1,12 @@
 #include "base/cuda/runtime.h"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <mutex>
+#include <string>
 
 #include "base/cuda/devices.h"
 #include "base/error.h"
@@ -12,22 +16,61 @@ namespace {
 
 std::atomic<std::size_t> allocated_bytes = 0;
 
-std::string name_of_device() {
-  int index = -1;
-  cudaDeviceProp properties{};
-  if (cudaGetDevice(&index) != cudaSuccess || cudaGetDeviceProperties(&properties, index) != cudaSuccess) {
-    static_cast<void>(cudaGetLastError());
-    return "a GPU that no longer answers";
+// Of the GPU that this process drives, remembered for when it no longer answers.
+class DeviceName {
+ public:
+  void set(std::string name) {
+    const std::lock_guard lock(mutex_);
+    name_ = std::move(name);
   }
-  return fmt::format("GPU {} ({})", index, properties.name);
+  [[nodiscard]] std::string get() {
+    const std::lock_guard lock(mutex_);
+    return name_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::string name_ = "a GPU that was not chosen yet";
+};
+
+DeviceName& device_name() {
+  static DeviceName name;
+  return name;
+}
+
+// Whether no call of this process reaches the GPU after it: the card, its link or a kernel failed, and the driver has
+// written an Xid about it.
+bool is_end_of_device(cudaError_t status) {
+  switch (status) {
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorNoDevice:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
 }
 
 }  // namespace
 
+std::string describe_failure(cudaError_t status, std::string_view operation, std::string_view device) {
+  return fmt::format("{}: {} on {}{}", operation, cudaGetErrorString(status), device,
+                     is_end_of_device(status) ? "; why, `dmesg | grep Xid` on this host may tell" : "");
+}
+
 void check(cudaError_t status, std::string_view operation) {
   if (status != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
-    fail(ErrorCode::kDevice, "{}: {} on {}", operation, cudaGetErrorString(status), name_of_device());
+    fail(ErrorCode::kDevice, "{}", describe_failure(status, operation, device_name().get()));
   }
 }
 
@@ -43,6 +86,7 @@ void use_device(int index) {
   if (!device.problem.empty()) {
     fail(ErrorCode::kUnsupported, "device: GPU {} ({}): {}", index, device.name, device.problem);
   }
+  device_name().set(fmt::format("GPU {} ({}, PCI {})", index, device.name, device.bus_id));
   check(cudaSetDevice(index), "device: selecting");
 }
 
@@ -91,7 +135,7 @@ Buffer allocate_device(std::size_t size_bytes) {
     fail(ErrorCode::kDevice,
          "out of memory on {}: {:.0f} MiB asked for, {:.0f} of {:.0f} MiB free; a smaller train.micro_batch_size (with "
          "more train.micro_batches), train.recompute: block or comm.zero: 1 needs less",
-         name_of_device(), static_cast<double>(size_bytes) / kMib, static_cast<double>(free_bytes) / kMib,
+         device_name().get(), static_cast<double>(size_bytes) / kMib, static_cast<double>(free_bytes) / kMib,
          static_cast<double>(total_bytes) / kMib);
   }
   check(status, "device: allocating memory");

@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -14,7 +15,12 @@
 
 namespace lockstep::cuda {
 
-// Throws Error(kDevice) that names the operation, the GPU and CUDA's own words, unless `status` is success.
+// What a failed operation is told with: the operation, CUDA's own words, the GPU, and after an error that ends this
+// process's use of the GPU (NVIDIA's "Xid") where its cause stands.
+[[nodiscard]] std::string describe_failure(cudaError_t status, std::string_view operation, std::string_view device);
+
+// Throws Error(kDevice) with describe_failure() of the GPU in use, named as use_device() found it, with its PCI bus id,
+// unless `status` is success.
 void check(cudaError_t status, std::string_view operation);
 
 // Makes GPU `index` the one that this thread's calls go to. Throws Error(kUnsupported), as devices.h explains.
