@@ -315,8 +315,9 @@ class Backend {
 // The CPU's kernels on `threads` threads, the caller's included.
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads);
 
-// A GPU's kernels; `threads` are the host's, for pool(). One in a process. Throws Error(kUnsupported) that says why
-// this GPU cannot be used, or that this program was built without CUDA.
-[[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int index, int threads);
+// A GPU's kernels; `threads` are the host's, for pool(). With `tf32`, products of f32 round their factors to TF32, 10
+// bits of mantissa, and take the tensor cores. One in a process. Throws Error(kUnsupported) that says why this GPU
+// cannot be used, or that this program was built without CUDA.
+[[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int index, int threads, bool tf32 = false);
 
 }  // namespace lockstep

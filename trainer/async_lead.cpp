@@ -6,7 +6,6 @@
 #include "base/file.h"
 #include "trainer/device.h"
 #include "trainer/evaluate.h"
-#include "trainer/gemm_rate.h"
 #include "trainer/model/architecture.h"
 #include "trainer/stopwatch.h"
 
@@ -34,17 +33,15 @@ AsyncLead::AsyncLead(const Setup& setup, TrainStep& train_step, Backend& backend
   sync_folder(run_folder(config_));
   sync_folder(config_.run.dir);
   clear_the_way(folder, static_cast<std::uint64_t>(setup.updated), log_);
-  const bool on_gpu = backend.device().kind == DeviceKind::kCuda;
-  const double stated = on_gpu ? stated_peak_flop_per_s(name_of(backend.device()), replica.working_dtype()) : 0;
-  const double peak = stated > 0 ? stated : measure_gemm_rate(backend, replica.working_dtype());
   report_ = std::make_unique<TrainReport>(
       config_,
-      TrainReport::Options{.rank = 0,
-                           .completed_steps = setup.completed,
-                           .evaluation_pending = progress_.evaluation_pending,
-                           .peak_flop_per_s = peak * setup.world,
-                           .flop_per_token = training_flop_per_token(
-                               replica.model().architecture(), replica.model().parameters(), config_.data.sequence)},
+      TrainReport::Options{
+          .rank = 0,
+          .completed_steps = setup.completed,
+          .evaluation_pending = progress_.evaluation_pending,
+          .peak_flop_per_s = peak_flop_per_s(backend, replica.working_dtype(), config_.device.tf32) * setup.world,
+          .flop_per_token = training_flop_per_token(replica.model().architecture(), replica.model().parameters(),
+                                                    config_.data.sequence)},
       log_);
   log_.info("configuration:\n{}", to_yaml(config_));
 }

@@ -187,6 +187,7 @@ struct LogConfig {
 struct DeviceConfig {
   DeviceWish kind = DeviceWish::kAuto;
   bool share = false;  // several ranks may use one GPU
+  bool tf32 = false;   // f32 products of a GPU by its tensor cores
 
   friend bool operator==(const DeviceConfig&, const DeviceConfig&) = default;
 };

@@ -17,6 +17,9 @@ std::vector<ConfigKey> device_keys() {
        .slot = LOCKSTEP_SLOT(device.kind),
        .help = "what ranks compute on; device: cuda is short for it; auto: a GPU each where all of them have one"},
       {.name = "device.share", .slot = LOCKSTEP_SLOT(device.share), .help = "several ranks may use one GPU"},
+      {.name = "device.tf32",
+       .slot = LOCKSTEP_SLOT(device.tf32),
+       .help = "products in fp32 on a GPU's tensor cores, which round what they multiply to 10 bits; CPUs never do"},
   };
 }
 

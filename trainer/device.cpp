@@ -9,6 +9,7 @@
 
 #include "base/cuda/devices.h"
 #include "base/error.h"
+#include "trainer/gemm_rate.h"
 
 namespace lockstep {
 namespace {
@@ -110,7 +111,8 @@ DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicato
           "device: cpu",
           ranks.size(), ranks[0].host, ranks[0].bus_ids.size());
   return {{DeviceKind::kCuda, static_cast<std::uint8_t>(cuda_index_of(ranks[own].bus_ids[index]))},
-          assignment.is_shared};
+          assignment.is_shared,
+          config.tf32};
 }
 
 std::string name_of(const Device& device) {
@@ -121,13 +123,14 @@ std::string name_of(const Device& device) {
   return device.index < list.devices.size() ? list.devices[device.index].name : "a GPU";
 }
 
-std::unique_ptr<Backend> make_backend(const Device& device, int threads) {
-  return device.kind == DeviceKind::kCpu ? make_cpu_backend(threads) : make_cuda_backend(device.index, threads);
+std::unique_ptr<Backend> make_backend(const DeviceChoice& choice, int threads) {
+  return choice.device.kind == DeviceKind::kCpu ? make_cpu_backend(threads)
+                                                : make_cuda_backend(choice.device.index, threads, choice.tf32);
 }
 
-// NVIDIA's data sheets: bf16 on tensor cores without sparsity, f32 on the ordinary cores. The first name that occurs in
-// the driver's counts.
-double stated_peak_flop_per_s(const std::string& name, DType working) {
+// NVIDIA's data sheets: bf16 on tensor cores without sparsity, of which TF32 reaches half on each of these cards; f32
+// on the ordinary cores. The first name that occurs in the driver's counts.
+double stated_peak_flop_per_s(const std::string& name, DType working, bool tf32) {
   struct Peak {
     const char* name;
     double bf16;
@@ -143,10 +146,19 @@ double stated_peak_flop_per_s(const std::string& name, DType working) {
       Peak{"RTX A6000", 154.8e12, 38.7e12}};
   for (const Peak& peak : kPeaks) {
     if (name.find(peak.name) != std::string::npos) {
-      return working == DType::kBF16 ? peak.bf16 : peak.f32;
+      if (working == DType::kBF16) {
+        return peak.bf16;
+      }
+      return tf32 ? peak.bf16 / 2 : peak.f32;
     }
   }
   return 0;
+}
+
+double peak_flop_per_s(Backend& backend, DType working, bool tf32) {
+  const bool on_gpu = backend.device().kind == DeviceKind::kCuda;
+  const double stated = on_gpu ? stated_peak_flop_per_s(name_of(backend.device()), working, tf32) : 0;
+  return stated > 0 ? stated : measure_gemm_rate(backend, working);
 }
 
 }  // namespace lockstep

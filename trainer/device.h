@@ -29,6 +29,7 @@ struct GpuAssignment {
 struct DeviceChoice {
   Device device;
   bool is_shared = false;  // on some rank: a GPU serves several ranks
+  bool tf32 = false;       // as DeviceConfig; never on a CPU
 };
 // Collective. `auto` is cuda where every rank has a GPU that can be used, else cpu. Throws Error(kUnsupported) that
 // says why cuda cannot be had; Error(kUsage) when ranks would have to share a GPU and device.share does not say so. The
@@ -38,10 +39,13 @@ struct DeviceChoice {
 // "NVIDIA H100 80GB HBM3", or "CPU".
 [[nodiscard]] std::string name_of(const Device& device);
 
-[[nodiscard]] std::unique_ptr<Backend> make_backend(const Device& device, int threads);
+[[nodiscard]] std::unique_ptr<Backend> make_backend(const DeviceChoice& choice, int threads);
 
-// Dense operations a second that its vendor states for a GPU in the working dtype; 0 for one that is not in the table.
-// `name` is the driver's.
-[[nodiscard]] double stated_peak_flop_per_s(const std::string& name, DType working);
+// Dense operations a second that its vendor states for a GPU in the working dtype, in f32 with or without TF32; 0 for
+// one that is not in the table. `name` is the driver's.
+[[nodiscard]] double stated_peak_flop_per_s(const std::string& name, DType working, bool tf32);
+
+// What MFU is measured by: what the GPU's vendor states, else what a large product reaches here, which takes a moment.
+[[nodiscard]] double peak_flop_per_s(Backend& backend, DType working, bool tf32);
 
 }  // namespace lockstep

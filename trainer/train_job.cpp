@@ -233,7 +233,7 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
     config = resolved();
   });
   std::unique_ptr<Backend> backend;
-  run_agreed(communicator, [&] { backend = make_backend(device.device, config.train.threads); });
+  run_agreed(communicator, [&] { backend = make_backend(device, config.train.threads); });
   if (request.store != nullptr) {
     AsyncLoop loop({config, std::move(backend), data.info, data.valid_fingerprint, data.tokenizer,
                     request.stop_requested, request.save_requested},

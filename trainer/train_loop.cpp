@@ -8,7 +8,6 @@
 #include "trainer/device.h"
 #include "trainer/evaluate.h"
 #include "trainer/first_weights.h"
-#include "trainer/gemm_rate.h"
 #include "trainer/model/architecture.h"
 #include "trainer/schedule.h"
 #include "trainer/stopwatch.h"
@@ -23,13 +22,6 @@ namespace {
 // What validation losses of one run must share to be compared.
 std::string validation_of(const Config& config, const std::string& fingerprint) {
   return fingerprint.empty() ? "none" : fmt::format("{} batches of {}", config.evaluate.batches, fingerprint);
-}
-
-// What mfu is measured by: what the GPU's vendor states, else what a large product reaches here.
-double peak_flop_per_s(Backend& backend, DType working) {
-  const bool on_gpu = backend.device().kind == DeviceKind::kCuda;
-  const double stated = on_gpu ? stated_peak_flop_per_s(name_of(backend.device()), working) : 0;
-  return stated > 0 ? stated : measure_gemm_rate(backend, working);
 }
 
 }  // namespace
@@ -184,25 +176,26 @@ void TrainLoop::open(RunLock& lock) {
   const double frozen = static_cast<double>(replica.frozen().parameters());
   report_ = std::make_unique<TrainReport>(
       config_,
-      TrainReport::Options{
-          .rank = communicator_.rank(),
-          .completed_steps = completed_,
-          .evaluation_pending = progress_.evaluation_pending,
-          .last_lines = last_lines_,
-          .peak_flop_per_s = peak_flop_per_s(*backend_, replica.working_dtype()) * communicator_.world_size(),
-          .flop_per_token = training_flop_per_token(replica.model().architecture(), replica.model().parameters(),
-                                                    config_.data.sequence)},
+      TrainReport::Options{.rank = communicator_.rank(),
+                           .completed_steps = completed_,
+                           .evaluation_pending = progress_.evaluation_pending,
+                           .last_lines = last_lines_,
+                           .peak_flop_per_s = peak_flop_per_s(*backend_, replica.working_dtype(), config_.device.tf32) *
+                                              communicator_.world_size(),
+                           .flop_per_token = training_flop_per_token(
+                               replica.model().architecture(), replica.model().parameters(), config_.data.sequence)},
       log_);
   log_.info("configuration:\n{}", to_yaml(config_));
   const bool on_gpu = backend_->device().kind == DeviceKind::kCuda;
-  log_.info("train: {} parameters, {} rank{} x {} ({}), {} micro-batches of {} x {} tokens in {}",
+  log_.info("train: {} parameters, {} rank{} x {} ({}), {} micro-batches of {} x {} tokens in {}{}",
             frozen == 0 ? format_count(parameters)
                         : fmt::format("{} of {}", format_count(parameters), format_count(parameters + frozen)),
             communicator_.world_size(), communicator_.world_size() == 1 ? "" : "s",
             on_gpu ? name_of(backend_->device())
                    : fmt::format("{} thread{}", config_.train.threads, config_.train.threads == 1 ? "" : "s"),
             communicator_.description(), config_.train.micro_batches, config_.train.micro_batch_size,
-            config_.data.sequence, name_of(config_.train.precision));
+            config_.data.sequence, name_of(config_.train.precision),
+            on_gpu && config_.device.tf32 && replica.working_dtype() == DType::kF32 ? " with products in TF32" : "");
   if (!backend_->has_native(replica.working_dtype())) {
     log_.info(
         "train: this processor has no {0} products; they are computed in fp32, and train.precision: fp32 is faster",

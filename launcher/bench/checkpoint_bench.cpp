@@ -299,7 +299,7 @@ CheckpointBenchResult bench_checkpoint(const BenchModel& model, int rounds, Comm
       scratch = std::make_unique<ScratchFolder>(checkpoints_folder(config));
     }
   });
-  const auto backend = make_backend(model.device.device, config.train.threads);
+  const auto backend = make_backend(model.device, config.train.threads);
   TrainStep train_step(config, communicator, *backend);
   Replica& replica = train_step.replica();
   std::unique_ptr<Job> job;

@@ -151,7 +151,7 @@ Kernel copy_kernel(Backend& backend, Memory& memory) {
 }  // namespace
 
 MemoryBenchResult bench_memory(const BenchModel& model, int rounds, Communicator& communicator) {
-  const auto backend = make_backend(model.device.device, model.config.train.threads);
+  const auto backend = make_backend(model.device, model.config.train.threads);
   Memory memory(*backend);
   const Kernel copy = copy_kernel(*backend, memory);
   const std::vector<Kernel> kernels = memory_kernels(Sizes(model.config), *backend, memory);
@@ -176,7 +176,7 @@ MemoryBenchResult bench_memory(const BenchModel& model, int rounds, Communicator
 
 AttentionBenchResult bench_attention(const BenchModel& model, int rounds, Communicator& communicator) {
   const Config& config = model.config;
-  const auto backend = make_backend(model.device.device, config.train.threads);
+  const auto backend = make_backend(model.device, config.train.threads);
   Memory memory(*backend);
   const Sizes sizes(config);
   AttentionForward forward;

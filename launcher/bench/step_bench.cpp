@@ -111,7 +111,7 @@ double gemm_rate_of(const TimedBackend& backend) {
 std::vector<GemmCalls> gemms_of_step(const BenchModel& model, Communicator& communicator) {
   BenchModel kept = model;
   kept.config.train.recompute = Recompute::kNone;  // so that a forward product is one
-  TimedBackend backend(make_backend(kept.device.device, kept.config.train.threads));
+  TimedBackend backend(make_backend(kept.device, kept.config.train.threads));
   Steps steps(kept, communicator, backend);
   steps.run();
   steps.close();
@@ -120,7 +120,7 @@ std::vector<GemmCalls> gemms_of_step(const BenchModel& model, Communicator& comm
 
 StepBenchResult bench_step(const BenchModel& model, int rounds, Communicator& communicator) {
   const Config& config = model.config;
-  TimedBackend backend(make_backend(model.device.device, config.train.threads));
+  TimedBackend backend(make_backend(model.device, config.train.threads));
   Steps steps(model, communicator, backend);
   const Replica& replica = steps.step().replica();
   for (int i = 0; i < kWarmUpSteps; ++i) {

@@ -132,7 +132,8 @@ Figures measure_step(const BenchModel& model, const BenchOptions& options, Commu
     const std::string device = name_of(model.device.device);
     const double peak =
         communicator.world_size() *
-        stated_peak_flop_per_s(device, config.train.precision == Precision::kBf16 ? DType::kBF16 : DType::kF32);
+        stated_peak_flop_per_s(device, config.train.precision == Precision::kBf16 ? DType::kBF16 : DType::kF32,
+                               model.device.tf32);
     figures.text +=
         fmt::format("{}: {} of its memory", device, format_bytes(static_cast<std::uint64_t>(result.device_bytes)));
     figures.text +=

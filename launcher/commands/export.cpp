@@ -72,7 +72,7 @@ Source load(const Options& options, Log& log) {
   if (apart) {
     load_trained(*tuned, source.parameters.layout, source.weights);
   } else if (tuned) {
-    const auto backend = make_backend({.kind = DeviceKind::kCpu}, usable_cores());
+    const auto backend = make_cpu_backend(usable_cores());
     load_merged(*tuned, source.model.folder, source.architecture, *backend, source.weights);
   } else {
     load_weights(source.model.folder, source.parameters.layout, source.weights);

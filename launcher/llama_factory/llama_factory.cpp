@@ -471,6 +471,9 @@ class Translation {
     const bool bf16 = keys_.flag("bf16");
     const bool fp16 = keys_.flag("fp16");
     set(fp16 ? "fp16" : "bf16", "train.precision", bf16 || fp16 ? "bf16" : "fp32");
+    if (keys_.flag("tf32")) {
+      set("tf32", "device.tf32", true);
+    }
     if (keys_.flag("gradient_checkpointing")) {
       set("gradient_checkpointing", "train.recompute", "block");
     }

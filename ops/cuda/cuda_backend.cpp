@@ -24,7 +24,7 @@ namespace {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int index, int threads) : device_(selected(index)), pool_(threads) {
+  CudaBackend(int index, int threads, bool tf32) : device_(selected(index)), pool_(threads), gemms_(tf32) {
     try {
       sdpa_ = std::make_unique<cuda::Sdpa>();
     } catch (const Error& error) {
@@ -174,8 +174,8 @@ class CudaBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cuda_backend(int index, int threads) {
-  return std::make_unique<CudaBackend>(index, threads);
+std::unique_ptr<Backend> make_cuda_backend(int index, int threads, bool tf32) {
+  return std::make_unique<CudaBackend>(index, threads, tf32);
 }
 
 }  // namespace lockstep

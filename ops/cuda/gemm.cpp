@@ -128,8 +128,8 @@ class Layout {
 
 class Description {
  public:
-  Description() {
-    library().check(library().desc_create(&description_, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product");
+  explicit Description(cublasComputeType_t compute) {
+    library().check(library().desc_create(&description_, compute, CUDA_R_32F), "describing a product");
   }
   ~Description() { static_cast<void>(library().desc_destroy(description_)); }
   Description(const Description&) = delete;
@@ -210,7 +210,12 @@ Gemm inner_part_of(const Gemm& gemm, std::int64_t begin, std::int64_t count) {
 
 // With d^T = b^T a^T, cuBLASLt's first operand is b and its second a.
 struct Plan {
-  explicit Plan(const Gemm& gemm) : first(gemm.b), second(gemm.a), out(gemm.d) {
+  // `tf32` matters to products of f32 only.
+  Plan(const Gemm& gemm, bool tf32)
+      : description(tf32 && gemm.a.dtype == DType::kF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F),
+        first(gemm.b),
+        second(gemm.a),
+        out(gemm.d) {
     description.set(CUBLASLT_MATMUL_DESC_TRANSA, gemm.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     description.set(CUBLASLT_MATMUL_DESC_TRANSB, gemm.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   }
@@ -248,7 +253,9 @@ void set_pointers(const Gemm& gemm, Plan& plan) {
 }  // namespace
 
 struct GemmCache::Impl {
-  Impl() : workspace(allocate_device(kWorkspaceBytes)) { library().check(library().create(&handle), "starting"); }
+  explicit Impl(bool with_tf32) : tf32(with_tf32), workspace(allocate_device(kWorkspaceBytes)) {
+    library().check(library().create(&handle), "starting");
+  }
   ~Impl() { static_cast<void>(library().destroy(handle)); }
 
   // Whether cuBLASLt has an algorithm for `plan`.
@@ -273,7 +280,7 @@ struct GemmCache::Impl {
 
   std::unique_ptr<Plan> make_plan(const Gemm& gemm) const {
     if (gemm.bias != nullptr || gemm.epilogue != Epilogue::kNone) {
-      auto plan = std::make_unique<Plan>(gemm);
+      auto plan = std::make_unique<Plan>(gemm, tf32);
       plan->is_fused = true;
       plan->description.set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(gemm));
       if (gemm.bias != nullptr) {
@@ -287,7 +294,7 @@ struct GemmCache::Impl {
         return plan;
       }
     }
-    auto plan = std::make_unique<Plan>(gemm);
+    auto plan = std::make_unique<Plan>(gemm, tf32);
     if (!choose_algorithm(gemm, *plan)) {
       fail(ErrorCode::kUnsupported, "gemm: cuBLASLt has no algorithm for {} x {} x {} in {} to {}", gemm.d.rows,
            gemm.a.transposed ? gemm.a.rows : gemm.a.columns, gemm.d.columns, name_of(gemm.a.dtype),
@@ -296,12 +303,13 @@ struct GemmCache::Impl {
     return plan;
   }
 
+  bool tf32;
   cublasLtHandle_t handle = nullptr;
   Buffer workspace;
   std::unordered_map<Key, std::unique_ptr<Plan>, KeyHash> plans;
 };
 
-GemmCache::GemmCache() : impl_(std::make_unique<Impl>()) {}
+GemmCache::GemmCache(bool tf32) : impl_(std::make_unique<Impl>(tf32)) {}
 GemmCache::~GemmCache() = default;
 
 // The fast kernels take no sizes along memory and no inner ones that are odd, or otherwise no multiple of 8, as

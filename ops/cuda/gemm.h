@@ -15,8 +15,8 @@ namespace lockstep::cuda {
 
 class GemmCache {
  public:
-  // Opens cuBLASLt. Throws Error(kUnsupported).
-  GemmCache();
+  // Opens cuBLASLt. With `tf32`, products of f32 take TF32. Throws Error(kUnsupported).
+  explicit GemmCache(bool tf32);
   ~GemmCache();
   GemmCache(const GemmCache&) = delete;
   GemmCache& operator=(const GemmCache&) = delete;

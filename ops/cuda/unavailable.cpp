@@ -5,7 +5,7 @@
 
 namespace lockstep {
 
-std::unique_ptr<Backend> make_cuda_backend(int /*index*/, int /*threads*/) {
+std::unique_ptr<Backend> make_cuda_backend(int /*index*/, int /*threads*/, bool /*tf32*/) {
   fail(ErrorCode::kUnsupported, "device: cuda: {}", cuda::list_devices().problem);
 }
 

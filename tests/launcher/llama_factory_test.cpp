@@ -91,7 +91,7 @@ TEST_F(LlamaFactoryTest, IsToldFromAConfigurationOfOurs) {
 }
 
 TEST_F(LlamaFactoryTest, BecomesAConfiguration) {
-  const Config c = config("bf16: true\nval_size: 0.1\neval_strategy: steps\neval_steps: 5\n");
+  const Config c = config("bf16: true\ntf32: true\nval_size: 0.1\neval_strategy: steps\neval_steps: 5\n");
   EXPECT_EQ(c.run.name, "sft");
   EXPECT_EQ(c.run.dir, (folder_ / "saves" / "sums").string());
   EXPECT_EQ(c.run.seed, 42U);
@@ -108,6 +108,7 @@ TEST_F(LlamaFactoryTest, BecomesAConfiguration) {
   EXPECT_EQ(c.train.steps, 0);
   EXPECT_EQ(c.train.epochs, 2);
   EXPECT_EQ(c.train.precision, Precision::kBf16);
+  EXPECT_TRUE(c.device.tf32);
   EXPECT_EQ(c.optimizer.lr, 1e-3);
   EXPECT_EQ(c.optimizer.betas, (std::array<double, 2>{0.9, 0.999}));
   EXPECT_EQ(c.optimizer.weight_decay, 0);

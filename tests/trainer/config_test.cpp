@@ -53,9 +53,11 @@ std::string refusal_of_set(const std::string& override_text) { return refusal(kS
 TEST(ConfigTest, TakesADeviceByItsKindAlone) {
   EXPECT_EQ(parse(std::string(kSmall) + "device: cuda\n").device.kind, DeviceWish::kCuda);
   EXPECT_EQ(parse(kSmall, {"device=cpu"}).device.kind, DeviceWish::kCpu);
-  const Config config = parse(std::string(kSmall) + "device: {kind: cuda, share: true}\n");
+  const Config config = parse(std::string(kSmall) + "device: {kind: cuda, share: true, tf32: true}\n");
   EXPECT_EQ(config.device.kind, DeviceWish::kCuda);
   EXPECT_TRUE(config.device.share);
+  EXPECT_TRUE(config.device.tf32);
+  EXPECT_FALSE(parse(kSmall).device.tf32);
   EXPECT_EQ(parse(kSmall).device.kind, DeviceWish::kAuto);
   EXPECT_EQ(refusal_of_set("device=gpu"), "--set: device.kind is gpu; expected one of auto, cpu, cuda");
 }

@@ -78,12 +78,14 @@ TEST(ChooseDevice, SaysWhyThereIsNoGpu) {
 }
 
 TEST(StatedPeak, TakesTheMostPreciseNameAndKnowsNoOther) {
-  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA H100 80GB HBM3", DType::kBF16), 989e12);
-  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA H100 PCIe", DType::kBF16), 756e12);
-  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA H200", DType::kF32), 67e12);
-  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA A100-SXM4-40GB", DType::kBF16), 312e12);
-  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA GH200 480GB", DType::kBF16), 989e12);
-  EXPECT_EQ(stated_peak_flop_per_s("a card of tomorrow", DType::kBF16), 0);
+  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA H100 80GB HBM3", DType::kBF16, false), 989e12);
+  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA H100 PCIe", DType::kBF16, false), 756e12);
+  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA H200", DType::kF32, false), 67e12);
+  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA H200", DType::kF32, true), 494.5e12);
+  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA H200", DType::kBF16, true), 989e12);
+  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA A100-SXM4-40GB", DType::kBF16, false), 312e12);
+  EXPECT_EQ(stated_peak_flop_per_s("NVIDIA GH200 480GB", DType::kBF16, false), 989e12);
+  EXPECT_EQ(stated_peak_flop_per_s("a card of tomorrow", DType::kBF16, false), 0);
 }
 
 }  // namespace
