@@ -93,10 +93,10 @@ class Communicator {
   // After an Error: whether the job goes on, with those who make a new communicator with the same options.
   [[nodiscard]] virtual bool may_rejoin() const { return false; }
 
-  // For benchmarks: milliseconds that the all-reduce of the library below takes for `data`, on average over `repeats`
-  // > 0 calls in a row. Its sums have the library's own order, so training never uses it. Collective and blocking,
-  // without a deadline. 0 where there is no such library.
-  [[nodiscard]] virtual double time_library_sum(std::span<float> data, int repeats) = 0;
+  // For benchmarks: milliseconds that the all-reduce of the library below takes for the f32 of `data`, on average over
+  // `repeats` > 0 calls in a row. Its sums have the library's own order, so training never uses it. Collective and
+  // blocking; MPI's has no deadline. 0 where no library sums such memory.
+  [[nodiscard]] virtual double time_library_sum(BufferView data, int repeats) = 0;
 
   // The orderly end, called by all ranks when every Work has been waited for and every Buffer from allocate() is gone:
   // afterwards the process may exit as it likes, or make another communicator. Without it the destructor tells the

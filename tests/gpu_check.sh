@@ -74,6 +74,10 @@ for options in "train.precision=fp32" "train.precision=bf16" "train.precision=bf
     check "  digest of $run is $expected" test "$(digest $run)" = "$expected"
   done
 done
+check "fp32 in TF32" train tf32 --set train.precision=fp32 --set device.tf32=true
+check "  again" train tf32_again --set train.precision=fp32 --set device.tf32=true
+check "  digest of tf32_again is that of tf32" test "$(digest tf32_again)" = "$(digest tf32)"
+check "sums of two ranks on one GPU" mpirun -np 2 --bind-to none --oversubscribe lockstep bench allreduce --device cuda --share --max-mib 64
 echo
 if [ $failures -gt 0 ]; then
   echo "$failures checks failed"

@@ -43,8 +43,8 @@ class StagedCommunicator final : public Communicator {
   void broadcast(std::span<std::byte> bytes, int root) override { host_.broadcast(bytes, root); }
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override { host_.all_gather(mine, all); }
   void barrier() override { host_.barrier(); }
-  [[nodiscard]] double time_library_sum(std::span<float> data, int repeats) override {
-    return host_.time_library_sum(data, repeats);
+  [[nodiscard]] double time_library_sum(BufferView data, int repeats) override {
+    return is_on_device(data) ? 0 : host_.time_library_sum(data, repeats);
   }
 
  private:

@@ -83,7 +83,7 @@ class MpiCommunicator final : public Communicator {
     run([](mpi::Group& group) { group.check_peers(); });
   }
 
-  [[nodiscard]] double time_library_sum(std::span<float> data, int repeats) override {
+  [[nodiscard]] double time_library_sum(BufferView data, int repeats) override {
     const auto ms = std::make_shared<double>(0);
     run([ms, data, repeats](mpi::Group& group) { *ms = group.time_library_sum(data, repeats); });
     return *ms;

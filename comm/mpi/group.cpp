@@ -166,12 +166,12 @@ void Group::barrier() {
   wait_for_barrier();
 }
 
-double Group::time_library_sum(std::span<float> data, int repeats) {
-  watch_->begin_call("MPI_Allreduce", data.size(), "f32");
+double Group::time_library_sum(const BufferView& data, int repeats) {
+  watch_->begin_call("MPI_Allreduce", data.count, "f32");
   wait_for_barrier();
   const double begin_s = MPI_Wtime();
   for (int i = 0; i < repeats; ++i) {
-    check(MPI_Allreduce(MPI_IN_PLACE, data.data(), static_cast<int>(data.size()), MPI_FLOAT, MPI_SUM, world_),
+    check(MPI_Allreduce(MPI_IN_PLACE, data.data, static_cast<int>(data.count), MPI_FLOAT, MPI_SUM, world_),
           "MPI_Allreduce");
   }
   return (MPI_Wtime() - begin_s) * 1e3 / repeats;

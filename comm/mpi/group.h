@@ -63,7 +63,7 @@ class Group {
   void barrier();
   void check_peers() { watch_->check_peers(); }
   // MPI_Allreduce in place: milliseconds a call.
-  [[nodiscard]] double time_library_sum(std::span<float> data, int repeats);
+  [[nodiscard]] double time_library_sum(const BufferView& data, int repeats);
   // The orderly end: frees what was built, after a barrier. Throws Error(kUsage) while a Buffer from allocate() is
   // alive.
   void close();

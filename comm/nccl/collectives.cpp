@@ -105,13 +105,17 @@ void Collectives::all_reduce(const BufferView& data) {
     return;
   }
   if (!elastic_) {
-    group_.settle(group_.library().all_reduce(data.data, data.data, data.count, type_of(data.dtype), ncclSum,
-                                              group_.comm(), group_.stream()));
+    library_all_reduce(data);
     return;
   }
   const Exchange exchange = exchange_of(data.dtype);
   Actions actions(*this, exchange, data);
   nccl::all_reduce(exchange, cut_all_reduce(data.count, group_.world_size(), size_of(data.dtype)), parts_, actions);
+}
+
+void Collectives::library_all_reduce(const BufferView& data) {
+  group_.settle(group_.library().all_reduce(data.data, data.data, data.count, type_of(data.dtype), ncclSum,
+                                            group_.comm(), group_.stream()));
 }
 
 void Collectives::reduce_scatter(const BufferView& data, std::span<const ElementRange> owned) {

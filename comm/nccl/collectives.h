@@ -22,6 +22,8 @@ class Collectives {
   void all_reduce(const BufferView& data);
   void reduce_scatter(const BufferView& data, std::span<const ElementRange> owned);
   void all_gather(const BufferView& data, std::span<const ElementRange> owned);
+  // By NCCL alone, whatever `elastic` says.
+  void library_all_reduce(const BufferView& data);
 
  private:
   class Actions;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
+
 #include "comm/arguments.h"
 #include "comm/nccl/collectives.h"
 #include "comm/nccl/group.h"
@@ -64,8 +66,18 @@ class NcclCommunicator final : public Communicator {
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override { host_.all_gather(mine, all); }
   void barrier() override { host_.barrier(); }
   void check_peers() override { host_.check_peers(); }
-  [[nodiscard]] double time_library_sum(std::span<float> data, int repeats) override {
-    return host_.time_library_sum(data, repeats);
+  // ncclAllReduce.
+  [[nodiscard]] double time_library_sum(BufferView data, int repeats) override {
+    if (!is_on_gpu(data)) {
+      return host_.time_library_sum(data, repeats);
+    }
+    comm_detail::check_all_reduce(data, group_->device());
+    barrier();
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < repeats; ++i) {
+      group_->start({"ncclAllReduce", data.count, data.dtype}, [&] { collectives_->library_all_reduce(data); }).wait();
+    }
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count() / repeats;
   }
 
   void close() override { group_->close(); }

@@ -1,9 +1,8 @@
 // The communicator of GPU memory over NCCL, beside one of host memory.
 //
 // Buffers that lie on a GPU go over NCCL (collectives.h), in a stream of their own, so that a sum proceeds while the
-// GPU computes. Everything else (buffers in host memory, the blocking calls, allocate(), time_library_sum()) is the
-// host communicator's, over which the ranks also find each other. NCCL is opened when the program runs: see
-// base/cuda/library.h.
+// GPU computes. Everything else (buffers in host memory, the blocking calls, allocate()) is the host communicator's,
+// over which the ranks also find each other. NCCL is opened when the program runs: see base/cuda/library.h.
 //
 // A call starts after what compute_stream() holds by then. Work::wait() returns to the host when the result is in
 // place, and orders what follows in compute_stream() behind it. All calls and waits come from one thread, which has

@@ -106,7 +106,7 @@ class ServerCommunicator final : public Communicator {
   void check_peers() override { session_->check(); }
   [[nodiscard]] bool replaces_ranks() const override { return true; }
   [[nodiscard]] bool may_rejoin() const override { return session_->may_rejoin(); }
-  [[nodiscard]] double time_library_sum(std::span<float>, int) override { return 0; }
+  [[nodiscard]] double time_library_sum(BufferView, int) override { return 0; }
 
   void close() override {
     meet("close");

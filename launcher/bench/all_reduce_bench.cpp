@@ -1,7 +1,6 @@
 #include "launcher/bench/all_reduce_bench.h"
 
 #include <algorithm>
-#include <span>
 
 #include "base/buffer.h"
 #include "launcher/bench/measure.h"
@@ -20,16 +19,16 @@ int repeats_for(std::uint64_t size_bytes) {
   return static_cast<int>(std::clamp<std::uint64_t>(kBytesARound / size_bytes, 1, 500));
 }
 
-double time_lockstep(std::span<float> data, int repeats, Communicator& communicator) {
+double time_lockstep(const BufferView& data, int repeats, Communicator& communicator) {
   communicator.barrier();
   const double begin_ms = now_ms();
   for (int i = 0; i < repeats; ++i) {
-    communicator.all_reduce_sum(view_of(data)).wait();
+    communicator.all_reduce_sum(data).wait();
   }
   return (now_ms() - begin_ms) / repeats;
 }
 
-AllReduceBenchRow bench_size(std::span<float> data, Yardstick* bare, int rounds, Communicator& communicator) {
+AllReduceBenchRow bench_size(const BufferView& data, Yardstick* bare, int rounds, Communicator& communicator) {
   int repeats = std::min(repeats_for(data.size_bytes()), kFirstRepeats);
   std::vector<double> ours;
   std::vector<double> library;
@@ -39,7 +38,7 @@ AllReduceBenchRow bench_size(std::span<float> data, Yardstick* bare, int rounds,
   for (int round = -1; round < rounds; ++round) {
     const double our_ms = time_lockstep(data, repeats, communicator);
     const double library_ms = communicator.time_library_sum(data, repeats);
-    const double bare_ms = bare != nullptr ? bare->time_sum(data.size(), repeats) : 0;
+    const double bare_ms = bare != nullptr ? bare->time_sum(data.count, repeats) : 0;
     if (round < 0) {  // to warm up
       const double slowest_ms = max_over_ranks(communicator, std::max({our_ms, library_ms, bare_ms}));
       repeats = std::clamp(static_cast<int>(kMsARound / slowest_ms), 1, repeats_for(data.size_bytes()));
@@ -70,15 +69,12 @@ AllReduceBenchRow bench_size(std::span<float> data, Yardstick* bare, int rounds,
 
 }  // namespace
 
-std::vector<AllReduceBenchRow> bench_all_reduce(std::uint64_t min_bytes, std::uint64_t max_bytes, int rounds,
+std::vector<AllReduceBenchRow> bench_all_reduce(const BufferView& data, std::uint64_t min_bytes, int rounds,
                                                 Yardstick* bare, Communicator& communicator) {
-  const Buffer buffer = communicator.allocate(max_bytes);
-  const std::span<float> data = buffer.as<float>(max_bytes / sizeof(float));
-  std::fill(data.begin(), data.end(), 0.0F);
   std::vector<AllReduceBenchRow> rows;
-  for (std::uint64_t size = min_bytes; size < 4 * max_bytes; size *= 4) {
-    const std::uint64_t bytes = std::min(size, max_bytes);
-    rows.push_back(bench_size(data.first(bytes / sizeof(float)), bare, rounds, communicator));
+  for (std::uint64_t size = min_bytes; size < 4 * data.size_bytes(); size *= 4) {
+    const std::uint64_t bytes = std::min<std::uint64_t>(size, data.size_bytes());
+    rows.push_back(bench_size(data.slice(0, bytes / sizeof(float)), bare, rounds, communicator));
   }
   return rows;
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -22,7 +23,11 @@
 #include "launcher/bench/shared_sum.h"
 #include "launcher/commands/command.h"
 #include "launcher/output.h"
+#include "ops/backend.h"
 #include "trainer/agreement.h"
+#include "trainer/config.h"
+#include "trainer/device.h"
+#include "trainer/device_communicator.h"
 #include "trainer/stopwatch.h"
 
 namespace lockstep {
@@ -37,6 +42,9 @@ struct AllReduceOptions {
   int rounds = 10;
   bool json = false;
   std::string backend = "auto";
+  std::string device = "cpu";
+  bool share = false;
+  std::string determinism = "elastic";
   std::string wire = "fp32";
   bool tcp_only = false;
   std::string servers;
@@ -67,13 +75,49 @@ class BareStreamSum final : public Yardstick {
   Communicator& communicator_;
 };
 
+// What a GPU takes to copy as many bytes within its memory, on the slowest rank.
+class DeviceCopy final : public Yardstick {
+ public:
+  DeviceCopy(Backend& backend, std::uint64_t max_bytes, Communicator& communicator)
+      : backend_(backend),
+        from_(backend.allocate(max_bytes)),
+        to_(backend.allocate(max_bytes)),
+        communicator_(communicator) {}
+
+  [[nodiscard]] double time_sum(std::size_t count, int repeats) override {
+    communicator_.barrier();
+    const double begin_ms = now_ms();
+    for (int i = 0; i < repeats; ++i) {
+      backend_.convert({from_.data(), count, DType::kF32, backend_.device()},
+                       {to_.data(), count, DType::kF32, backend_.device()});
+    }
+    backend_.synchronize();
+    return max_over_ranks(communicator_, (now_ms() - begin_ms) / repeats);
+  }
+
+ private:
+  Backend& backend_;
+  Buffer from_;
+  Buffer to_;
+  Communicator& communicator_;
+};
+
 struct Ceiling {
   std::unique_ptr<Yardstick> bare = {};  // where there is one
   const char* name = "bare sum";
+  const char* library = "MPI_Allreduce";
   std::string note = {};
 };
 
-Ceiling ceiling_of(const AllReduceOptions& options, std::uint64_t max_bytes, Communicator& communicator) {
+// `backend`: of a GPU, or null.
+Ceiling ceiling_of(const AllReduceOptions& options, std::uint64_t max_bytes, Backend* backend,
+                   Communicator& communicator) {
+  if (backend != nullptr) {
+    return {.bare = std::make_unique<DeviceCopy>(*backend, max_bytes, communicator),
+            .name = "device copy",
+            .library = "ncclAllReduce",
+            .note = "GB/s; the ceiling is a copy of as many bytes within a GPU's memory"};
+  }
   if (options.backend == "server") {
     if (options.bare_servers.empty()) {
       return {.name = "bare stream", .note = "GB/s; without --servers the bare TCP stream stands beside it"};
@@ -131,7 +175,7 @@ class Table {
     std::string text =
         fmt::format("allreduce: {} ranks ({}), sums of f32\n{:>10} {:>10} {:>8} {:>8}", communicator_.world_size(),
                     communicator_.description(), "bytes", "us", "algbw", "busbw");
-    text += has_library ? fmt::format(" {:>14}", "MPI_Allreduce") : "";
+    text += has_library ? fmt::format(" {:>14}", ceiling_.library) : "";
     text += ceiling_.bare ? fmt::format(" {:>11} {:>11}", ceiling_.name, "of ceiling") : "";
     text += "\n";
     for (const AllReduceBenchRow& row : rows_) {
@@ -182,6 +226,34 @@ int start_workers(const AllReduceOptions& options) {
   return run_server_workers(plan);
 }
 
+void bench_sums(const AllReduceOptions& options, const BufferView& data, Backend* gpu, Communicator& communicator) {
+  const Ceiling ceiling = ceiling_of(options, data.size_bytes(), gpu, communicator);
+  const auto rows = bench_all_reduce(data, options.min_kib << 10, options.rounds, ceiling.bare.get(), communicator);
+  if (communicator.rank() == 0) {
+    const Table table(rows, ceiling, communicator);
+    print(options.json ? table.json().dump() + "\n" : table.text());
+  }
+}
+
+void bench_on_gpus(const AllReduceOptions& options, Communicator& host) {
+  Config config;
+  config.device = {.kind = DeviceWish::kCuda, .share = options.share};
+  config.comm.backend = options.backend;
+  config.comm.ranks_per_node = options.ranks_per_node;
+  config.train.determinism = options.determinism == "fixed" ? Determinism::kFixed : Determinism::kElastic;
+  const DeviceChoice device = choose_device(config.device, host);
+  std::unique_ptr<Backend> backend;
+  run_agreed(host, [&] { backend = make_backend(device, 1); });
+  {
+    const auto communicator = make_device_communicator(config, device, host, *backend);
+    const std::uint64_t bytes = options.max_mib << 20;
+    const Buffer memory = backend->allocate(bytes);
+    bench_sums(options, {memory.data(), bytes / sizeof(float), DType::kF32, backend->device()}, backend.get(),
+               *communicator);
+    communicator->close();
+  }
+}
+
 int run_all_reduce(const AllReduceOptions& options) {
   require(options.backend == "server" || options.servers.empty(), "--servers: expected with --backend server only");
   require(options.tls_ca.empty() || !options.servers.empty(), "--tls-ca: expected with --servers only");
@@ -192,8 +264,12 @@ int run_all_reduce(const AllReduceOptions& options) {
   if (options.backend == "server" && options.servers.empty()) {
     return start_workers(options);
   }
+  const bool on_gpu = options.device == "cuda";
+  require(on_gpu || (options.backend != "nccl" && !options.share),
+          "--backend nccl, --share: expected with --device cuda only");
+  require(!on_gpu || options.backend != "server", "--device cuda: expected without --backend server");
   CommOptions comm;
-  comm.backend = options.backend;
+  comm.backend = options.backend == "nccl" ? "auto" : options.backend;
   comm.ranks_per_node = options.ranks_per_node;
   comm.servers = options.servers;
   comm.wire = options.wire;
@@ -202,13 +278,13 @@ int run_all_reduce(const AllReduceOptions& options) {
   const auto communicator = make_communicator(comm);
   require(communicator->world_size() > 1,
           "one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce");
-  {
-    const Ceiling ceiling = ceiling_of(options, max_bytes, *communicator);
-    const auto rows = bench_all_reduce(min_bytes, max_bytes, options.rounds, ceiling.bare.get(), *communicator);
-    if (communicator->rank() == 0) {
-      const Table table(rows, ceiling, *communicator);
-      print(options.json ? table.json().dump() + "\n" : table.text());
-    }
+  if (on_gpu) {
+    bench_on_gpus(options, *communicator);
+  } else {
+    const Buffer memory = communicator->allocate(max_bytes);
+    const std::span<float> data = memory.as<float>(max_bytes / sizeof(float));
+    std::fill(data.begin(), data.end(), 0.0F);
+    bench_sums(options, view_of(data), nullptr, *communicator);
   }
   communicator->close();
   return kExitDone;
@@ -232,8 +308,15 @@ void add_all_reduce_bench(CLI::App& bench, CommandContext& context) {
                    "Take so many ranks for a node each, and so sum by messages between them; 0: as they are")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--backend", options->backend, "server: through parameter servers")
-      ->check(CLI::IsMember({"auto", "self", "mpi", "server"}))
+  command->add_option("--backend", options->backend, "server: through parameter servers; nccl: between GPUs")
+      ->check(CLI::IsMember({"auto", "self", "mpi", "nccl", "server"}))
+      ->capture_default_str();
+  command->add_option("--device", options->device, "Where what is summed lies; cuda: a GPU for each rank")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  command->add_flag("--share", options->share, "Let several ranks use one GPU, and sum in host memory");
+  command->add_option("--determinism", options->determinism, "How GPUs sum, as train.determinism")
+      ->check(CLI::IsMember({"elastic", "fixed"}))
       ->capture_default_str();
   command->add_option("--wire", options->wire, "How the numbers travel to servers, as comm.wire")
       ->check(CLI::IsMember({"fp32", "bf16", "int8"}))

@@ -180,7 +180,13 @@ TEST_P(NcclCommunicatorTest, LeavesHostMemoryToTheHostCommunicator) {
   EXPECT_THAT(values, testing::ElementsAre(1, 2, 3));
   EXPECT_THAT(comm_->all_gather_text("abc"), testing::ElementsAre("abc"));
   EXPECT_THAT(comm_->allocate(100).as<std::uint8_t>(100), testing::Each(0));
-  EXPECT_EQ(comm_->time_library_sum(values, 1), 0);
+  EXPECT_EQ(comm_->time_library_sum(view, 1), 0);
+}
+
+TEST_P(NcclCommunicatorTest, TimesTheLibrarysOwnSum) {
+  const DeviceArray<float> array(std::vector<float>{1, 2, 3});
+  EXPECT_GT(comm_->time_library_sum(array.view(), 3), 0);
+  EXPECT_THAT(array.get(), testing::ElementsAre(1, 2, 3));
 }
 
 TEST_P(NcclCommunicatorTest, RefusesWhatIsNoSumAndOtherGpus) {

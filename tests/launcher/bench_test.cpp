@@ -161,6 +161,15 @@ TEST_F(BenchTest, ComparesSumsWithTheLibrarysAndWithTheBareSum) {
   EXPECT_EQ(alone.exit_code, 2);
   EXPECT_EQ(alone.err,
             "lockstep bench: one rank has nothing to sum with; expected mpirun -np 2 lockstep bench allreduce\n");
+  for (const char* const option : {"--backend=nccl", "--share"}) {
+    const ProcessResult refused = run_process({LOCKSTEP_PROGRAM, "bench", "allreduce", option});
+    EXPECT_EQ(refused.exit_code, 2);
+    EXPECT_EQ(refused.err, "lockstep bench: --backend nccl, --share: expected with --device cuda only\n");
+  }
+  EXPECT_EQ(run_process(
+                {LOCKSTEP_PROGRAM, "bench", "allreduce", "--device", "cuda", "--backend", "server", "--servers", "a:1"})
+                .err,
+            "lockstep bench: --device cuda: expected without --backend server\n");
 }
 
 TEST_F(BenchTest, ComparesSumsThroughServersWithABareStream) {
