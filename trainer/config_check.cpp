@@ -2,10 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
-#include <string_view>
 
 #include "base/error.h"
 #include "trainer/config_keys.h"
@@ -50,34 +48,8 @@ void check_model(const ModelConfig& model, const std::string& origin) {
           model.rope_low_freq_factor, model.rope_high_freq_factor);
 }
 
-// A key that means nothing to the method may be a method that was forgotten.
-void check_keys_of_other_methods(const Config& config, const std::string& origin) {
-  struct Scope {
-    std::string_view key;
-    TuneMethod method;
-  };
-  constexpr std::array kScopes = {Scope{"tune.blocks", TuneMethod::kFreeze}, Scope{"tune.targets", TuneMethod::kLora},
-                                  Scope{"tune.rank", TuneMethod::kLora},     Scope{"tune.alpha", TuneMethod::kLora},
-                                  Scope{"tune.dropout", TuneMethod::kLora},  Scope{"tune.rslora", TuneMethod::kLora},
-                                  Scope{"tune.dora", TuneMethod::kLora},     Scope{"tune.lora_plus", TuneMethod::kLora},
-                                  Scope{"tune.bias", TuneMethod::kLora}};
-  Config defaults;
-  // Which it may have been derived to.
-  defaults.tune.alpha = config.tune.alpha == 2.0 * config.tune.rank ? config.tune.alpha : 0;
-  for (const ConfigKey& key : config_keys()) {
-    const auto* const scope = std::ranges::find(kScopes, key.name, &Scope::key);
-    if (scope == kScopes.end() || scope->method == config.tune.method) {
-      continue;
-    }
-    const std::string value = value_text(key, config);
-    require(value == value_text(key, defaults), "{}: {} is {}, which is for tune.method {}; found {}", origin, key.name,
-            value, name_of(scope->method), name_of(config.tune.method));
-  }
-}
-
 void check_tuning(const Config& config, const std::string& origin) {
   const TuneConfig& tune = config.tune;
-  check_keys_of_other_methods(config, origin);
   require(tune.method != TuneMethod::kFreeze || tune.blocks > 0 || !tune.also_train.empty(),
           "{}: nothing is trained; tune.blocks is 0 and tune.also_train is empty", origin);
   require(tune.method != TuneMethod::kLora || !tune.targets.empty(),

@@ -159,6 +159,10 @@ void check_required(const std::set<std::string>& seen, const std::string& origin
   require(config.tune.method == TuneMethod::kFull || !config.model.from.empty(),
           "{}: tune.method is {}, but model.from names no model whose weights stay as they are", origin,
           name_of(config.tune.method));
+  // Or a forgotten method trained everything.
+  const auto tunes = std::ranges::find_if(seen, [](const std::string& name) { return name.starts_with("tune."); });
+  require(tunes == seen.end() || seen.contains("tune.method"), "{}: {} is given, but tune.method is not; expected {}",
+          origin, *tunes, expected_text(*find_key("tune.method")));
   for (const ConfigKey& key : config_keys()) {
     const bool comes_with_weights = section_of(key) == "model" && !config.model.from.empty();
     require(!key.required || comes_with_weights || seen.contains(std::string(key.name)),

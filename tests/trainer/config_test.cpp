@@ -230,17 +230,13 @@ TEST(ConfigTest, ChecksKeysAgainstEachOther) {
 TEST(ConfigTest, TunesOnlyWhatStandsOnAModel) {
   EXPECT_EQ(refusal_of_set("tune.method=lora"),
             "gpt.yaml: tune.method is lora, but model.from names no model whose weights stay as they are");
-  EXPECT_EQ(refusal_of_set("tune.also_train=ln_f"),
+  EXPECT_EQ(refusal(kSmall, {"tune.method=full", "tune.also_train=ln_f"}),
             "gpt.yaml: tune.also_train is ln_f, but tune.method full trains everything");
-  EXPECT_EQ(refusal_of_set("tune.quantize=nf4"),
+  EXPECT_EQ(refusal(kSmall, {"tune.method=full", "tune.quantize=nf4"}),
             "gpt.yaml: tune.quantize is nf4, but tune.method full trains everything");
-  EXPECT_EQ(refusal_of_set("tune.rank=16"), "gpt.yaml: tune.rank is 16, which is for tune.method lora; found full");
-  EXPECT_EQ(refusal(kSmall, {"model.from=base", "tune.method=lora", "tune.blocks=3"}),
-            "gpt.yaml: tune.blocks is 3, which is for tune.method freeze; found lora");
-  EXPECT_EQ(refusal(kSmall, {"model.from=base", "tune.method=freeze", "tune.dora=true"}),
-            "gpt.yaml: tune.dora is true, which is for tune.method lora; found freeze");
-  // As they are, and as alpha is derived.
-  EXPECT_EQ(parse(kSmall, {"tune.rank=8", "tune.alpha=16"}).tune.method, TuneMethod::kFull);
+  EXPECT_EQ(refusal(kSmall, {"model.from=base", "tune.rank=16"}),
+            "gpt.yaml: tune.rank is given, but tune.method is not; expected one of full, freeze, lora");
+  EXPECT_EQ(parse(kSmall, {"tune.method=full", "tune.rank=16"}).tune.rank, 16);
   EXPECT_EQ(refusal(kSmall, {"model.from=base", "tune.method=lora", "tune.targets="}),
             "gpt.yaml: tune.targets is empty; expected all, or names of layers separated by commas");
   const Config config = parse(kSmall, {"model.from=base", "tune.method=lora", "tune.rank=16", "tune.rslora=true"});
