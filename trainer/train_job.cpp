@@ -1,6 +1,7 @@
 #include "trainer/train_job.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <memory>
 #include <span>
@@ -18,6 +19,7 @@
 #include "trainer/node_cores.h"
 #include "trainer/resume.h"
 #include "trainer/run_folder.h"
+#include "trainer/shared_settings.h"
 #include "trainer/train_loop.h"
 
 namespace lockstep {
@@ -232,6 +234,10 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
     check();
     config = resolved();
   });
+  std::vector<SharedFact> shared = shared_settings(config);
+  shared.push_back({"the content of data.train", data_fingerprint(data.info)});
+  shared.push_back({"the content of data.valid", data.valid_fingerprint});
+  require_alike(shared, communicator);
   std::unique_ptr<Backend> backend;
   run_agreed(communicator, [&] { backend = make_backend(device, config.train.threads); });
   if (request.store != nullptr) {
@@ -248,6 +254,7 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
                                   of_device ? *of_device : communicator, activity, log);
   run_agreed(communicator, [&] { loop->load({reader ? &*reader : nullptr, state ? &*state : nullptr}); });
   state.reset();
+  require_alike(std::array{SharedFact{"the model in model.from", loop->source_fingerprint()}}, communicator);
   TrainEnd end = TrainEnd::kFinished;
   try {
     run_agreed(communicator, [&] { loop->open(lock); });

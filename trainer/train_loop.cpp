@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "trainer/agreement.h"
 #include "trainer/device.h"
 #include "trainer/evaluate.h"
@@ -144,6 +145,7 @@ void TrainLoop::load(const Start& start) {
   } else {
     replica.fill([&](std::span<float> weights) {
       progress_.base_fingerprint = write_first_weights(config_, train_step_, *backend_, weights);
+      source_fingerprint_ = config_.model.from.empty() ? "" : hash_of(std::as_bytes(weights)).hex();
     });
     if (config_.tune.method != TuneMethod::kFull) {
       log_.info("train: tuning {} ({})", config_.model.from, name_of(config_.tune.method));
@@ -159,6 +161,8 @@ void TrainLoop::load(const Start& start) {
     check_run_folder(run_folder(config_), checkpoint_bytes(replica));
   }
 }
+
+std::string TrainLoop::source_fingerprint() const { return progress_.base_fingerprint + source_fingerprint_; }
 
 void TrainLoop::open(RunLock& lock) {
   if (communicator_.rank() == 0) {

@@ -50,6 +50,8 @@ class TrainLoop {
   // Not collective, and changes no file: weights and moments from there, or weights from model.from, or random, and the
   // loader at that step. Throws Error(kUsage) where the run cannot be written.
   void load(const Start& start);
+  // After load(): of what was read from model.from, which is to be the same on every rank; empty where nothing was.
+  [[nodiscard]] std::string source_fingerprint() const;
   // Not collective, after every rank has loaded. Rank 0 makes or tidies the run's folder: checkpoints of later steps
   // are set aside, metrics.jsonl is cut.
   void open(RunLock& lock);
@@ -114,6 +116,7 @@ class TrainLoop {
   bool save_ = false;                      // all ranks save after this step
   std::optional<double> validation_loss_;  // of this step
   RunProgress progress_;
+  std::string source_fingerprint_;  // of the first weights
 };
 
 }  // namespace lockstep

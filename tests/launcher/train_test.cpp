@@ -163,6 +163,50 @@ TEST_F(TrainTest, SaysOnceWhatAllRanksRefuse) {
   }
 }
 
+// As on hosts of which one has a stale copy.
+TEST_F(TrainTest, RanksThatDisagreeAboutTheJobAreRefused) {
+  const auto disagree = [](const std::string& run, const Words& of_both, const Words& of_first,
+                           const Words& of_second) {
+    const auto settings = [&](const Words& own) {
+      Words all = of_both;
+      all.insert(all.end(), own.begin(), own.end());
+      return all;
+    };
+    Words words = job_->command({run, 1, settings(of_first)});
+    words.insert(words.end(), {":", "-np", "1"});
+    const Words second = alone(run, settings(of_second));
+    words.insert(words.end(), second.begin(), second.end());
+    return run_process(words);
+  };
+  const auto expect = [&](const Words& of_second, const std::string& message) {
+    const ProcessResult result = disagree("split", {}, {}, of_second);
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("lockstep train: " + message));
+    EXPECT_FALSE(fs::exists(folder_of("split")));
+  };
+  expect({"optimizer.lr=0.002"},
+         "optimizer.lr is 0.002 on rank 1, and 0.001 on rank 0; expected the same on every rank\n");
+  expect({"run.seed=7"}, "run.seed is 7 on rank 1, and ");
+  expect({"run.name=other"}, "run.name is other on rank 1, and split on rank 0;");
+  expect({"data.train=" + (job_->folder() / "data" / "valid").string()}, "the content of data.train is ");
+
+  ASSERT_EQ(train("one", {"train.steps=2"}).exit_code, 0);
+  ASSERT_EQ(train("another", {"train.steps=2", "run.seed=2"}).exit_code, 0);
+  const auto from = [](const std::string& run) {
+    return Words{"model.from=" + (job_->checkpoints(run) / "step-00000002").string()};
+  };
+  EXPECT_THAT(disagree("from", {}, from("one"), from("another")).err, HasSubstr("the model in model.from is "));
+  EXPECT_THAT(disagree("from", {"tune.method=lora"}, from("one"), from("another")).err,
+              HasSubstr("the model in model.from is "));
+
+  // What a rank may have for itself, and the same model elsewhere.
+  fs::copy(job_->checkpoints("one") / "step-00000002", job_->folder() / "copy-of-one");
+  Words other_place = {"model.from=" + (job_->folder() / "copy-of-one").string(), "train.threads=1",
+                       "data.read_ahead=3", "comm.timeout_s=50"};
+  const ProcessResult result = disagree("from", {"train.steps=3"}, from("one"), other_place);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+}
+
 TEST_F(TrainTest, AResumeThatDoesNotFitChangesNothing) {
   ASSERT_EQ(train("fixed", {"train.steps=12"}).exit_code, 0);
   const auto before = contents_of(folder_of("fixed"));
