@@ -161,7 +161,9 @@ SafetensorsSummary export_safetensors(const SafetensorsExport& source, const fs:
   }
   for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
                            "generation_config.json", "chat_template.jinja"}) {
-    if (fs::is_regular_file(source.text_folder / name)) {
+    if (const auto text = source.texts.find(name); text != source.texts.end()) {
+      write_file_atomic(folder.path() / name, text->second);
+    } else if (fs::is_regular_file(source.text_folder / name)) {
       write_file_atomic(folder.path() / name, read_file(source.text_folder / name));
     }
   }

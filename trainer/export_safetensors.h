@@ -14,7 +14,8 @@
 namespace lockstep {
 
 struct SafetensorsExport {
-  std::filesystem::path text_folder;  // whose tokenizer and the like go along
+  std::filesystem::path text_folder;              // whose tokenizer and the like go along
+  std::map<std::string, std::string> texts = {};  // instead of files there, by name
   std::string config_name = "config.json";
   std::string config;                                // its text; what it says of the weights' type is replaced
   std::string stem = "model";                        // of the weights' files

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "trainer/formats/gguf_file.h"
 #include "trainer/gguf_model.h"
+#include "trainer/trained_text.h"
 
 namespace lockstep {
 namespace {
@@ -118,6 +119,9 @@ LoadedModel load_model(const ModelSource& source, Precision precision, Backend& 
           description.architecture.vocab);
   set_text_ends(model, description.text_ends);
   if (source.tuned) {
+    if (const auto end = trained_end(source.text_folder, model.tokenizer)) {
+      model.ends_of_text.push_back(*end);
+    }
     load_tuned(*source.tuned, source.folder, model.replica);
   } else {
     model.replica.fill([&](std::span<float> weights) { load_weights(source.folder, model.replica.layout(), weights); });

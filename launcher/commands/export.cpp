@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -24,6 +25,7 @@
 #include "trainer/export_gguf.h"
 #include "trainer/export_safetensors.h"
 #include "trainer/load_model.h"
+#include "trainer/trained_text.h"
 
 namespace lockstep {
 namespace {
@@ -44,7 +46,8 @@ struct Options {
 // What is written: weights in the layout of `parameters`.
 struct Source {
   ModelSource model;
-  std::string config;  // of the whole model, even where adapters alone are written
+  std::string config;                        // of the whole model, even where adapters alone are written
+  std::map<std::string, std::string> texts;  // files that stand in for those of the text folder
   Architecture architecture;
   ModelParameters parameters;
   std::vector<float> weights;
@@ -80,6 +83,29 @@ Source load(const Options& options, Log& log) {
   return source;
 }
 
+// A tuned model's own tokenizer stands beside its base, which knows nothing of the answers that were learnt.
+void take_texts(Source& source, const Tokenizer& tokenizer) {
+  const ModelSource& model = source.model;
+  if (!model.tuned || model.text_folder == model.folder) {
+    return;
+  }
+  const std::optional<std::int32_t> end = trained_end(model.text_folder, tokenizer);
+  if (end) {
+    source.config = with_end(source.config, *end);
+  }
+  const fs::path generation = model.folder / "generation_config.json";
+  if (fs::is_regular_file(generation)) {
+    const std::string text = read_file(generation);
+    source.texts["generation_config.json"] = end ? with_end(text, *end) : text;
+  }
+  const char* const tokenizer_config = "tokenizer_config.json";
+  if (fs::is_regular_file(model.folder / tokenizer_config) &&
+      fs::is_regular_file(model.text_folder / tokenizer_config)) {
+    source.texts[tokenizer_config] = with_tokens_of_base(read_file(model.text_folder / tokenizer_config),
+                                                         read_file(model.folder / tokenizer_config));
+  }
+}
+
 SafetensorsType parse_safetensors_type(const std::string& name) {
   require(name == "f32" || name == "f16" || name == "bf16", "--type is {}, expected f32, f16 or bf16 for safetensors",
           name);
@@ -112,7 +138,10 @@ int run_export(const Options& options, CommandContext& context) {
   const GgufKind kind = to_gguf ? parse_gguf_kind(type) : GgufKind::kF32;
   const SafetensorsType safetensors_type = to_gguf ? SafetensorsType::kF32 : parse_safetensors_type(type);
   check_place(options);
-  const Source source = load(options, context.log);
+  Source source = load(options, context.log);
+  if (options.to != "adapter") {
+    take_texts(source, Tokenizer::load(source.model.text_folder));
+  }
   Progress progress(context.log, {.what = "export", .unit = "tensor"});
   const auto on_progress = [&](std::size_t done, std::size_t total) {
     if (progress.due(done)) {
@@ -122,6 +151,7 @@ int run_export(const Options& options, CommandContext& context) {
   };
   if (!to_gguf) {
     SafetensorsExport files{.text_folder = source.model.text_folder,
+                            .texts = source.texts,
                             .config = source.config,
                             .layout = source.parameters.layout,
                             .weights = source.weights,

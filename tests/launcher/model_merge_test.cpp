@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "base/file.h"
+#include "data/text/tokenizer.h"
 #include "tests/launcher/model_commands_fixture.h"
 #include "trainer/formats/safetensors.h"
+#include "trainer/gguf_model.h"
 
 namespace lockstep {
 namespace {
@@ -58,6 +60,69 @@ TEST_F(ModelCommandsTest, ExportASharedEmbeddingAsPeftWantsIt) {
   EXPECT_THAT(merge(run(), job_->folder() / "shared-3").err,
               HasSubstr("trains the embedding apart from the head, which are one in its model"));
   EXPECT_FALSE(fs::exists(job_->folder() / "shared-3"));
+}
+
+// A base model ends its texts with one token, and the answers that its adapters have learnt end with another.
+TEST_F(ModelCommandsTest, GiveAMergedModelTheEndOfItsAnswers) {
+  const fs::path tokenizer = job_->folder() / "marks.json";
+  fs::copy(checkpoint() / "tokenizer.json", tokenizer);
+  const std::uint32_t start = Tokenizer::load(tokenizer).vocab_size();
+  const std::uint32_t end = start + 1;
+  change_json(tokenizer, [&](nlohmann::json& json) {
+    json["added_tokens"].push_back({{"id", start}, {"content", "<|im_start|>"}, {"special", true}});
+    json["added_tokens"].push_back({{"id", end}, {"content", "<|im_end|>"}, {"special", true}});
+  });
+  const fs::path texts = job_->folder() / "marks";
+  ASSERT_EQ(lockstep("pack", {"--format", "text", "--tokenizer", tokenizer, "--split", "1", "--out", texts,
+                              job_->folder() / "text.txt"})
+                .exit_code,
+            0);
+  const Words alone = {"data.valid=", "evaluate.every_steps=0", "train.steps=2"};
+  const auto with = [&](Words more) {
+    more.insert(more.end(), alone.begin(), alone.end());
+    return more;
+  };
+  ASSERT_EQ(job_->train({"marks", 1, with({"data.train=" + (texts / "train").string()})}).exit_code, 0);
+  const fs::path base = job_->folder() / "marks-base";
+  ASSERT_EQ(lockstep("export", {"--model", job_->folder() / "runs" / "marks", "--to", "safetensors", "--out", base})
+                .exit_code,
+            0);
+  const auto before = nlohmann::json::parse(read_file(base / "config.json")).at("eos_token_id");
+  ASSERT_NE(before, end);
+  write_file_atomic(base / "generation_config.json",
+                    nlohmann::json({{"eos_token_id", {before, 7}}, {"top_k", 20}}).dump());
+  change_json(base / "tokenizer_config.json", [](nlohmann::json& json) {
+    json.erase("bos_token");
+    json["pad_token"] = "<|im_start|>";
+  });
+
+  const fs::path chats = job_->folder() / "marks.jsonl";
+  write_file_atomic(chats, R"({"instruction": "hi", "output": "yo"})");
+  const fs::path packed = job_->folder() / "marks-chats";
+  ASSERT_EQ(lockstep("pack", {"--format", "chat", "--template", "chatml", "--tokenizer", base, "--split", "1", "--out",
+                              packed, chats})
+                .exit_code,
+            0);
+  const ProcessResult tuned = job_->train(
+      {"marks-lora", 1,
+       with({"data.train=" + (packed / "train").string(), "model.from=" + base.string(), "tune.method=lora"})});
+  ASSERT_EQ(tuned.exit_code, 0) << tuned.err;
+  const fs::path lora = job_->folder() / "runs" / "marks-lora";
+  const fs::path merged = job_->folder() / "marks-merged";
+  const ProcessResult merge = lockstep("merge", {"--model", lora, "--out", merged});
+  ASSERT_EQ(merge.exit_code, 0) << merge.err;
+  const auto file = [&](const char* name) { return nlohmann::json::parse(read_file(merged / name)); };
+  EXPECT_EQ(file("config.json").at("eos_token_id"), nlohmann::json({end, before}));
+  EXPECT_EQ(file("generation_config.json"), nlohmann::json({{"eos_token_id", {end, before, 7}}, {"top_k", 20}}));
+  const nlohmann::json of_tokenizer = file("tokenizer_config.json");
+  EXPECT_EQ(of_tokenizer.at("eos_token"), "<|im_end|>");
+  EXPECT_EQ(of_tokenizer.at("pad_token"), "<|im_start|>");
+  EXPECT_FALSE(of_tokenizer.contains("bos_token"));
+  EXPECT_TRUE(of_tokenizer.contains("chat_template"));
+
+  const fs::path gguf = job_->folder() / "marks.gguf";
+  ASSERT_EQ(lockstep("export", {"--model", lora, "--to", "gguf", "--type", "f32", "--out", gguf}).exit_code, 0);
+  EXPECT_THAT(GgufModel(gguf).text_ends().ends, testing::ElementsAre(static_cast<std::int32_t>(end)));
 }
 
 TEST_F(ModelCommandsTest, LayAdaptersOverTheirModelAndMergeThem) {
