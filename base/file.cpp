@@ -136,6 +136,20 @@ std::string read_file(const std::filesystem::path& path) {
   return contents;
 }
 
+std::filesystem::path place_of_file(std::string_view option, const std::filesystem::path& path) {
+  constexpr int kMostLinks = 40;  // as Linux follows
+  std::error_code error;
+  std::filesystem::path place = path;
+  for (int i = 0; i < kMostLinks && std::filesystem::is_symlink(place, error); ++i) {
+    place = place.parent_path() / std::filesystem::read_symlink(place, error);
+  }
+  const std::filesystem::file_status status = std::filesystem::status(place, error);
+  require(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status),
+          "{}: {} is {}, expected the name of a file", option, path.string(),
+          std::filesystem::is_directory(status) ? "a folder" : "there and no file");
+  return place;
+}
+
 void write_file_atomic(const std::filesystem::path& path, std::string_view contents, Readers readers) {
   std::filesystem::path partial = path;
   partial += ".partial";

@@ -52,6 +52,10 @@ class File {
 
 [[nodiscard]] std::string read_file(const std::filesystem::path& path);
 
+// Where a file of that name is to be written: links are followed. Throws Error(kUsage) where something stands that is
+// no file, such as a device, which a new file would replace; `option` ("--out") is what the name was given with.
+[[nodiscard]] std::filesystem::path place_of_file(std::string_view option, const std::filesystem::path& path);
+
 enum class Readers { kAsUsual, kOwner };
 
 // Writes path + ".partial", syncs it, renames it to `path` and syncs the folder: readers see the old or the new file

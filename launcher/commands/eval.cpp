@@ -143,9 +143,8 @@ std::vector<Answer> answers_of(const Setting& setting) {
 
 // Before hours are spent on what could not be written.
 void check_predictions(const fs::path& path) {
-  const fs::path folder = fs::absolute(path).parent_path();
+  const fs::path folder = fs::absolute(place_of_file("--predictions", path)).parent_path();
   require(fs::is_directory(folder), "--predictions: there is no folder {}", folder.string());
-  require(!fs::is_directory(path), "--predictions: {} is a folder", path.string());
   require_writable_folder(folder);
 }
 
@@ -157,7 +156,7 @@ void write_predictions(const std::string& path, const std::vector<Answer>& answe
                       {"prediction", answer.text.prediction},
                       {"exact", is_exact_match(answer.text)}});
   }
-  write_file_atomic(path, lines);
+  write_file_atomic(place_of_file("--predictions", path), lines);
 }
 
 std::string report_answers(const Setting& setting) {

@@ -115,7 +115,7 @@ SafetensorsType parse_safetensors_type(const std::string& name) {
 void check_place(const Options& options) {
   const fs::path out = options.out;
   if (options.to == "gguf") {
-    require(!fs::is_directory(out), "--out {}: a folder is there; expected the name of a file", options.out);
+    static_cast<void>(place_of_file("--out", out));
     require(options.overwrite || !fs::exists(out), "--out {}: a file is there; --overwrite replaces it", options.out);
     require(out.parent_path().empty() || fs::is_directory(out.parent_path()), "--out {}: there is no folder {}",
             options.out, out.parent_path().string());
@@ -187,7 +187,7 @@ int run_export(const Options& options, CommandContext& context) {
                    .name = fs::path(options.out).stem().string(),
                    .chat_template = OwnTemplate::source_in(source.model.text_folder),
                    .template_name = describe_model(source.model).template_name},
-                  kind, options.out, on_progress);
+                  kind, place_of_file("--out", options.out), on_progress);
   for (const auto& [other, count] : summary.fallbacks) {
     context.log.info("export: {} tensors have rows that {} cannot take, and are {}", count, type, other);
   }

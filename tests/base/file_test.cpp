@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -77,6 +78,24 @@ TEST(FileTest, SaysThatADiskIsFull) {
 }
 
 TEST(FileTest, SyncsTheCurrentFolderForAnEmptyPath) { EXPECT_NO_THROW(sync_folder("")); }
+
+TEST(FileTest, PlacesAFileWhereItsNameLeads) {
+  const TemporaryFolder folder;
+  const std::filesystem::path file = folder / "file";
+  EXPECT_EQ(place_of_file("--out", file), file);
+  write_file_atomic(file, "abc");
+  EXPECT_EQ(place_of_file("--out", file), file);
+  std::filesystem::create_symlink("file", folder / "link");
+  std::filesystem::create_symlink("nothing-yet", folder / "ahead");
+  EXPECT_EQ(place_of_file("--out", folder / "link"), file);
+  EXPECT_EQ(place_of_file("--out", folder / "ahead"), folder / "nothing-yet");
+  std::filesystem::create_symlink(folder / "link", folder / "link-of-link");
+  EXPECT_EQ(place_of_file("--out", folder / "link-of-link"), file);
+  expect_error(ErrorCode::kUsage, "--out: /dev/null is there and no file, expected the name of a file",
+               [] { static_cast<void>(place_of_file("--out", "/dev/null")); });
+  expect_error(ErrorCode::kUsage, " is a folder, expected the name of a file",
+               [&] { static_cast<void>(place_of_file("--out", folder.path())); });
+}
 
 }  // namespace
 }  // namespace lockstep

@@ -148,7 +148,9 @@ TEST_F(ModelCommandsTest, RefuseToAnswerWhereThereIsNothingToAnswer) {
   EXPECT_EQ(refusal({"--generate", "--predictions", nowhere / "x.jsonl"}),
             "lockstep eval: --predictions: there is no folder " + nowhere.string() + "\n");
   EXPECT_EQ(refusal({"--generate", "--predictions", job_->folder()}),
-            "lockstep eval: --predictions: " + job_->folder().string() + " is a folder\n");
+            "lockstep eval: --predictions: " + job_->folder().string() + " is a folder, expected the name of a file\n");
+  EXPECT_EQ(refusal({"--generate", "--predictions", "/dev/null"}),
+            "lockstep eval: --predictions: /dev/null is there and no file, expected the name of a file\n");
   EXPECT_EQ(refusal({"--samples", "3"}), "lockstep eval: --samples requires --generate\n");
   EXPECT_EQ(refusal({"--temperature", "1"}), "lockstep eval: --temperature requires --generate\n");
   EXPECT_EQ(refusal({"--generate", "--batches", "3"}), "lockstep eval: --batches excludes --generate\n");
