@@ -16,6 +16,8 @@ std::span<const std::byte> bytes_of(std::string_view text) { return std::as_byte
 
 constexpr std::string_view kServer = "server";
 constexpr std::string_view kClient = "client";
+// To a client with a wrong token. One that is just cut off may try again: servers do that when they are flooded.
+constexpr Digest kUnknown = {};
 
 class SocketWire final : public Wire {
  public:
@@ -81,8 +83,10 @@ asio::awaitable<JobToken> accept_handshake(Wire& wire, const Deadline& deadline,
   if (error) {
     fail_handshake(protocol, deadline, error);
   }
-  require(equal(answer[1], token.sign({bytes_of(kClient), mine, answer[0]})),
-          "{}: the other side does not know the job's token", protocol.name);
+  if (!equal(answer[1], token.sign({bytes_of(kClient), mine, answer[0]}))) {
+    co_await wire.write(kUnknown, error);
+    fail(ErrorCode::kUsage, "{}: the other side does not know the job's token", protocol.name);
+  }
 
   const Digest proof = token.sign({bytes_of(kServer), answer[0], mine});
   co_await wire.write(proof, error);
@@ -118,6 +122,7 @@ asio::awaitable<JobToken> greet_handshake(Wire& wire, const Deadline& deadline, 
   if (error) {
     fail_handshake(protocol, deadline, error);
   }
+  require(proof != kUnknown, "{}: the {} has another token than this process", protocol.name, protocol.server_name);
   require(equal(proof, token.sign({bytes_of(kServer), mine, theirs})), "{}: the {} does not know the job's token",
           protocol.name, protocol.server_name);
   co_return token.derive({bytes_of("session"), theirs, mine});

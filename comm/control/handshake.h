@@ -3,7 +3,7 @@
 // All messages have a fixed size:
 //   server -> client   magic with the protocol's version (8 bytes), 32 random bytes S
 //   client -> server   32 random bytes C, sign("client", S, C)
-//   server -> client   sign("server", C, S)
+//   server -> client   sign("server", C, S), or 32 zeros to a client that does not know the token
 // A server that encrypts sends another magic first, and all of this inside TLS (comm/server/tls.h). What follows is
 // authenticated with a key derived from the token, S and C, which no other connection has.
 #pragma once

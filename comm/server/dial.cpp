@@ -17,8 +17,6 @@ using Clock = Connection::Clock;
 
 constexpr milliseconds kPauseBetweenTries{100};
 constexpr milliseconds kConnectDeadline{5'000};
-// How often a server may end a handshake before the token is taken to be wrong: it also does so when it is flooded.
-constexpr int kMostBrokenHandshakes = 5;
 
 asio::awaitable<Welcome> introduce(std::shared_ptr<Connection> connection, const Dial& dial) {
   const asio::steady_timer deadline = connection->close_in(control::kHandshakeDeadline);
@@ -57,7 +55,6 @@ asio::awaitable<error_code> reach(asio::io_context& io, ServerAddress address, t
 asio::awaitable<Dialed> dial(asio::io_context& io, Dial dial) {
   const std::string where = text_of(dial.address);
   const auto deadline = Clock::now() + dial.timeout;
-  int broken_handshakes = 0;
   asio::steady_timer pause(io);
   while (true) {
     std::string problem;
@@ -82,10 +79,7 @@ asio::awaitable<Dialed> dial(asio::io_context& io, Dial dial) {
     } catch (const Error& error) {
       require(error.code() != ErrorCode::kUsage, "{} ({})", error.what(), where);
       problem = error.what();
-      broken_handshakes += error.code() == ErrorCode::kPeerLost && !dial.was_here ? 1 : 0;
     }
-    require(broken_handshakes < kMostBrokenHandshakes,
-            "server: {} ends each connection in the handshake; is its token the one of this worker?", where);
     if (Clock::now() >= deadline) {
       fail(ErrorCode::kTimeout, "server: {} has not answered for {:.1f} s: {}", where,
            std::chrono::duration<double>(dial.timeout).count(), problem);

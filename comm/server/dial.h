@@ -32,7 +32,6 @@ struct Dial {
   std::shared_ptr<const TlsContext> tls = {};  // null: the connection is not encrypted
   Hello hello;
   std::chrono::milliseconds timeout{600'000};
-  bool was_here = false;  // this worker has been connected to the server before
   // A server whose port nobody listens at any more is not coming back.
   bool is_mortal = false;
 };

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iterator>
+#include <map>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "comm/control/handshake.h"
@@ -16,9 +19,9 @@ using asio::ip::tcp;
 using boost::system::error_code;
 using std::chrono::milliseconds;
 
-// Connections that have not shown that they belong to the job. When more come, the oldest goes: a job's own take a
-// millisecond.
-constexpr std::size_t kMaxPending = 64;
+// Connections that have not shown that they belong to the job. When more come, one goes: a job's own take a few round
+// trips.
+constexpr std::size_t kMaxPending = 256;
 constexpr milliseconds kPauseWithoutDescriptors{100};
 // How long a worker has to take the last frame before it is cut off.
 constexpr milliseconds kFarewell{1'000};
@@ -62,20 +65,36 @@ asio::awaitable<void> Listener::accept_all() {
       continue;
     }
     if (pending_.size() >= kMaxPending) {
-      pending_.front().close(error);
+      make_room();
     }
-    pending_.push_back(std::move(socket));
+    const tcp::endpoint from = socket.remote_endpoint(error);
+    pending_.push_back({std::move(socket), from});
     asio::co_spawn(io_, serve_one(std::prev(pending_.end())), asio::detached);
   }
 }
 
-asio::awaitable<void> Listener::serve_one(Pending::iterator place) {
-  error_code error;
-  const tcp::endpoint from = place->remote_endpoint(error);
+// The oldest of the address that has most of them goes, so that a flood from one does not reach the others.
+void Listener::make_room() {
+  std::map<asio::ip::address, std::vector<Pending*>> by_address;
+  for (Pending& pending : pending_) {
+    if (pending.socket.is_open()) {
+      by_address[pending.from.address()].push_back(&pending);
+    }
+  }
+  const auto most = std::ranges::max_element(by_address, {}, [](const auto& entry) { return entry.second.size(); });
+  if (most == by_address.end()) {
+    return;  // they are on their way out
+  }
+  error_code ignored;
+  most->second.front()->socket.close(ignored);
+}
+
+asio::awaitable<void> Listener::serve_one(std::list<Pending>::iterator place) {
+  const tcp::endpoint from = place->from;
   std::shared_ptr<Connection> connection;
   std::string problem;
   try {
-    connection = co_await Connection::accept(*place, options_.token, options_.tls);
+    connection = co_await Connection::accept(place->socket, options_.token, options_.tls);
   } catch (const Error& refusal) {
     problem = refusal.what();
   }

@@ -37,9 +37,13 @@ class Listener {
   [[nodiscard]] std::uint16_t port() const { return port_; }
 
  private:
-  using Pending = std::list<boost::asio::ip::tcp::socket>;
+  struct Pending {
+    boost::asio::ip::tcp::socket socket;
+    boost::asio::ip::tcp::endpoint from;
+  };
   [[nodiscard]] boost::asio::awaitable<void> accept_all();
-  [[nodiscard]] boost::asio::awaitable<void> serve_one(Pending::iterator place);
+  [[nodiscard]] boost::asio::awaitable<void> serve_one(std::list<Pending>::iterator place);
+  void make_room();
   [[nodiscard]] boost::asio::awaitable<void> serve_connection(std::shared_ptr<Connection> connection);
 
   boost::asio::io_context& io_;
@@ -47,7 +51,7 @@ class Listener {
   const Serve serve_;
   boost::asio::ip::tcp::acceptor acceptor_;
   std::uint16_t port_ = 0;
-  Pending pending_;
+  std::list<Pending> pending_;
   int refusals_ = 0;
 };
 

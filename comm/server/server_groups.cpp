@@ -76,12 +76,11 @@ void Server::Impl::see_to_latecomers() {
 void Server::Impl::seat_guests() {
   const std::vector<std::shared_ptr<Worker>> waiting = guests();
   const auto now = Clock::now();
-  if (!waits_since_) {
-    if (waiting.empty()) {
-      return;
-    }
-    waits_since_ = now;
+  if (waiting.empty() && !loss_) {
+    waits_since_.reset();  // whoever came has left
+    return;
   }
+  waits_since_ = waits_since_.value_or(now);
   for (auto a = waiting.begin(); a != waiting.end(); ++a) {
     const Hello& hello = (*a)->hello;
     const auto same = std::find_if(waiting.begin(), a, [&](const auto& other) {

@@ -17,8 +17,6 @@ using boost::system::error_code;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kPauseBetweenTries{100};
-// How often a server may end a handshake before the token is taken to be wrong: it also does so when it is flooded.
-constexpr int kMostBrokenHandshakes = 5;
 // A server answers for workers that do not come; it gets this much longer.
 constexpr milliseconds kLastResort{10'000};
 // A group that is lost sooner has hardly been waited for.
@@ -84,7 +82,6 @@ asio::awaitable<void> Session::Impl::connect_all(Clock::time_point deadline) {
 
 asio::awaitable<void> Session::Impl::connect(std::size_t server, Clock::time_point deadline) {
   const std::string where = text_of(options_.servers[server]);
-  int broken_handshakes = 0;
   asio::steady_timer pause(io_);
   while (true) {
     std::string problem;
@@ -105,13 +102,10 @@ asio::awaitable<void> Session::Impl::connect(std::size_t server, Clock::time_poi
     } catch (const Error& error) {
       require(error.code() != ErrorCode::kUsage, "{} ({})", error.what(), where);
       problem = error.what();
-      broken_handshakes += error.code() == ErrorCode::kPeerLost ? 1 : 0;
     }
     if (lost_) {
       throw Lost(*lost_);
     }
-    require(broken_handshakes < kMostBrokenHandshakes || *newest_group_ > 0,
-            "server: {} ends each connection in the handshake; is its token the one of this worker?", where);
     if (Clock::now() >= deadline) {
       fail(ErrorCode::kTimeout, "server: {} has not answered for {:.1f} s: {}", where, options_.timeout_ms / 1e3,
            problem);

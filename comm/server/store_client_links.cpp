@@ -78,7 +78,6 @@ asio::awaitable<std::shared_ptr<Connection>> StoreClient::Impl::connect(Link& li
   call.hello.mode = options_.mode;
   call.hello.name = options_.name;
   call.timeout = link.is_closing ? kLastTries : milliseconds(options_.timeout_ms);
-  call.was_here = link.was_open;
   call.is_mortal = link.was_open && !link.is_durable;
   const Dialed dialed = co_await dial(io_, std::move(call));
   rank_ = dialed.welcome.rank;

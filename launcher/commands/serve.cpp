@@ -261,8 +261,17 @@ void add_serve(CLI::App& app, CommandContext& context) {
       "only.\n"
       "Example: lockstep serve --workers 2 --listen 0.0.0.0 &\n"
       "         lockstep train job.yaml --set comm.backend=server --set comm.servers=node01:7070   (on 2 machines)");
-  command->callback(
-      [options, &context] { context.run = [options, &context] { return run_serve(*options, context); }; });
+  command->callback([options, command, &context] {
+    for (const char* const name : {"--min-workers", "--wait"}) {
+      require(options->mode == "sync" || command->count(name) == 0,
+              "{}: in mode {} nobody is waited for; expected with --mode sync only", name, options->mode);
+    }
+    require(options->mode != "sync" || command->count("--threads") == 0,
+            "--threads: in mode sync each part has a thread; expected with --mode bounded or async only");
+    require(command->count("--tls-cert") == 0 || !options->tls_cert.empty(),
+            "--tls-cert: found no name, expected a PEM file");
+    context.run = [options, &context] { return run_serve(*options, context); };
+  });
 }
 
 }  // namespace lockstep

@@ -28,6 +28,9 @@ std::vector<std::string> server_command(const LaunchRequest& request, int ranks,
                                     "--part",        fmt::format("{}/{}", part + 1, request.servers),
                                     "--listen",      request.hosts.empty() ? "127.0.0.1" : "0.0.0.0",
                                     "--port",        std::to_string(port)};
+  if (request.config.comm.mode != "sync") {
+    words.insert(words.end(), {"--mode", request.config.comm.mode});
+  }
   if (!request.tls_cert.empty()) {
     words.insert(words.end(), {"--tls-cert", request.tls_cert, "--tls-key", request.tls_key});
   }

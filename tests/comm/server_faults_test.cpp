@@ -215,7 +215,8 @@ TEST(ServerFaultsTest, WorkersThatDoNotBelongAreRefused) {
     }
     return "not refused";
   };
-  EXPECT_THAT(refusal([](auto& options) { options.token = control::JobToken::random(); }), HasSubstr("is its token"));
+  EXPECT_THAT(refusal([](auto& options) { options.token = control::JobToken::random(); }),
+              HasSubstr("the parameter server has another token than this process"));
   EXPECT_THAT(refusal([](auto& options) { options.world = 3; }), HasSubstr("one of 3, but the server waits for 2"));
   EXPECT_THAT(refusal([](auto& options) { options.rank = 2; }), HasSubstr("rank 2, expected one below 2"));
   EXPECT_THAT(refusal([](auto& options) { options.servers.push_back(options.servers[0]); }),

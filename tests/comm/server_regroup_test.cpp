@@ -314,6 +314,32 @@ TEST(ServerRegroupTest, AReplacementMayComeBeforeTheLossIsNoticed) {
   EXPECT_THAT(errors, Each("")) << job.said();
 }
 
+TEST(ServerRegroupTest, WhoCameAndLeftBeforeTheStartIsNotWaitedFor) {
+  test::ServerJob job(2, 1, waiting(milliseconds(3'000), 1));
+  Link link(job.server().port());
+  auto early = job.options(-1);
+  early.process = 9;
+  early.timeout_ms = 2'000;
+  early.servers[0].port = link.port();
+  std::jthread cutter([&] {
+    while (job.said().find("has come, 1 of 2 are missing") == std::string::npos) {
+      std::this_thread::sleep_for(milliseconds(5));
+    }
+    link.set(Link::State::kCut);
+  });
+  EXPECT_THROW(server::Session{early}, Error);
+  std::this_thread::sleep_for(milliseconds(2'000));
+  std::atomic<int> smallest = 2;
+  const std::vector<std::string> errors = test::run_workers({0, 1}, [&](int worker) {
+    std::this_thread::sleep_for(milliseconds(worker == 1 ? 500 : 0));
+    auto options = job.options(-1);
+    options.process = static_cast<std::uint64_t>(worker);
+    Counter(options).run(20, [&](int, int world) { smallest = std::min<int>(smallest, world); });
+  });
+  EXPECT_THAT(errors, Each("")) << job.said();
+  EXPECT_EQ(smallest, 2) << job.said();
+}
+
 TEST(ServerRegroupTest, FewerGoOnAndMoreAreTakenIn) {
   test::ServerJob job(4, 2, waiting(milliseconds(300), 1));
   std::atomic<int> smallest = 4;

@@ -297,7 +297,7 @@ TEST_F(ServerTlsTest, WorkersNeedTheTokenAsWell) {
     const server::Session session(options);
     FAIL() << "not refused";
   } catch (const Error& error) {
-    EXPECT_THAT(error.what(), HasSubstr("is its token the one of this worker?"));
+    EXPECT_THAT(error.what(), HasSubstr("the parameter server has another token than this process"));
   }
 }
 

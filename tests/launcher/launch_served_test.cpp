@@ -238,6 +238,15 @@ TEST_F(LaunchServedTest, EndsWhenThereAreNoRestartsLeft) {
   EXPECT_EQ(status("once")["state"], "failed");
 }
 
+// Of one worker the weights are those of a run without servers.
+TEST_F(LaunchServedTest, StartsServersOfTheModeThatIsConfigured) {
+  const Words bounded = {"comm.mode=bounded"};
+  EXPECT_THAT(launch("dry", served({"--dry-run"}), bounded).out, HasSubstr(" --port 0 --mode bounded\n"));
+  const ProcessResult result = launch("bounded", {"--backend", "server", "--ranks", "1"}, bounded);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  expect_the_undisturbed_result("bounded");
+}
+
 TEST_F(LaunchServedTest, PrintsItsCommandsInADryRun) {
   const ProcessResult here = launch("dry", served({"--dry-run"}));
   EXPECT_EQ(here.exit_code, 0) << here.err;

@@ -354,6 +354,15 @@ TEST_F(StoreModesTest, RefusesWhatMakesNoSense) {
   EXPECT_THAT(refusal({"serve", "--workers", "1", "--mode", "slow"}), HasSubstr("slow"));
   EXPECT_THAT(refusal({"serve", "--workers", "1", "--state", "/tmp/nowhere"}),
               HasSubstr("--state: in mode sync servers hold nothing that could be kept"));
+  EXPECT_EQ(refusal({"serve", "--workers", "1", "--mode", "bounded", "--wait", "5"}),
+            "lockstep serve: --wait: in mode bounded nobody is waited for; expected with --mode sync only\n");
+  EXPECT_EQ(refusal({"serve", "--workers", "1", "--mode", "async", "--min-workers", "1"}),
+            "lockstep serve: --min-workers: in mode async nobody is waited for; expected with --mode sync only\n");
+  EXPECT_EQ(
+      refusal({"serve", "--workers", "1", "--threads", "2"}),
+      "lockstep serve: --threads: in mode sync each part has a thread; expected with --mode bounded or async only\n");
+  EXPECT_EQ(refusal({"serve", "--workers", "1", "--tls-cert", "", "--tls-key", "a.pem"}),
+            "lockstep serve: --tls-cert: found no name, expected a PEM file\n");
   EXPECT_THAT(refusal({"train", config, "--set", "comm.mode=async"}),
               HasSubstr("comm.mode is async, which needs comm.backend server; found auto"));
   const Words served = {"train", config, "--set", "comm.backend=server", "--set", "comm.mode=bounded"};
