@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <map>
 #include <set>
 #include <system_error>
 
@@ -83,7 +84,8 @@ class InputFinder {
   }
 
   [[nodiscard]] std::vector<InputFile> take() {
-    std::sort(files_.begin(), files_.end(), [](const InputFile& a, const InputFile& b) { return a.path < b.path; });
+    std::stable_sort(files_.begin(), files_.end(),
+                     [](const InputFile& a, const InputFile& b) { return a.path < b.path; });
     return std::move(files_);
   }
 
@@ -107,8 +109,13 @@ class InputFinder {
   }
 
   void add_file(const fs::path& path, std::string name) {
-    if (!seen_.insert(path).second) {
-      return;
+    const bool is_entry = !options_.chat_sources.empty() && !options_.chat_sources.at(number_).name.empty();
+    if (!is_entry) {
+      const auto [first, is_new] = seen_.emplace(path, number_);
+      if (!is_new) {
+        require_alike(path, first->second);
+        return;
+      }
     }
     InputFile file = describe(path, std::move(name));
     file.input = number_;
@@ -117,10 +124,22 @@ class InputFinder {
     }
   }
 
+  // A file that is found again counts once, which must not cost it what the other input says of it.
+  void require_alike(const fs::path& path, std::size_t first) const {
+    if (options_.chat_sources.empty()) {
+      return;
+    }
+    const ChatSource& a = options_.chat_sources.at(first);
+    const ChatSource& b = options_.chat_sources.at(number_);
+    require(a.weight == 1 && b.weight == 1 && a.most == b.most && a.format == b.format,
+            "{} is found under two inputs, {} (weight {}) and {} (weight {}); give it once, with one weight",
+            path.string(), options_.inputs[first].string(), a.weight, options_.inputs[number_].string(), b.weight);
+  }
+
   const PackOptions& options_;
-  std::size_t number_ = 0;      // of the input that is searched
-  std::set<fs::path> written_;  // the places in `out` that packing writes to
-  std::set<fs::path> seen_;
+  std::size_t number_ = 0;                // of the input that is searched
+  std::set<fs::path> written_;            // the places in `out` that packing writes to
+  std::map<fs::path, std::size_t> seen_;  // files, but for those of entries, and the input that each is of
   std::vector<InputFile> files_;
 };
 

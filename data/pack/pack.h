@@ -36,6 +36,8 @@ struct ChatSource {
   ChatFormat format;
   std::uint64_t most = 0;  // conversations that are taken, from the beginning of each file; 0: all
   double weight = 1;       // how often each is taken for training; of 0.3, three in ten are taken
+  // The entry of dataset_info.json that it is, empty: none. Entries count each for itself, also over the same file.
+  std::string name = {};
 };
 
 // What may go of the datasets that an earlier run left in the folder: kOthers are those of other input or options.

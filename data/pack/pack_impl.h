@@ -44,6 +44,7 @@ class PackRun {
   void find_files();
   void make_the_plan();
   [[nodiscard]] PackSettings settings() const;
+  [[nodiscard]] std::string files_of(std::size_t source) const;
   [[nodiscard]] bool is_complete(const WorkFolder& work) const;
   void begin(WorkFolder& work);
   void check_room(const WorkFolder& work) const;

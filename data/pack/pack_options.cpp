@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
+#include <iterator>
 #include <system_error>
 
 #include "base/error.h"
@@ -81,6 +83,17 @@ void check_options(const PackOptions& options) {
   require(!options.drop_long || options.max_tokens > 0, "--drop-long needs --max-tokens");
 }
 
+// Of several sources: which of the files are this one's.
+std::string PackRun::files_of(std::size_t source) const {
+  if (options_.chat_sources.size() < 2) {
+    return {};
+  }
+  std::vector<InputFile> files;
+  std::ranges::copy_if(plan_.files, std::back_inserter(files),
+                       [&](const InputFile& file) { return file.input == source; });
+  return ", files " + fingerprint_of(files);
+}
+
 PackSettings PackRun::settings() const {
   PackSettings settings = {{"format", std::string(name_of(options_.format))}};
   if (options_.format == PackFormat::kJsonl) {
@@ -97,7 +110,7 @@ PackSettings PackRun::settings() const {
     settings.emplace_back("max-tokens",
                           fmt::format("{}{}", options_.max_tokens, options_.drop_long ? ", drop longer" : ""));
     for (std::size_t i = 0; i < options_.chat_sources.size(); ++i) {
-      settings.emplace_back(fmt::format("source {}", i + 1), description_of(options_.chat_sources[i]));
+      settings.emplace_back(fmt::format("source {}", i + 1), description_of(options_.chat_sources[i]) + files_of(i));
     }
   }
   if (tokenizer_) {

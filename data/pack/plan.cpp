@@ -1,5 +1,7 @@
 #include "data/pack/plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <optional>
@@ -119,14 +121,18 @@ void cut_after(std::uint64_t most, InputFile& file, const Scan& scan) {
 
 // Looks up documents until there are too many of them, and decides how splits are chosen.
 void choose_splits(Plan& plan, const PackOptions& options, std::uint32_t end_of_text) {
-  std::vector<DocumentPlace> places;
+  std::map<DocumentPlace, std::size_t> places;  // in `documents`
   std::vector<SizedDocument> documents;
   const auto visit = [&](std::size_t f, DocumentExtent extent) {
     if (extent.begin >= plan.files[f].size) {
       return false;  // more than are taken of this file
     }
-    places.emplace_back(f, extent.begin);
-    documents.push_back({document_hash(plan.files[f].name, extent.begin, plan.seed), extent.size});
+    const std::size_t first = plan.first_of(f);
+    const auto [place, is_new] = places.try_emplace({first, extent.begin}, documents.size());
+    if (is_new) {
+      documents.push_back({document_hash(plan.files[first].name, extent.begin, plan.seed), 0});
+    }
+    documents[place->second].size += extent.size;
     return documents.size() <= kFewDocuments;
   };
   for (std::size_t f = 0; f < plan.files.size() && documents.size() <= kFewDocuments; ++f) {
@@ -148,8 +154,8 @@ void choose_splits(Plan& plan, const PackOptions& options, std::uint32_t end_of_
           "{} conversations cannot be split into {} parts; see --split", documents.size(), active_splits(plan.shares));
   if (!plan.by_position) {
     const std::vector<Split> splits = assign_splits(documents, plan.shares);
-    for (std::size_t i = 0; i < places.size(); ++i) {
-      plan.known_splits.emplace(places[i], splits[i]);
+    for (const auto& [place, document] : places) {
+      plan.known_splits.emplace(place, splits[document]);
     }
   }
 }
@@ -187,18 +193,28 @@ std::vector<Unit> group(const std::vector<Piece>& pieces, std::uint64_t unit_byt
 
 }  // namespace
 
-Split Plan::split_of(std::size_t file, std::uint64_t begin) const {
-  if (!known_splits.empty()) {
-    return known_splits.at({file, begin});
+std::size_t Plan::first_of(std::size_t file) const {
+  while (file > 0 && files[file - 1].path == files[file].path) {
+    --file;
   }
-  return split_by_hash(document_hash(files[file].name, begin, seed), shares);
+  return file;
+}
+
+Split Plan::split_of(std::size_t file, std::uint64_t begin) const {
+  const std::size_t first = first_of(file);
+  if (!known_splits.empty()) {
+    return known_splits.at({first, begin});
+  }
+  return split_by_hash(document_hash(files[first].name, begin, seed), shares);
 }
 
 int Plan::copies_of(std::size_t file, std::uint64_t begin) const {
   const double weight = chat_sources.at(files[file].input).weight;
   const double whole = std::floor(weight);
-  // Independent of the split: another hash of the same document.
-  const std::uint64_t hash = document_hash(files[file].name, begin, ~seed);
+  // Independent of the split, and of the same document in other entries: another hash.
+  const std::size_t repeat = file - first_of(file);
+  const std::string name = repeat == 0 ? files[file].name : fmt::format("{} {}", files[file].name, repeat);
+  const std::uint64_t hash = document_hash(name, begin, ~seed);
   const double draw = static_cast<double>(hash >> 11) * 0x1p-53;
   const int copies = static_cast<int>(whole) + (draw < weight - whole ? 1 : 0);
   return split_of(file, begin) == Split::kTrain ? copies : std::min(copies, 1);

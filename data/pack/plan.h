@@ -43,7 +43,8 @@ struct Plan {
   std::uint64_t seed = 0;
 
   // JSON lines and tokens: whether each document is cut into one part a split, because there are fewer documents than
-  // splits; otherwise the split of each document where all are known beforehand.
+  // splits; otherwise the split of each document where all are known beforehand, by the first of the files that are
+  // one.
   bool by_position = false;
   std::map<DocumentPlace, Split> known_splits;
 
@@ -51,8 +52,11 @@ struct Plan {
 
   // How often a conversation is packed: as its source's weight says in training, and at most once elsewhere.
   [[nodiscard]] int copies_of(std::size_t file, std::uint64_t begin) const;
-  // The split of a document of JSON lines or tokens that is not cut by position.
+  // The split of a document of JSON lines or tokens that is not cut by position. It is the same in all files that are
+  // one: of a row that two entries of dataset_info.json read, none trains on what the other is validated with.
   [[nodiscard]] Split split_of(std::size_t file, std::uint64_t begin) const;
+  // The first of `files` that is the same as this one on the disk.
+  [[nodiscard]] std::size_t first_of(std::size_t file) const;
 };
 
 // `end_of_text` separates the documents of a tokens file. Throws Error(kUsage) for bad shares, bad .bin headers, and

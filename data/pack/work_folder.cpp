@@ -27,13 +27,19 @@ std::string to_json(const PackSettings& settings) {
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
-// What `settings` in a file say, by the names of ours; empty texts where it says nothing.
+// What `settings` in a file say, by the names of ours, empty texts where it says nothing; behind them what ours lack.
 PackSettings read_settings(const fs::path& file, const PackSettings& ours) {
   const nlohmann::json json = nlohmann::json::parse(read_file(file), nullptr, /*allow_exceptions=*/false);
   PackSettings theirs;
   for (const auto& [name, value] : ours) {
     const bool is_known = json.is_object() && json.contains(name) && json[name].is_string();
     theirs.emplace_back(name, is_known ? json[name].get<std::string>() : std::string());
+  }
+  for (auto entry = json.begin(); json.is_object() && entry != json.end(); ++entry) {
+    const auto is_it = [&](const auto& setting) { return setting.first == entry.key(); };
+    if (entry->is_string() && std::ranges::none_of(ours, is_it)) {
+      theirs.emplace_back(entry.key(), entry->get<std::string>());
+    }
   }
   return theirs;
 }
@@ -124,10 +130,10 @@ bool WorkFolder::look_for_finished(Overwrite overwrite, std::string& damage) con
       continue;
     }
     const PackSettings theirs = read_settings(file, settings_);
-    const auto differs = std::mismatch(settings_.begin(), settings_.end(), theirs.begin());
+    const auto [mine, other] = std::mismatch(settings_.begin(), settings_.end(), theirs.begin());
     fail(ErrorCode::kUsage, "{} holds {} packed with {} {}, asked for is {}; use --overwrite or another --out",
-         out_.string(), file.parent_path() == folder_ ? "an unfinished dataset" : "a dataset", differs.first->first,
-         differs.second->second.empty() ? "unknown" : differs.second->second, differs.first->second);
+         out_.string(), file.parent_path() == folder_ ? "an unfinished dataset" : "a dataset", other->first,
+         other->second.empty() ? "unknown" : other->second, mine == settings_.end() ? "none" : mine->second);
   }
   return false;
 }

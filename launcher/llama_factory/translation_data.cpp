@@ -84,7 +84,7 @@ PackOptions Translation::chats(const std::vector<std::string>& names, const fs::
     pack.inputs.push_back(dataset.path);
     pack.chat_sources.push_back(
         {dataset.format, most == 0 || dataset.most == 0 ? std::max(most, dataset.most) : std::min(most, dataset.most),
-         1});
+         1, name});
   }
   finish(pack, out);
   return pack;
@@ -104,6 +104,10 @@ PackOptions Translation::texts(const std::vector<std::string>& names, const fs::
     pack.field = is_lines ? dataset.format.prompt : "text";
     pack.most = is_lines ? most : 0;  // a plain file is one text
     kinds.insert(fmt::format("{} {}", dataset.path.extension().string(), pack.field));
+    // Texts have no entries of their own: a file counts once.
+    const auto same = std::ranges::find(pack.inputs, dataset.path);
+    require(same == pack.inputs.end(), "{}: the datasets {} and {} are the same file, {}; name one of them", origin(),
+            names[static_cast<std::size_t>(same - pack.inputs.begin())], name, dataset.path.string());
     pack.inputs.push_back(dataset.path);
   }
   require(kinds.size() == 1, "{}: the datasets {} differ in how they hold texts; pack them with lockstep pack",

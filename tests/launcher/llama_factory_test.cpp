@@ -30,7 +30,8 @@ class LlamaFactoryTest : public testing::Test {
     fs::create_directories(folder_ / "data");
     std::ofstream(folder_ / "data" / "dataset_info.json")
         << R"({"sums": {"file_name": "sums.json"}, "talks": {"file_name": "talks.jsonl", "formatting": "sharegpt"},
-               "pairs": {"file_name": "p.json", "ranking": true}, "lines": {"file_name": "l.jsonl", "columns": {"prompt": "text"}}})";
+               "pairs": {"file_name": "p.json", "ranking": true}, "lines": {"file_name": "l.jsonl", "columns": {"prompt": "text"}},
+               "turned": {"file_name": "sums.json", "columns": {"prompt": "output", "response": "instruction"}}})";
     std::ofstream sums(folder_ / "data" / "sums.json");
     sums << "[";
     for (int i = 0; i < 40; ++i) {
@@ -144,6 +145,15 @@ TEST_F(LlamaFactoryTest, SaysWhatIsPacked) {
   EXPECT_EQ(read("eval_dataset: talks\n").packs.at(1).inputs.front(), folder_ / "data" / "talks.jsonl");
 }
 
+TEST_F(LlamaFactoryTest, PacksTwoDatasetsOfOneFile) {
+  std::string text = yaml("val_size: 8\n");
+  replace(text, "dataset: sums,talks", "dataset: sums,turned");
+  const PackOptions pack = read_llama_factory(text, "sft.yaml", 1).packs.front();
+  EXPECT_EQ(pack.chat_sources.at(0).name, "sums");
+  EXPECT_EQ(pack.chat_sources.at(1).name, "turned");
+  EXPECT_DOUBLE_EQ(pack.split.at(1), 8.0 / 80);
+}
+
 TEST_F(LlamaFactoryTest, TakesTextsForPretraining) {
   std::string text = yaml();
   replace(text, "stage: sft", "stage: pt");
@@ -155,6 +165,10 @@ TEST_F(LlamaFactoryTest, TakesTextsForPretraining) {
       message_of_error(ErrorCode::kUsage, [&] { (void)read_llama_factory(text + "packing: false\n", "pt.yaml", 1); }),
       "pt.yaml: packing is false, which cannot be honoured: texts follow one another");
   EXPECT_EQ(read_llama_factory(text + "max_samples: 7\n", "pt.yaml", 1).packs.front().most, 7U);
+  replace(text, "dataset: lines", "dataset: lines,lines");
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { (void)read_llama_factory(text, "pt.yaml", 1); }),
+            "pt.yaml: the datasets lines and lines are the same file, " + (folder_ / "data" / "l.jsonl").string() +
+                "; name one of them");
 }
 
 TEST_F(LlamaFactoryTest, LeavesTheDataOfARunAlone) {
@@ -220,7 +234,7 @@ TEST_F(LlamaFactoryTest, RefusesWhatItCannotHonour) {
   EXPECT_THAT(refusal("eval_dataset: pairs\n"),
               HasSubstr("dataset pairs holds pairs of answers (ranking), and stage is sft"));
   EXPECT_THAT(refusal("eval_dataset: none-such\n"),
-              HasSubstr("no dataset is called none-such; expected lines, pairs, sums, talks"));
+              HasSubstr("no dataset is called none-such; expected lines, pairs, sums, talks, turned"));
   std::string text = yaml();
   replace(text, "stage: sft", "stage: ppo");
   EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { (void)read_llama_factory(text, "sft.yaml", 1); }),

@@ -1,4 +1,5 @@
 // Conversations from JSON to the rows of batches.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -6,6 +7,8 @@
 #include <numeric>
 #include <set>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "data/batch_loader.h"
@@ -291,6 +294,74 @@ TEST_F(ChatSamplesTest, AreMixedByWeight) {
   options_.overwrite = Overwrite::kOthers;
   EXPECT_FALSE(pack(options_, {}, {}).was_complete);
   EXPECT_TRUE(pack(options_, {}, {}).was_complete);
+}
+
+// 40 rows, read by two entries: what is asked, and the same the other way round.
+class EntriesOfOneFileTest : public ChatSamplesTest {
+ protected:
+  EntriesOfOneFileTest() {
+    std::string text;
+    for (int i = 10; i < 50; ++i) {
+      text += fmt::format("{{\"instruction\": \"q{0}\", \"output\": \"a{0}\"}}\n", i);
+    }
+    write_input("num.jsonl", text);
+    ChatFormat usual;
+    usual.form = ChatFormat::Form::kAlpaca;
+    ChatFormat turned = usual;
+    std::swap(turned.prompt, turned.response);
+    options_.inputs = {folder_ / "in/num.jsonl", folder_ / "in/num.jsonl"};
+    options_.chat_sources = {{usual, 0, 1, "num"}, {turned, 0, 2, "rev"}};
+  }
+
+  // How often each answer is in a split.
+  [[nodiscard]] std::map<std::string, int> answers(const char* split) const {
+    Dataset dataset = Dataset::open(options_.out / split);
+    std::vector<std::int32_t> tokens(dataset.info().tokens);
+    dataset.read(0, tokens);
+    const std::string text(tokens.begin(), tokens.end());
+    std::map<std::string, int> counts;
+    constexpr std::string_view kBefore = "Assistant:";
+    for (std::size_t at = text.find(kBefore); at != std::string::npos; at = text.find(kBefore, at + 1)) {
+      ++counts[text.substr(at + kBefore.size(), 3)];
+    }
+    return counts;
+  }
+};
+
+TEST_F(EntriesOfOneFileTest, AreBothPackedAtTheirWeights) {
+  EXPECT_EQ(pack(options_, {}, {}).splits.at(0).documents, 40U + 80U);
+  EXPECT_EQ(count_conversations(options_), 80U);
+  const auto counts = answers("train");
+  EXPECT_EQ(counts.size(), 80U);
+  for (int i = 10; i < 50; ++i) {
+    EXPECT_EQ(counts.at("a" + std::to_string(i)), 1) << i;
+    EXPECT_EQ(counts.at("q" + std::to_string(i)), 2) << i;
+  }
+}
+
+TEST_F(EntriesOfOneFileTest, HaveEachRowInOneSplit) {
+  options_.split = {0.5, 0.5};
+  pack(options_, {}, {});
+  const auto train = answers("train");
+  const auto valid = answers("valid");
+  EXPECT_EQ(train.size() + valid.size(), 80U);
+  for (int i = 10; i < 50; ++i) {
+    EXPECT_EQ(train.contains("a" + std::to_string(i)), train.contains("q" + std::to_string(i))) << i;
+  }
+}
+
+TEST_F(EntriesOfOneFileTest, AreAnotherDatasetWhenTheyChangePlaces) {
+  write_input("x.jsonl", "{\"instruction\": \"q\", \"output\": \"a\"}\n");
+  options_.inputs.back() = folder_ / "in/x.jsonl";
+  pack(options_, {}, {});
+  EXPECT_TRUE(pack(options_, {}, {}).was_complete);
+  std::swap(options_.inputs.front(), options_.inputs.back());  // each with the columns and the weight of the other
+  EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+              HasSubstr("holds a dataset packed with source 1 0 most, weight 1, "));
+  std::swap(options_.inputs.front(), options_.inputs.back());
+  options_.chat_sources.clear();
+  EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+              testing::EndsWith("asked for is none; use --overwrite or another --out"));
 }
 
 TEST_F(ChatSamplesTest, MustFitTheSequence) {

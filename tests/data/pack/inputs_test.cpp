@@ -39,6 +39,38 @@ TEST_F(InputsTest, TakesAFileOnceHoweverOftenItIsGiven) {
   EXPECT_EQ(names(), (std::vector<std::string>{"a/x.txt"}));
 }
 
+TEST_F(InputsTest, CountsEntriesOfDatasetInfoEachForItself) {
+  write_input("x.json", "x");
+  write_input("y.json", "y");
+  options_.inputs = {folder_ / "in/x.json", folder_ / "in", folder_ / "in/x.json"};
+  options_.chat_sources = {{{}, 0, 1, "num"}, {{}, 0, 1, "all"}, {{}, 0, 1, "num"}};
+  const std::vector<InputFile> files = find_inputs(options_);
+  EXPECT_EQ(names(), (std::vector<std::string>{"x.json", "x.json", "x.json", "y.json"}));
+  std::vector<std::size_t> inputs;
+  for (const InputFile& file : files) {
+    inputs.push_back(file.input);
+  }
+  EXPECT_EQ(inputs, (std::vector<std::size_t>{0, 1, 2, 1}));
+}
+
+TEST_F(InputsTest, RefusesAFileThatIsGivenTwiceWithWeights) {
+  write_input("x.json", "x");
+  const std::string file = folder_ / "in/x.json";
+  options_.inputs = {file, file};
+  const auto error = [&] {
+    return message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(find_inputs(options_)); });
+  };
+  options_.chat_sources = {{{}, 0, 3}, {{}, 0, 1}};
+  EXPECT_EQ(error(), file + " is found under two inputs, " + file + " (weight 3) and " + file +
+                         " (weight 1); give it once, with one weight");
+  options_.inputs = {file, folder_ / "in"};
+  options_.chat_sources = {{{}, 0, 2}, {{}, 0, 2}};
+  EXPECT_EQ(error(), file + " is found under two inputs, " + file + " (weight 2) and " + (folder_ / "in").string() +
+                         " (weight 2); give it once, with one weight");
+  options_.chat_sources = {{{}, 5, 1}, {{}, 5, 1}};  // --max-samples alone
+  EXPECT_EQ(names(), (std::vector<std::string>{"x.json"}));
+}
+
 TEST_F(InputsTest, SkipsLinksInsideFoldersAndFollowsThoseItIsGiven) {
   write_input("a.txt", "a");
   std::filesystem::create_symlink(folder_ / "in", folder_ / "in/loop");
