@@ -137,7 +137,8 @@ void ChatEncoder::encode(const Conversation& conversation, Encoder& encoder, Enc
     if (!chat.ids.empty()) {
       place = piece.kind == ChatPiece::Kind::kText ? TextPlace::kInside : TextPlace::kAfterToken;
     }
-    const bool trained = piece.is_answer && (trained_turns_ == TrainedTurns::kAll || piece.turn == last);
+    const bool trained = piece.is_answer && (trained_turns_ == TrainedTurns::kAll || piece.turn == last) &&
+                         conversation.turns[piece.turn].is_trained;
     chat.trained.resize(chat.ids.size(), trained ? 1 : 0);
   }
 }

@@ -38,12 +38,66 @@ std::string required_text(const json& object, const std::string& key) {
   return found->get<std::string>();
 }
 
-void refuse_tools(const json& object, const std::string& key) {
+// Whether there is nothing in a value, or in the JSON that some keep in a text: "[]".
+bool is_nothing(const json& value) {
+  if (!value.is_string()) {
+    return value.is_null() || (value.is_structured() && value.empty());
+  }
+  const auto& text = value.get_ref<const std::string&>();
+  const json inner = json::parse(text, nullptr, false);
+  return text.find_first_not_of(" \t\r\n") == std::string::npos ||
+         (!inner.is_discarded() && (inner.is_null() || (inner.is_structured() && inner.empty())));
+}
+bool has_something(const json& object, const std::string& key) {
   const auto found = object.find(key);
-  const bool has_tools = found != object.end() && !found->is_null() &&
-                         !(found->is_string() && found->get<std::string>().empty()) &&
-                         !(found->is_array() && found->empty());
-  expect(!has_tools, "\"{}\" describes functions, which templates do not show yet", key);
+  return found != object.end() && !is_nothing(*found);
+}
+
+// Where there is a key for them.
+void refuse_tools(const json& object, const std::string& key) {
+  if (key.empty()) {
+    return;
+  }
+  for (const std::string& name : {key, std::string("functions")}) {
+    expect(!has_something(object, name), "\"{}\" describes functions, which templates do not show yet", name);
+  }
+}
+
+void refuse_calls(const json& message, std::size_t number) {
+  for (const char* key : {"tool_calls", "function_call"}) {
+    expect(!has_something(message, key), "turn {}: \"{}\" calls functions, which templates do not show yet", number,
+           key);
+  }
+}
+
+// What stands in the text for what is kept under another key.
+struct Medium {
+  const char* key;
+  const char* placeholder;
+};
+constexpr Medium kMedia[] = {{"images", "<image>"}, {"videos", "<video>"}, {"audios", "<audio>"}};
+
+void refuse_media(const json& object, const Conversation& conversation) {
+  for (const auto& [key, placeholder] : kMedia) {
+    if (!has_something(object, key)) {
+      continue;
+    }
+    for (std::size_t i = 0; i < conversation.turns.size(); ++i) {
+      expect(conversation.turns[i].text.find(placeholder) == std::string::npos,
+             "turn {} speaks of \"{}\" ({}), which models here do not take", i + 1, key, placeholder);
+    }
+  }
+}
+
+// OpenAI's.
+bool is_trained(const json& message, std::size_t number) {
+  const auto weight = message.find("weight");
+  if (weight == message.end() || weight->is_null()) {
+    return true;
+  }
+  expect(weight->is_number() && (*weight == 0 || *weight == 1), "turn {}: \"weight\" is {}, expected 0 or 1", number,
+         weight->dump(-1, ' ', false, json::error_handler_t::replace));
+  return *weight == 1;
 }
 
 std::string_view name_of(Role role) {
@@ -144,6 +198,8 @@ Conversation parse_messages(const json& object, const json& messages, const Chat
     expect(message.is_object(), "turn {} is not an object", number);
     const auto role = message.find(format.role);
     expect(role != message.end() && role->is_string(), "turn {}: \"{}\" is missing", number, format.role);
+    refuse_calls(message, number);
+    const bool trained = is_trained(message, number);
     std::string text = text_of(message, format.content, number);
     switch (speaker_of(role->get<std::string>(), format)) {
       case Speaker::kSystem:
@@ -154,7 +210,7 @@ Conversation parse_messages(const json& object, const json& messages, const Chat
         conversation.turns.push_back({Role::kUser, std::move(text)});
         break;
       case Speaker::kAssistant:
-        conversation.turns.push_back({Role::kAssistant, std::move(text)});
+        conversation.turns.push_back({Role::kAssistant, std::move(text), trained});
         break;
       case Speaker::kTool:
         conversation.turns.push_back({Role::kTool, std::move(text)});
@@ -207,7 +263,7 @@ bool has_messages(const ChatFormat& format) {
   return format.form == ChatFormat::Form::kAny ? !format.messages.empty() : format.form == ChatFormat::Form::kMessages;
 }
 
-Conversation parse_as(const json& object, const ChatFormat& format) {
+Conversation parse_turns(const json& object, const ChatFormat& format) {
   if (!has_messages(format)) {
     return parse_alpaca(object, format);
   }
@@ -215,6 +271,13 @@ Conversation parse_as(const json& object, const ChatFormat& format) {
   expect(found != object.end(), "\"{}\" is missing", format.messages);
   expect(found->is_array(), "\"{}\" is not a list", format.messages);
   return parse_messages(object, *found, format);
+}
+
+Conversation parse_as(const json& object, const ChatFormat& format) {
+  Conversation conversation = parse_turns(object, format);
+  refuse_media(object, conversation);
+  check(conversation);
+  return conversation;
 }
 
 // The conversation that ends with what stands under `key`.
@@ -244,8 +307,8 @@ Conversation parse_ending(json object, const std::string& key, const ChatFormat&
 Conversation parse_pair(const json& object, const ChatFormat& format) {
   Conversation pair = parse_ending(object, format.chosen, format);
   Conversation other = parse_ending(object, format.rejected, format);
-  check(pair);
-  check(other);
+  expect(pair.turns.back().is_trained && other.turns.back().is_trained,
+         "\"weight\" is 0 in an answer of a pair, both of which count");
   pair.rejected = std::move(other.turns.back().text);
   other.turns.back().text = pair.turns.back().text;
   expect(pair == Conversation{other.system, other.turns, pair.rejected},
@@ -262,9 +325,7 @@ Conversation parse(std::string_view text, const ChatFormat& usual) {
   if (format.is_pairs) {
     return parse_pair(object, format);
   }
-  Conversation conversation = parse_as(object, format);
-  check(conversation);
-  return conversation;
+  return parse_as(object, format);
 }
 
 }  // namespace

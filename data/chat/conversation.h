@@ -14,6 +14,7 @@ enum class Role : std::uint8_t { kUser, kAssistant, kTool };
 struct Turn {
   Role role = Role::kUser;
   std::string text;
+  bool is_trained = true;  // of the assistant's: false where its "weight" is 0
 
   friend bool operator==(const Turn&, const Turn&) = default;
 };
@@ -64,6 +65,9 @@ struct ChatFormat {
 //   sharegpt  {"conversations": [{"from": human|gpt|system|observation|function_call, "value"}], "system"}
 //   OpenAI    {"messages": [{"role": user|assistant|system|developer|tool, "content"}]}; content is a text, or a list
 //             of {"type": "text", "text"}
+// A message's "weight" says whether an answer is trained on (1, as without it) or only read (0). What templates cannot
+// show is refused: "tools" and "functions", calls of them beside a message's text, and pictures, films and sounds that
+// the text speaks of; where they are empty they are none.
 // Of pairs, with "chosen" and "rejected" beside them, alpaca's has no "output" and the lists end with the user; and
 //   TRL       {"prompt", "chosen", "rejected"}: texts, or lists of messages; where "prompt" is missing, the lists begin
 //             with the same messages

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
@@ -166,6 +167,8 @@ class ShardSink : public DocumentSink {
   bool encode(const Conversation& conversation, EncodedChat& chat) {
     const ChatPacking& packing = *job_.chat;
     packing.encoder.encode(conversation, encoder_, chat);
+    const bool is_weighted = std::ranges::any_of(conversation.turns, [](const Turn& turn) { return !turn.is_trained; });
+    require(chat.targets() > 0 || !is_weighted, "there is no answer to train on: \"weight\" is 0");
     if (packing.max_tokens == 0 || chat.ids.size() <= packing.max_tokens) {
       return false;
     }

@@ -392,6 +392,29 @@ TEST_F(ChatSamplesTest, NameTheRowThatIsWrongAndLeaveNothing) {
               HasSubstr("needs the tokenizer of the model that is to be trained, not bpe:300"));
 }
 
+TEST_F(ChatSamplesTest, AreNotTrainedOnAnAnswerOfWeightZero) {
+  const auto row = [](const char* first, const char* second) {
+    return fmt::format(R"({{"messages": [{{"role": "user", "content": "q"}},
+                             {{"role": "assistant", "content": "aaa", "weight": {}}}, {{"role": "user", "content": "q"}},
+                             {{"role": "assistant", "content": "a", "weight": {}}}]}})",
+                       first, second);
+  };
+  write_input("chats.json", row("1", "1") + row("0", "1") + row("1", "0"));
+  pack(options_, {}, {});
+  Dataset dataset = Dataset::open(train());
+  EXPECT_THAT(dataset.document_targets(), testing::ElementsAre(4 + 2, 2, 4));  // an answer and what ends it
+
+  const std::string place = (folder_ / "in/chats.json").string() + " line ";
+  options_.out = folder_ / "last";
+  options_.trained_turns = TrainedTurns::kLast;
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+            place + "5: there is no answer to train on: \"weight\" is 0");
+  options_.trained_turns = TrainedTurns::kAll;
+  write_input("chats.json", row("0", "0"));
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { pack(options_, {}, {}); }),
+            place + "1: there is no answer to train on: \"weight\" is 0");
+}
+
 TEST_F(ChatSamplesTest, AreTheSameOnAnyNumberOfRanks) {
   options_.split = {0.8, 0.1, 0.1};
   options_.shard_mib = 1;

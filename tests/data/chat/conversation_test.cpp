@@ -61,6 +61,62 @@ TEST(ConversationTest, ReadsOpenAisMessages) {
             kShort);
 }
 
+TEST(ConversationTest, TakesEmptyToolsForNone) {
+  for (const char* tools : {"null", "[]", "{}", R"("")", R"(" \n")", R"("[]")", R"(" [ ] ")", R"("{}")", R"("null")"}) {
+    for (const char* key : {"tools", "functions", "images"}) {
+      EXPECT_EQ(read(std::string(R"({"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4",
+                                    "tool_calls": )") +
+                     tools + R"(, "function_call": )" + tools + "}], \"" + key + "\": " + tools + "}"),
+                kShort)
+          << tools;
+    }
+  }
+}
+
+TEST(ConversationTest, RefusesWhatTemplatesDoNotShow) {
+  const auto with = [](const std::string& of_answer, const std::string& of_object) {
+    return R"({"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4")" + of_answer +
+           "}]" + of_object + "}";
+  };
+  EXPECT_EQ(problem_of(with(R"(, "tool_calls": [{"id": "1"}])", "")),
+            "turn 2: \"tool_calls\" calls functions, which templates do not show yet");
+  EXPECT_EQ(problem_of(with(R"(, "function_call": {"name": "add"})", "")),
+            "turn 2: \"function_call\" calls functions, which templates do not show yet");
+  EXPECT_EQ(problem_of(R"({"messages": [{"role": "user", "content": "2+2?"},
+                           {"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}]})"),
+            "turn 2: \"tool_calls\" calls functions, which templates do not show yet");
+  EXPECT_EQ(problem_of(with("", R"(, "functions": [{"name": "add"}])")),
+            "\"functions\" describes functions, which templates do not show yet");
+  EXPECT_EQ(problem_of(with("", R"(, "tools": "[{}]")")),
+            "\"tools\" describes functions, which templates do not show yet");
+  EXPECT_EQ(problem_of(R"({"conversations": [{"from": "human", "value": "<image>What is it?"},
+                           {"from": "gpt", "value": "4"}], "images": ["4.png"]})"),
+            "turn 1 speaks of \"images\" (<image>), which models here do not take");
+  EXPECT_EQ(problem_of(R"({"instruction": "Hear <audio>", "output": "4", "audios": ["4.wav"]})"),
+            "turn 1 speaks of \"audios\" (<audio>), which models here do not take");
+  EXPECT_EQ(problem_of(R"({"instruction": "2+2?", "output": "See <video>", "videos": ["4.mp4"]})"),
+            "turn 2 speaks of \"videos\" (<video>), which models here do not take");
+  EXPECT_EQ(read(R"({"instruction": "2+2?", "output": "4", "images": ["unused.png"]})"), kShort);
+  EXPECT_EQ(read(R"({"instruction": "What is <image> in HTML?", "output": "4", "images": []})").turns.size(), 2U);
+}
+
+TEST(ConversationTest, ReadsTheWeightOfAnAnswer) {
+  const auto weighted = [](const std::string& weight) {
+    return R"({"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4", "weight": )" +
+           weight + R"(}, {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]})";
+  };
+  Conversation twice = kShort;
+  twice.turns.insert(twice.turns.end(), kShort.turns.begin(), kShort.turns.end());
+  for (const char* one : {"1", "1.0", "null"}) {
+    EXPECT_EQ(read(weighted(one)), twice) << one;
+  }
+  twice.turns[1].is_trained = false;
+  EXPECT_EQ(read(weighted("0")), twice);
+  EXPECT_EQ(problem_of(weighted("0.5")), "turn 2: \"weight\" is 0.5, expected 0 or 1");
+  EXPECT_EQ(problem_of(weighted("true")), "turn 2: \"weight\" is true, expected 0 or 1");
+  EXPECT_EQ(problem_of(weighted("\"0\"")), "turn 2: \"weight\" is \"0\", expected 0 or 1");
+}
+
 TEST(ConversationTest, SaysWhatIsWrong) {
   EXPECT_EQ(problem_of(R"({"text": "?"})"), "neither \"messages\" nor \"conversations\" nor \"instruction\" is there");
   EXPECT_EQ(problem_of(R"({"instruction": "2+2?"})"), "\"output\" is missing");
@@ -140,6 +196,9 @@ TEST(ParsePair, SaysWhatIsWrong) {
             "\"chosen\" and \"rejected\" are the same");
   EXPECT_EQ(problem_of(R"({"messages": [{"role": "user", "content": "2+2?"}], "chosen": 4, "rejected": "5"})"),
             "\"chosen\" is neither a text nor a message nor a list of them");
+  EXPECT_EQ(problem_of(R"({"messages": [{"role": "user", "content": "2+2?"}], "chosen": "4",
+                           "rejected": {"role": "assistant", "content": "5", "weight": 0}})"),
+            "\"weight\" is 0 in an answer of a pair, both of which count");
   EXPECT_EQ(problem_of(R"({"chosen": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}],
                            "rejected": [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5"}]})"),
             "\"chosen\" and \"rejected\" answer different conversations");
