@@ -139,6 +139,15 @@ Config with_derived_shapes(Config config) {
   return config;
 }
 
+void check_no_preference(const Config& config) {
+  for (const ConfigKey& key : config_keys()) {
+    const std::string value = value_text(key, config);
+    require(section_of(key) != "preference" || value == value_text(key, Config{}),
+            "{} is {}, but data.train, {}, holds no pairs; pack it with --format pairs", key.name, value,
+            config.data.train);
+  }
+}
+
 void check_consistency(const Config& written, const std::string& origin) {
   const std::string& name = written.run.name;
   require(!name.empty() && name.find('/') == std::string::npos && !name.starts_with('.'),

@@ -62,6 +62,10 @@ struct ConfigKey {
 // Checks between keys that need no knowledge of the job. `origin` begins the messages. Throws Error(kUsage).
 void check_consistency(const Config& config, const std::string& origin);
 
+// Of training data without pairs of answers. Throws Error(kUsage) for a key of `preference` that is not as by default:
+// nothing would come of it.
+void check_no_preference(const Config& config);
+
 // `config` with everything derived that follows from other keys alone: kv_heads, hidden, context, sequence,
 // decay_steps.
 [[nodiscard]] Config with_derived_shapes(Config config);

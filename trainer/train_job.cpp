@@ -13,6 +13,7 @@
 #include "data/text/tokenizer.h"
 #include "trainer/agreement.h"
 #include "trainer/async_loop.h"
+#include "trainer/config_keys.h"
 #include "trainer/device.h"
 #include "trainer/device_communicator.h"
 #include "trainer/model/architecture.h"
@@ -94,6 +95,9 @@ Data inspect_data(const Config& config) {
 
 // Completes model.* from the weights that the run starts from, and checks that they go with the data.
 Config with_source_model(Config config, const Data& data) {
+  if (data.info.kind != DatasetKind::kPairs) {
+    check_no_preference(config);
+  }
   if (config.model.from.empty()) {
     require(data.info.kind != DatasetKind::kPairs,
             "{} holds pairs of answers, and model.from names no model that is to learn from them", config.data.train);

@@ -118,6 +118,18 @@ ChatFormat format_of(const Entry& entry) {
   return format;
 }
 
+// format_of() has checked what they are.
+std::map<std::string, std::string> named_columns(const Entry& entry) {
+  std::map<std::string, std::string> columns;
+  const Entry listed = entry.inside("columns");
+  for (const auto& [key, value] : listed.object.items()) {
+    if (const std::string column = listed.text(key.c_str(), ""); !column.empty()) {
+      columns.emplace(key, column);
+    }
+  }
+  return columns;
+}
+
 std::uint64_t number_of_samples(const Entry& entry) {
   const auto found = entry.object.find("num_samples");
   if (found == entry.object.end() || found->is_null()) {
@@ -152,7 +164,7 @@ NamedDataset parse_named_dataset(std::string_view text, const std::string& origi
   // A split or subset is of a hub's dataset, and a file has none.
   entry.allow({"file_name", "formatting", "ranking", "columns", "tags", "num_samples", "split", "subset", "folder",
                "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"});
-  return {folder / file, format_of(entry), number_of_samples(entry)};
+  return {folder / file, format_of(entry), number_of_samples(entry), named_columns(entry)};
 }
 
 NamedDataset find_named_dataset(const fs::path& folder, const std::string& name) {

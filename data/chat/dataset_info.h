@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,7 +15,8 @@ namespace lockstep {
 struct NamedDataset {
   std::filesystem::path path;  // a file, or a folder of them
   ChatFormat format;
-  std::uint64_t most = 0;  // conversations that are taken, from the beginning; 0: all
+  std::uint64_t most = 0;                           // conversations that are taken, from the beginning; 0: all
+  std::map<std::string, std::string> columns = {};  // what the entry's "columns" call which part: "query" -> "input"
 };
 
 // The entry `name` of FOLDER/dataset_info.json. Throws Error(kUsage) naming the entry: that it is not there (and which

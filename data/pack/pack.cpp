@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/writable_folder.h"
+#include "data/pack/columns.h"
 #include "data/pack/pack_impl.h"
 #include "data/pack/together.h"
 #include "data/text/encoder.h"
@@ -26,6 +27,7 @@ PackResult PackRun::run() {
     result.was_complete = true;
     return result;
   }
+  check_columns();
   begin(work);
   bool is_packed = false;
   try {
@@ -67,6 +69,13 @@ void PackRun::find_files() {
 void PackRun::make_the_plan() {
   together(peers_, [&] { plan_ = make_plan(options_, std::move(files_), end_of_text_); });
   records_.resize(plan_.units.size());
+}
+
+void PackRun::check_columns() const {
+  on_first_rank(peers_, [&] {
+    check_named_columns(plan_, options_.memory_mib * kMiB);
+    return std::string();
+  });
 }
 
 bool PackRun::is_complete(const WorkFolder& work) const {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,6 +39,8 @@ struct ChatSource {
   double weight = 1;       // how often each is taken for training; of 0.3, three in ten are taken
   // The entry of dataset_info.json that it is, empty: none. Entries count each for itself, also over the same file.
   std::string name = {};
+  // What the entry's "columns" call which part: "query" -> "input". One that no row has is an error.
+  std::map<std::string, std::string> columns = {};
 };
 
 // What may go of the datasets that an earlier run left in the folder: kOthers are those of other input or options.

@@ -46,6 +46,7 @@ class PackRun {
   [[nodiscard]] PackSettings settings() const;
   [[nodiscard]] std::string files_of(std::size_t source) const;
   [[nodiscard]] bool is_complete(const WorkFolder& work) const;
+  void check_columns() const;
   void begin(WorkFolder& work);
   void check_room(const WorkFolder& work) const;
   [[nodiscard]] std::uint64_t least_shard_bytes(std::uint64_t input_bytes) const;

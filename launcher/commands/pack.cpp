@@ -108,7 +108,7 @@ void take_chat_inputs(const ChatInputs& inputs, PackOptions& options) {
   for (const std::string& name : inputs.datasets) {
     const NamedDataset dataset = find_named_dataset(inputs.dataset_dir, name);
     options.inputs.push_back(dataset.path);
-    options.chat_sources.push_back({dataset.format, dataset.most, 1, name});
+    options.chat_sources.push_back({dataset.format, dataset.most, 1, name, dataset.columns});
   }
   require(inputs.weights.empty() || inputs.weights.size() == options.inputs.size(),
           "--weights holds {} numbers, expected one for each input: {}", inputs.weights.size(), options.inputs.size());

@@ -84,7 +84,7 @@ PackOptions Translation::chats(const std::vector<std::string>& names, const fs::
     pack.inputs.push_back(dataset.path);
     pack.chat_sources.push_back(
         {dataset.format, most == 0 || dataset.most == 0 ? std::max(most, dataset.most) : std::min(most, dataset.most),
-         1, name});
+         1, name, dataset.columns});
   }
   finish(pack, out);
   return pack;

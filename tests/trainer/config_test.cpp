@@ -8,7 +8,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "tests/support/error_matcher.h"
 #include "tests/support/temporary_folder.h"
+#include "trainer/config_keys.h"
 
 namespace lockstep {
 namespace {
@@ -49,6 +51,17 @@ std::string refusal(const std::string& yaml, const std::vector<std::string>& ove
 }
 
 std::string refusal_of_set(const std::string& override_text) { return refusal(kSmall, {override_text}); }
+
+TEST(ConfigTest, RefusesPreferencesOfDataWithoutPairs) {
+  EXPECT_NO_THROW(check_no_preference(parse(kSmall, {"preference.loss=sigmoid", "preference.beta=0.1"})));
+  const auto refusal_of = [](const char* key) {
+    return message_of_error(ErrorCode::kUsage, [&] { check_no_preference(parse(kSmall, {key})); });
+  };
+  EXPECT_EQ(refusal_of("preference.loss=hinge"),
+            "preference.loss is hinge, but data.train, corpus/train, holds no pairs; pack it with --format pairs");
+  EXPECT_EQ(refusal_of("preference.sft=0.5"),
+            "preference.sft is 0.5, but data.train, corpus/train, holds no pairs; pack it with --format pairs");
+}
 
 TEST(ConfigTest, TakesADeviceByItsKindAlone) {
   EXPECT_EQ(parse(std::string(kSmall) + "device: cuda\n").device.kind, DeviceWish::kCuda);

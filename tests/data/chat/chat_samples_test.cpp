@@ -364,6 +364,44 @@ TEST_F(EntriesOfOneFileTest, AreAnotherDatasetWhenTheyChangePlaces) {
               testing::EndsWith("asked for is none; use --overwrite or another --out"));
 }
 
+TEST_F(ChatSamplesTest, HaveEachColumnThatIsNamedInOneRowAtLeast) {
+  write_input("a.jsonl",
+              R"({"instruction": "q", "output": "a", "more": {"hist": [{"sytem": 1}]}}
+                 {"instruction": "q", "output": "a", "input": "i"}
+                 {"instruction": "q", "output": "a", "system": null}
+                 {"instruction": "q", "output": "a", "late": "s"})");
+  ChatFormat format;
+  format.form = ChatFormat::Form::kAlpaca;
+  options_.inputs = {folder_ / "in/a.jsonl"};
+  const auto pack_with = [&](const std::string& key, const std::string& column, std::uint64_t most) {
+    options_.chat_sources = {{format, most, 1, "mine", {{"prompt", "instruction"}, {key, column}}}};
+    options_.overwrite = Overwrite::kOthers;
+    return pack_on_ranks(2, options_);
+  };
+  const auto refusal = [&](const std::string& key, const std::string& column, std::uint64_t most = 0) {
+    return message_of_error(ErrorCode::kUsage, [&] { pack_with(key, column, most); });
+  };
+  const std::string file = (folder_ / "in/a.jsonl").string();
+  EXPECT_EQ(refusal("query", "inptu"), "dataset mine: the column inptu (query) stands in no row of " + file +
+                                           "; the rows have input, instruction, late, more, output, system");
+  EXPECT_EQ(refusal("system", "sytem"), "dataset mine: the column sytem (system) stands in no row of " + file +
+                                            "; the rows have input, instruction, late, more, output, system");
+  EXPECT_EQ(refusal("history", "hist", 2), "dataset mine: the column hist (history) stands in no row of " + file +
+                                               "; the rows have input, instruction, more, output");
+  EXPECT_EQ(refusal("system", "late", 3), "dataset mine: the column late (system) stands in no row of " + file +
+                                              "; the rows have input, instruction, more, output, system");
+  EXPECT_FALSE(std::filesystem::exists(options_.out));
+  EXPECT_EQ(pack_with("system", "late", 0).splits.at(0).documents, 4U);
+  EXPECT_EQ(pack_with("system", "system", 0).splits.at(0).documents, 4U);
+  write_input("b.jsonl", R"({"instruction": "q", "output": "a", "other": "s"})");
+  options_.inputs = {folder_ / "in"};
+  EXPECT_EQ(pack_with("system", "other", 0).splits.at(0).documents, 5U);
+  options_.out = folder_ / "none";
+  EXPECT_EQ(refusal("system", "none"),
+            "dataset mine: the column none (system) stands in no row of " + file +
+                " and 1 more; the rows have input, instruction, late, more, other, output, system");
+}
+
 TEST_F(ChatSamplesTest, MustFitTheSequence) {
   pack_conversations(5);
   Dataset dataset = Dataset::open(train());

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <string>
 
 #include "data/chat/dataset_info.h"
@@ -225,6 +226,8 @@ TEST(DatasetInfoTest, NamesKeysAndRoles) {
   const NamedDataset renamed =
       entry(R"({"file_name": "b", "num_samples": 7, "columns": {"prompt": "q", "response": "a", "system": "s"}})");
   EXPECT_EQ(renamed.most, 7U);
+  EXPECT_EQ(renamed.columns, (std::map<std::string, std::string>{{"prompt", "q"}, {"response", "a"}, {"system", "s"}}));
+  EXPECT_TRUE(plain.columns.empty());
   EXPECT_EQ(parse_conversation(R"({"q": "2+2?", "a": "4", "input": "not a column"})", renamed.format, problem), kShort);
   EXPECT_EQ(parse_conversation(R"({"q": "2+2?", "a": "4", "s": "Be brief."})", renamed.format, problem)->system,
             "Be brief.");
