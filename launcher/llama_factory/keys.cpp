@@ -1,5 +1,6 @@
 #include "launcher/llama_factory/keys.h"
 
+#include <fmt/format.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -11,36 +12,73 @@
 
 namespace lockstep::llama_factory {
 
+namespace {
+
+// On one line, as YAML has it in braces and brackets.
+std::string flow_of(const YAML::Node& node) {
+  if (node.IsNull() || node.IsScalar()) {
+    return node.IsNull() ? "null" : node.Scalar();
+  }
+  std::string text;
+  for (const auto& item : node) {
+    text += text.empty() ? "" : ", ";
+    text += node.IsMap() ? fmt::format("{}: {}", flow_of(item.first), flow_of(item.second)) : flow_of(item);
+  }
+  return node.IsMap() ? "{" + text + "}" : "[" + text + "]";
+}
+
+}  // namespace
+
+std::optional<bool> parse_flag(std::string text) {
+  std::ranges::transform(text, text.begin(),
+                         [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  if (text == "true" || text == "yes" || text == "on") {
+    return true;
+  }
+  return text == "false" || text == "no" || text == "off" ? std::optional(false) : std::nullopt;
+}
+
 Keys::Keys(const YAML::Node& document, std::string origin) : origin_(std::move(origin)) {
   for (const auto& entry : document) {
     const auto name = entry.first.as<std::string>();
-    require(values_.emplace(name, text_of(name, entry.second)).second, "{}: {} stands here for the second time",
-            origin_, name);
+    require(values_.emplace(name, value_of(entry.second)).second, "{}: {} stands here for the second time", origin_,
+            name);
   }
 }
 
-std::string Keys::text_of(const std::string& name, const YAML::Node& node) const {
+Keys::Value Keys::value_of(const YAML::Node& node) {
   if (node.IsNull()) {
     return {};
   }
   if (node.IsScalar()) {
     const std::string text = node.Scalar();
-    return text == "null" || text == "None" || text == "none" ? std::string() : text;
+    return {text == "null" || text == "None" || text == "none" ? std::string() : text, {}};
   }
-  require(node.IsSequence(), "{}: {} is a map, expected a value or a list", origin_, name);
+  if (node.IsMap()) {
+    return {flow_of(node), "is a map, expected a value or a list"};
+  }
   std::string list;
   for (const YAML::Node& item : node) {
-    require(item.IsScalar(), "{}: {} holds a list or map, expected values", origin_, name);
+    if (!item.IsScalar()) {
+      return {flow_of(node), "holds a list or map, expected values"};
+    }
     list += list.empty() ? "" : ",";
     list += item.Scalar();
   }
-  return list;
+  return {list, {}};
+}
+
+std::optional<std::string> Keys::find_anything(const std::string& key) {
+  asked_.insert(key);
+  const auto found = values_.find(key);
+  return found == values_.end() || found->second.text.empty() ? std::nullopt : std::optional(found->second.text);
 }
 
 std::optional<std::string> Keys::find(const std::string& key) {
-  asked_.insert(key);
   const auto found = values_.find(key);
-  return found == values_.end() || found->second.empty() ? std::nullopt : std::optional(found->second);
+  require(found == values_.end() || found->second.problem.empty(), "{}: {} {}", origin_, key,
+          found == values_.end() ? "" : found->second.problem);
+  return find_anything(key);
 }
 
 double Keys::number(const std::string& key, double otherwise) {
@@ -79,11 +117,9 @@ bool Keys::flag(const std::string& key, bool otherwise) {
   if (!value) {
     return otherwise;
   }
-  std::string lower = *value;
-  std::ranges::transform(lower, lower.begin(),
-                         [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  require(lower == "true" || lower == "false", "{}: {} is {}, expected true or false", origin_, key, *value);
-  return lower == "true";
+  const std::optional<bool> flag = parse_flag(*value);
+  require(flag.has_value(), "{}: {} is {}, expected true or false", origin_, key, *value);
+  return *flag;
 }
 
 std::vector<std::string> Keys::list(const std::string& key) {
@@ -107,10 +143,15 @@ void Keys::refuse_unless(const std::string& key, const std::string& expected, co
   require(value == expected, "{}: {} is {}, which cannot be honoured: {}", origin_, key, value, why);
 }
 
+void Keys::refuse_unless_flag(const std::string& key, bool expected, const std::string& why) {
+  require(flag(key, expected) == expected, "{}: {} is {}, which cannot be honoured: {}", origin_, key, text(key, ""),
+          why);
+}
+
 void Keys::check_all_known() const {
   for (const auto& [key, value] : values_) {
-    require(asked_.contains(key) || value.empty(), "{}: {} is {}, which is not known here; remove it to go on without",
-            origin_, key, value);
+    require(asked_.contains(key) || value.text.empty(),
+            "{}: {} is {}, which is not known here; remove it to go on without", origin_, key, value.text);
   }
 }
 

@@ -41,8 +41,6 @@ constexpr const char* kInternal[] = {"preprocessing_num_workers",
                                      "fsdp_config",
                                      "local_rank",
                                      "do_eval",
-                                     "greater_is_better",
-                                     "metric_for_best_model",
                                      "push_to_hub"};
 
 }  // namespace
@@ -52,7 +50,7 @@ LlamaFactoryJob Translation::run() {
   require(stage_ == "sft" || stage_ == "pt" || stage_ == "dpo",
           "{}: stage is {}, which cannot be honoured; expected pt, sft or dpo", origin(), stage_);
   require(keys_.flag("do_train"), "{}: do_train is not true; only training is done from such a file", origin());
-  keys_.refuse_unless("do_predict", "false", "lockstep eval and lockstep generate do that");
+  keys_.refuse_unless_flag("do_predict", false, "lockstep eval and lockstep generate do that");
   take_model();
   take_tuning();
   take_preference();
@@ -68,7 +66,7 @@ LlamaFactoryJob Translation::run() {
 
 void Translation::take_internals() {
   for (const char* key : kInternal) {
-    if (const auto value = keys_.find(key)) {
+    if (const auto value = keys_.find_anything(key)) {
       note(fmt::format("{}: {} -> changes nothing here", key, *value));
     }
   }

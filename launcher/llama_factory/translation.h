@@ -52,6 +52,7 @@ class Translation {
   [[nodiscard]] std::int64_t sequence();
 
   void take_output();
+  void take_best();
   void take_batch();
   void take_optimizer();
   void take_evaluation();

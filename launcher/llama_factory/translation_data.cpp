@@ -17,17 +17,18 @@ namespace fs = std::filesystem;
 void Translation::take_data() {
   const std::vector<std::string> names = keys_.list("dataset");
   require(!names.empty(), "{}: dataset is missing", origin());
-  for (const auto& [key, only] : {std::pair{"mix_strategy", "concat"},
-                                  {"streaming", "false"},
-                                  {"train_on_prompt", "false"},
-                                  {"tool_format", ""},
-                                  {"default_system", ""},
-                                  {"enable_thinking", "true"},
-                                  {"interleave_probs", ""},
-                                  {"predict_with_generate", "false"},
-                                  {"eval_on_each_dataset", "false"},
-                                  {"ignore_pad_token_for_loss", "true"}}) {
-    keys_.refuse_unless(key, only, "lockstep pack --help says what can be had");
+  constexpr const char* kWhatElse = "lockstep pack --help says what can be had";
+  for (const auto& [key, only] :
+       {std::pair{"mix_strategy", "concat"}, {"tool_format", ""}, {"default_system", ""}, {"interleave_probs", ""}}) {
+    keys_.refuse_unless(key, only, kWhatElse);
+  }
+  for (const auto& [key, only] : {std::pair{"streaming", false},
+                                  {"train_on_prompt", false},
+                                  {"enable_thinking", true},
+                                  {"predict_with_generate", false},
+                                  {"eval_on_each_dataset", false},
+                                  {"ignore_pad_token_for_loss", true}}) {
+    keys_.refuse_unless_flag(key, only, kWhatElse);
   }
   job_.packs.push_back(packed(names, out_ / "data"));
   PackOptions& train = job_.packs.front();

@@ -30,7 +30,7 @@ void Translation::take_output() {
   }
   set("logging_steps", "log.every_steps", keys_.whole("logging_steps", 500));
   const std::string resume = keys_.text("resume_from_checkpoint", "true");
-  require(resume == "true" || resume == "false",
+  require(parse_flag(resume).has_value(),
           "{}: resume_from_checkpoint is {}: a run goes on by itself, and --resume DIR says from another place",
           origin(), resume);
   if (keys_.flag("overwrite_output_dir")) {
@@ -38,10 +38,27 @@ void Translation::take_output() {
         "overwrite_output_dir: a run that is in output_dir goes on; remove the folder, or --resume none, to start "
         "over");
   }
-  keys_.refuse_unless("group_by_length", "false", "data.packing has samples of about one length");
-  if (keys_.flag("load_best_model_at_end")) {
-    set("load_best_model_at_end", "checkpoint.keep_best", true);
+  keys_.refuse_unless_flag("group_by_length", false, "data.packing has samples of about one length");
+  take_best();
+}
+
+// Which checkpoint is the best goes by the loss here.
+void Translation::take_best() {
+  const std::string metric = keys_.text("metric_for_best_model", "loss");
+  const bool greater = keys_.flag("greater_is_better");
+  if (!keys_.flag("load_best_model_at_end")) {
+    for (const char* key : {"metric_for_best_model", "greater_is_better"}) {
+      if (const auto value = keys_.find(key)) {
+        note(fmt::format("{}: {} -> changes nothing without load_best_model_at_end", key, *value));
+      }
+    }
+    return;
   }
+  require(metric == "loss" || metric == "eval_loss",
+          "{}: metric_for_best_model is {}, which cannot be honoured; expected loss or eval_loss", origin(), metric);
+  require(!greater, "{}: greater_is_better is {}, which cannot be honoured: the best loss is the lowest", origin(),
+          keys_.text("greater_is_better", ""));
+  set("load_best_model_at_end", "checkpoint.keep_best", true);
 }
 
 void Translation::take_batch() {
@@ -79,7 +96,9 @@ void Translation::take_batch() {
 
 void Translation::take_optimizer() {
   const std::string optimizer = keys_.text("optim", "adamw_torch");
-  require(optimizer.starts_with("adamw_torch"), "{}: optim is {}, expected adamw_torch", origin(), optimizer);
+  require(optimizer == "adamw_torch" || optimizer == "adamw_torch_fused",
+          "{}: optim is {}, which cannot be honoured; expected adamw_torch or adamw_torch_fused", origin(), optimizer);
+  set("optim", "optimizer.name", "adamw");
   set("learning_rate", "optimizer.lr", keys_.number("learning_rate", 5e-5));
   set("adam_beta1", "optimizer.betas",
       fmt::format("[{}, {}]", keys_.number("adam_beta1", 0.9), keys_.number("adam_beta2", 0.999)));

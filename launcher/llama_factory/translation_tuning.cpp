@@ -39,7 +39,7 @@ void Translation::take_tuning() {
   }
   for (const char* key : {"pissa_init", "pissa_convert", "use_galore", "use_apollo", "use_badam", "use_llama_pro",
                           "use_adam_mini", "use_muon", "use_swanlab", "pure_bf16", "upcast_layernorm"}) {
-    keys_.refuse_unless(key, "false", "there is nothing like it yet");
+    keys_.refuse_unless_flag(key, false, "there is nothing like it yet");
   }
   if (keys_.find("neftune_noise_alpha")) {
     set("neftune_noise_alpha", "train.embedding_noise", keys_.number("neftune_noise_alpha", 0));

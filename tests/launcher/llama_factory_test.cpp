@@ -215,6 +215,44 @@ TEST_F(LlamaFactoryTest, TakesPairsForPreferences) {
   EXPECT_EQ(refusal_of(text), "dpo.yaml: pref_loss is orpo, which cannot be honoured; expected sigmoid, hinge or ipo");
 }
 
+TEST_F(LlamaFactoryTest, TakesWhatAsksForNothingInAnySpelling) {
+  std::string switches;
+  for (const char* key : {"do_predict", "pissa_init", "pissa_convert", "use_galore", "use_apollo", "streaming",
+                          "train_on_prompt", "predict_with_generate", "group_by_length", "fp16"}) {
+    for (const char* value : {"False", "no", "OFF", "false"}) {
+      EXPECT_NO_THROW(static_cast<void>(read(std::string(key) + ": " + value + "\n"))) << key << " " << value;
+    }
+    switches += std::string(key) + ": False\n";
+  }
+  EXPECT_EQ(read(switches + "enable_thinking: True\nignore_pad_token_for_loss: On\n").settings, read().settings);
+  for (const char* value : {"yes", "True", "ON", "true"}) {
+    EXPECT_THAT(read(std::string("bf16: ") + value + "\n").settings, Contains("train.precision=bf16"));
+  }
+}
+
+TEST_F(LlamaFactoryTest, TakesAnythingInKeysThatChangeNothing) {
+  const LlamaFactoryJob job = read(
+      "gradient_checkpointing_kwargs: {use_reentrant: false}\nfsdp_config:\n  fsdp_offload: {params: [a, b]}\n"
+      "report_to: [tensorboard, wandb]\n");
+  for (const char* note : {"gradient_checkpointing_kwargs: {use_reentrant: false} -> changes nothing here",
+                           "fsdp_config: {fsdp_offload: {params: [a, b]}} -> changes nothing here",
+                           "report_to: tensorboard,wandb -> changes nothing here"}) {
+    EXPECT_THAT(job.notes, Contains(note));
+  }
+  EXPECT_EQ(job.settings, read().settings);
+}
+
+TEST_F(LlamaFactoryTest, KeepsTheBestByItsLoss) {
+  const LlamaFactoryJob best = read(
+      "load_best_model_at_end: true\nmetric_for_best_model: eval_loss\ngreater_is_better: false\n"
+      "optim: adamw_torch_fused\n");
+  EXPECT_THAT(best.settings, Contains("checkpoint.keep_best=true"));
+  EXPECT_THAT(best.notes, Contains("optim: adamw_torch_fused -> optimizer.name=adamw"));
+  const LlamaFactoryJob any = read("metric_for_best_model: accuracy\n");
+  EXPECT_THAT(any.notes, Contains("metric_for_best_model: accuracy -> changes nothing without load_best_model_at_end"));
+  EXPECT_THAT(any.settings, testing::Not(Contains(HasSubstr("keep_best"))));
+}
+
 TEST_F(LlamaFactoryTest, RefusesWhatItCannotHonour) {
   EXPECT_EQ(refusal("quantization_bit: 3\n"), "sft.yaml: quantization_bit is 3, expected 4 or 8");
   EXPECT_EQ(refusal("use_galore: true\n"),
@@ -229,7 +267,25 @@ TEST_F(LlamaFactoryTest, RefusesWhatItCannotHonour) {
             "sft.yaml: learning_rte is 1, which is not known here; remove it to go on without");
   EXPECT_EQ(refusal("seed: one\n"), "sft.yaml: seed is one, expected a number");
   EXPECT_EQ(refusal("bf16: 1\n"), "sft.yaml: bf16 is 1, expected true or false");
-  EXPECT_EQ(refusal("optim: sgd\n"), "sft.yaml: optim is sgd, expected adamw_torch");
+  for (const char* optimizer : {"sgd", "adamw_torch_8bit", "adamw_8bit", "paged_adamw_32bit", "adamw_hf"}) {
+    EXPECT_EQ(refusal(std::string("optim: ") + optimizer + "\n"),
+              std::string("sft.yaml: optim is ") + optimizer +
+                  ", which cannot be honoured; expected adamw_torch or adamw_torch_fused");
+  }
+  EXPECT_EQ(refusal("load_best_model_at_end: true\nmetric_for_best_model: eval_accuracy\n"),
+            "sft.yaml: metric_for_best_model is eval_accuracy, which cannot be honoured; expected loss or eval_loss");
+  EXPECT_EQ(refusal("load_best_model_at_end: true\ngreater_is_better: True\n"),
+            "sft.yaml: greater_is_better is True, which cannot be honoured: the best loss is the lowest");
+  EXPECT_EQ(refusal("streaming: Yes\n"),
+            "sft.yaml: streaming is Yes, which cannot be honoured: lockstep pack --help says what can be had");
+  EXPECT_EQ(refusal("enable_thinking: off\n"),
+            "sft.yaml: enable_thinking is off, which cannot be honoured: lockstep pack --help says what can be had");
+  EXPECT_EQ(refusal("pissa_init: maybe\n"), "sft.yaml: pissa_init is maybe, expected true or false");
+  EXPECT_EQ(refusal("lora_alpha: {a: 1}\n"), "sft.yaml: lora_alpha is a map, expected a value or a list");
+  EXPECT_EQ(refusal("eval_dataset: [a, [b]]\n"), "sft.yaml: eval_dataset holds a list or map, expected values");
+  EXPECT_EQ(refusal("lr_scheduler_kwargs: {min_lr: 0.1, powers: [1, null]}\n"),
+            "sft.yaml: lr_scheduler_kwargs is {min_lr: 0.1, powers: [1, null]}, which is not known here; remove it to "
+            "go on without");
   EXPECT_EQ(refusal("stage: sft\n"), "sft.yaml: stage stands here for the second time");
   EXPECT_THAT(refusal("eval_dataset: pairs\n"),
               HasSubstr("dataset pairs holds pairs of answers (ranking), and stage is sft"));
