@@ -16,10 +16,12 @@ struct JobConfig {
   // Of a LLaMA-Factory file: what is to be packed before training, and what became of each key.
   std::vector<PackOptions> packs;
   std::vector<std::string> notes;
+  bool starts_over_on_other_data = false;  // as LlamaFactoryJob has it
 };
 
-// `world` is the number of ranks (0: not known yet). Throws what load_config() and read_llama_factory() throw.
+// `world` is the number of ranks (0: not known yet), `resume` that of `lockstep train`. Throws what load_config() and
+// read_llama_factory() throw.
 [[nodiscard]] JobConfig load_job_config(const std::filesystem::path& path, std::span<const std::string> overrides,
-                                        int world);
+                                        int world, const std::string& resume = "auto");
 
 }  // namespace lockstep

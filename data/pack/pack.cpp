@@ -27,6 +27,7 @@ PackResult PackRun::run() {
     result.was_complete = true;
     return result;
   }
+  const bool replaces = on_first_rank(peers_, [&] { return std::string(work.holds_other() ? "yes" : "no"); }) == "yes";
   check_columns();
   begin(work);
   bool is_packed = false;
@@ -50,7 +51,9 @@ PackResult PackRun::run() {
     stopped.was_stopped = true;
     return stopped;
   }
-  return published(work);
+  PackResult result = published(work);
+  result.replaced_other = replaces;
+  return result;
 }
 
 void PackRun::find_files() {
@@ -80,8 +83,9 @@ void PackRun::check_columns() const {
 
 bool PackRun::is_complete(const WorkFolder& work) const {
   std::string damage;
-  const std::string answer =
-      on_first_rank(peers_, [&] { return std::string(work.is_complete(options_.overwrite, damage) ? "yes" : "no"); });
+  const std::string answer = on_first_rank(peers_, [&] {
+    return std::string(work.is_complete(options_.overwrite, options_.when_other, damage) ? "yes" : "no");
+  });
   if (!damage.empty()) {
     hooks_.message(fmt::format("packing again what is in {}: {}", options_.out.string(), damage));
   }

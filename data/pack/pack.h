@@ -67,6 +67,8 @@ struct PackOptions {
   std::vector<std::string> include;
   bool skip_binary = false;  // leave out files with a zero byte in their first 8 KiB
   Overwrite overwrite = Overwrite::kNothing;
+  // What an error says of another dataset in `out` that may not go; empty: what differs, and to use --overwrite.
+  std::string when_other = {};
   std::uint64_t memory_mib = 512;      // the longest line of JSON that is taken; it needs five times as much memory
   std::uint64_t shard_mib = 64;        // of input in a unit
   std::uint64_t bpe_sample_mib = 256;  // of the training split that bpe:SIZE is trained on
@@ -110,6 +112,7 @@ struct PackedSplit {
 
 struct PackResult {
   bool was_complete = false;        // the same input was already packed here with the same options: nothing was done
+  bool replaced_other = false;      // a dataset of other input or options was here
   bool was_stopped = false;         // hooks.stop_requested() asked for it: finished units are kept for the next run
   std::vector<PackedSplit> splits;  // those with a share; none when stopped
 };

@@ -96,15 +96,19 @@ bool WorkFolder::has_same_settings(const fs::path& file) const {
   return fs::exists(file) && read_settings(file, settings_) == settings_;
 }
 
-bool WorkFolder::is_complete(Overwrite overwrite, std::string& damage) const {
+bool WorkFolder::holds_other() const {
+  return fs::exists(out_ / kSettingsName) && !has_same_settings(out_ / kSettingsName);
+}
+
+bool WorkFolder::is_complete(Overwrite overwrite, const std::string& when_other, std::string& damage) const {
   try {
-    return look_for_finished(overwrite, damage);
+    return look_for_finished(overwrite, when_other, damage);
   } catch (const fs::filesystem_error& error) {
     fail(ErrorCode::kUsage, "{} cannot be used: {}: {}", out_.string(), error.path1().string(), error.code().message());
   }
 }
 
-bool WorkFolder::look_for_finished(Overwrite overwrite, std::string& damage) const {
+bool WorkFolder::look_for_finished(Overwrite overwrite, const std::string& when_other, std::string& damage) const {
   std::error_code error;
   const bool replaces =
       overwrite == Overwrite::kAll || (overwrite == Overwrite::kOthers && !has_same_settings(out_ / kSettingsName));
@@ -129,6 +133,7 @@ bool WorkFolder::look_for_finished(Overwrite overwrite, std::string& damage) con
     if (!fs::exists(file) || has_same_settings(file)) {
       continue;
     }
+    require(when_other.empty(), "{}", when_other);
     const PackSettings theirs = read_settings(file, settings_);
     const auto [mine, other] = std::mismatch(settings_.begin(), settings_.end(), theirs.begin());
     fail(ErrorCode::kUsage, "{} holds {} packed with {} {}, asked for is {}; use --overwrite or another --out",

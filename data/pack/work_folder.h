@@ -41,7 +41,10 @@ class WorkFolder {
   // nothing is to be done. Where one is not, `damage` says what is wrong with it. Throws Error(kUsage) when OUT cannot
   // be looked at or written to, or holds something else that packing would touch: another run's, saying what differs,
   // or files that no OUT/pack.json accounts for. What `overwrite` lets go is none of that: false.
-  [[nodiscard]] bool is_complete(Overwrite overwrite, std::string& damage) const;
+  // `when_other` is PackOptions'.
+  [[nodiscard]] bool is_complete(Overwrite overwrite, const std::string& when_other, std::string& damage) const;
+  // Whether a run of other settings has finished here.
+  [[nodiscard]] bool holds_other() const;
 
   // Makes OUT/.pack ready for a run: takes the lock, removes what unfinished other runs left and keeps what one of the
   // same settings finished. A finished dataset stays until publish(). Throws Error(kUsage) when OUT cannot be written
@@ -72,7 +75,7 @@ class WorkFolder {
 
  private:
   [[nodiscard]] bool has_same_settings(const std::filesystem::path& file) const;
-  [[nodiscard]] bool look_for_finished(Overwrite overwrite, std::string& damage) const;
+  [[nodiscard]] bool look_for_finished(Overwrite overwrite, const std::string& when_other, std::string& damage) const;
   [[nodiscard]] bool datasets_are_whole(std::string& damage) const;
   void make_place() const;
   // The files in the folder of a split that a dataset consists of, and what is left of writing them.

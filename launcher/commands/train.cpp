@@ -29,8 +29,9 @@ struct TrainOptions {
   bool print_config = false;
 };
 
-// What a LLaMA-Factory file asks for beside training. False when it was stopped.
-bool pack_first(const JobConfig& job, Communicator& communicator, CommandContext& context) {
+// What a LLaMA-Factory file asks for beside training. False when it was stopped. A run whose training data it replaces
+// starts over.
+bool pack_first(const JobConfig& job, TrainRequest& request, Communicator& communicator, CommandContext& context) {
   for (const std::string& note : job.notes) {
     context.log.info("train: {}", note);
   }
@@ -38,6 +39,12 @@ bool pack_first(const JobConfig& job, Communicator& communicator, CommandContext
     const PackResult result = pack_on_all_ranks(options, communicator, context.log, context.stop);
     if (result.was_stopped) {
       return false;
+    }
+    const bool is_trained_on = &options == &job.packs.front();
+    if (is_trained_on && result.replaced_other && job.starts_over_on_other_data && request.resume == "auto") {
+      context.log.warning("train: {} is packed anew, and overwrite_output_dir is true: starting over",
+                          options.out.string());
+      request.resume = "none";
     }
     for (const PackedSplit& split : result.splits) {
       context.log.info("train: {}: {} tokens in {}", split.folder.string(), split.tokens, split.contents());
@@ -74,11 +81,12 @@ void end_in_order(Communicator& communicator) {
 }
 
 // Nothing when the group of ranks is over and the job goes on with the next.
-std::optional<int> train_in_group(const JobConfig& job, const TrainRequest& request, bool may_go_on,
+std::optional<int> train_in_group(const JobConfig& job, TrainRequest& request, bool may_go_on,
                                   Communicator& communicator, JobWatch& watch, CommandContext& context) {
   try {
     int exit_code = kExitRequeue;
-    if (pack_first(job, communicator, context) && train(request, communicator, context.log) == TrainEnd::kFinished) {
+    if (pack_first(job, request, communicator, context) &&
+        train(request, communicator, context.log) == TrainEnd::kFinished) {
       exit_code = kExitDone;
     }
     watch.farewell(exit_code, nullptr);
@@ -103,7 +111,7 @@ int run_train(const TrainOptions& options, CommandContext& context) {
   }
   require(!options.config.empty(), "no configuration given; expected lockstep train CONFIG.yaml");
   TrainRequest request;
-  const JobConfig job = load_job_config(options.config, options.overrides, context.ranks.world_size);
+  const JobConfig job = load_job_config(options.config, options.overrides, context.ranks.world_size, options.resume);
   request.config = job.config;
   request.resume = options.resume;
   if (options.print_config) {

@@ -19,10 +19,11 @@ bool is_llama_factory(std::string_view yaml) {
   }
 }
 
-LlamaFactoryJob read_llama_factory(std::string_view yaml, const std::string& origin, int world) {
+LlamaFactoryJob read_llama_factory(std::string_view yaml, const std::string& origin, int world,
+                                   const std::string& resume) {
   try {
     llama_factory::Keys keys(YAML::Load(std::string(yaml)), origin);
-    return llama_factory::Translation(std::move(keys), world).run();
+    return llama_factory::Translation(std::move(keys), world, resume).run();
   } catch (const YAML::Exception& error) {
     fail(ErrorCode::kUsage, "{}:{}: this is not YAML: {}", origin, error.mark.line + 1, error.msg);
   }

@@ -19,7 +19,8 @@ namespace lockstep::llama_factory {
 
 class Translation {
  public:
-  Translation(Keys keys, int world) : keys_(std::move(keys)), world_(std::max(1, world)) {}
+  Translation(Keys keys, int world, std::string resume)
+      : keys_(std::move(keys)), world_(std::max(1, world)), resume_(std::move(resume)) {}
 
   LlamaFactoryJob run();
 
@@ -61,6 +62,7 @@ class Translation {
 
   Keys keys_;
   int world_;
+  std::string resume_;
   std::string stage_;
   std::filesystem::path folder_;  // of the model
   std::filesystem::path out_;

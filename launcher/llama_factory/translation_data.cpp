@@ -120,9 +120,15 @@ PackOptions Translation::texts(const std::vector<std::string>& names, const fs::
 void Translation::finish(PackOptions& pack, const fs::path& out) {
   pack.tokenizer = Tokenizer::file_of(folder_).string();
   pack.out = out;
-  // What an earlier version of the file has packed may go, but not what a run is trained on.
+  // What an earlier version of the file has packed may go, but not what a run is trained on that goes on.
   const bool is_used = fs::exists(out_ / "checkpoints") || fs::exists(out_ / "metrics.jsonl");
-  pack.overwrite = is_used ? Overwrite::kNothing : Overwrite::kOthers;
+  const bool goes_on = resume_ != "none" && !job_.starts_over_on_other_data;
+  pack.overwrite = is_used && goes_on ? Overwrite::kNothing : Overwrite::kOthers;
+  pack.when_other = fmt::format(
+      "{}: the run in output_dir, {}, is trained on other data than this asks for; dataset, eval_dataset, dataset_dir, "
+      "template, cutoff_len, max_samples, val_size, mask_history, model_name_or_path or files that they name have "
+      "changed since: undo that, name another output_dir, or start over with --resume none",
+      origin(), out_.string());
   pack.split = {1, 0, 0};
 }
 

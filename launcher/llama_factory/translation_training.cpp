@@ -33,10 +33,11 @@ void Translation::take_output() {
   require(parse_flag(resume).has_value(),
           "{}: resume_from_checkpoint is {}: a run goes on by itself, and --resume DIR says from another place",
           origin(), resume);
-  if (keys_.flag("overwrite_output_dir")) {
+  job_.starts_over_on_other_data = keys_.flag("overwrite_output_dir");
+  if (job_.starts_over_on_other_data) {
     note(
-        "overwrite_output_dir: a run that is in output_dir goes on; remove the folder, or --resume none, to start "
-        "over");
+        "overwrite_output_dir: a run that is in output_dir goes on, unless its data changes; remove the folder, or "
+        "--resume none, to start over");
   }
   keys_.refuse_unless_flag("group_by_length", false, "data.packing has samples of about one length");
   take_best();

@@ -176,7 +176,13 @@ TEST_F(LlamaFactoryTest, LeavesTheDataOfARunAlone) {
   const fs::path run = folder_ / "saves" / "sums" / "sft";
   fs::create_directories(run);
   write_file_atomic(run / "metrics.jsonl", "");
-  EXPECT_EQ(read().packs.front().overwrite, Overwrite::kNothing);
+  std::string text = yaml();
+  EXPECT_EQ(read_llama_factory(text, "sft.yaml", 1).packs.front().overwrite, Overwrite::kOthers);
+  EXPECT_TRUE(read_llama_factory(text, "sft.yaml", 1).starts_over_on_other_data);
+  replace(text, "overwrite_output_dir: true", "overwrite_output_dir: false");
+  EXPECT_EQ(read_llama_factory(text, "sft.yaml", 1).packs.front().overwrite, Overwrite::kNothing);
+  EXPECT_FALSE(read_llama_factory(text, "sft.yaml", 1).starts_over_on_other_data);
+  EXPECT_EQ(read_llama_factory(text, "sft.yaml", 1, "none").packs.front().overwrite, Overwrite::kOthers);
 }
 
 TEST_F(LlamaFactoryTest, ChecksLayersBeforeItPacks) {
@@ -301,11 +307,13 @@ TEST_F(LlamaFactoryTest, RefusesWhatItCannotHonour) {
               HasSubstr("model_name_or_path is meta-llama/Meta-Llama-3-8B, where no config.json is"));
 }
 
-// Packed, trained, and the same bits on two ranks, whose batches are the same when they are set.
-TEST_F(LlamaFactoryTest, Trains) {
-  // Weights: one step over the packed data from nothing makes a model of that shape.
-  std::string text = yaml("val_size: 0.1\n");
-  write_file_atomic(folder_ / "sft.yaml", text);
+// The model has weights: one step over packed data from nothing makes one of that shape.
+class LlamaFactoryRunTest : public LlamaFactoryTest {
+ protected:
+  void make_weights() const;
+};
+
+void LlamaFactoryRunTest::make_weights() const {
   const std::string data = (folder_ / "made").string();
   ASSERT_EQ(run_process({LOCKSTEP_PROGRAM, "pack", "--format", "chat", "--template", "default", "--tokenizer",
                          (folder_ / "model").string(), "--split", "1", "--out", data,
@@ -320,7 +328,12 @@ TEST_F(LlamaFactoryTest, Trains) {
   ASSERT_EQ(base.exit_code, 0) << base.err;
   fs::remove_all(folder_ / "model");
   fs::copy(folder_ / "runs" / "base" / "checkpoints" / "step-00000001", folder_ / "model");
+}
 
+// Packed, trained, and the same bits on two ranks, whose batches are the same when they are set.
+TEST_F(LlamaFactoryRunTest, Trains) {
+  ASSERT_NO_FATAL_FAILURE(make_weights());
+  write_file_atomic(folder_ / "sft.yaml", yaml("val_size: 0.1\n"));
   const auto train = [&](int ranks, const std::string& name) {
     const ProcessResult result =
         run_process({LOCKSTEP_MPIRUN, std::to_string(ranks), LOCKSTEP_PROGRAM, "train", (folder_ / "sft.yaml").string(),
@@ -338,6 +351,41 @@ TEST_F(LlamaFactoryTest, Trains) {
   };
   EXPECT_EQ(digest("one"), digest("two"));
   EXPECT_THAT(digest("one"), HasSubstr("digest "));
+}
+
+// A run whose file asks for other data ends with what may have changed; told to start over it packs anew.
+TEST_F(LlamaFactoryRunTest, PacksAnewWhereItStartsOver) {
+  ASSERT_NO_FATAL_FAILURE(make_weights());
+  std::string text = yaml();
+  replace(text, "overwrite_output_dir: true", "overwrite_output_dir: false");
+  const auto train = [&](const std::vector<std::string>& more) {
+    write_file_atomic(folder_ / "sft.yaml", text);
+    std::vector<std::string> command = {LOCKSTEP_PROGRAM, "train", (folder_ / "sft.yaml").string()};
+    command.insert(command.end(), more.begin(), more.end());
+    return run_process(command);
+  };
+  const ProcessResult first = train({});
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+
+  replace(text, "cutoff_len: 128", "cutoff_len: 32");
+  const std::string run = (folder_ / "saves" / "sums" / "sft").string();
+  const ProcessResult refused = train({});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err,
+              HasSubstr("sft.yaml: the run in output_dir, " + run +
+                        ", is trained on other data than this asks for; dataset, eval_dataset, dataset_dir, template, "
+                        "cutoff_len, max_samples, val_size, mask_history, model_name_or_path or files that they name "
+                        "have changed since: undo that, name another output_dir, or start over with --resume none"));
+  const ProcessResult anew = train({"--resume", "none"});
+  EXPECT_EQ(anew.exit_code, 0) << anew.err;
+
+  replace(text, "dataset: sums,talks", "dataset: sums");
+  EXPECT_EQ(train({}).exit_code, 2);
+  replace(text, "overwrite_output_dir: false", "overwrite_output_dir: true");
+  const ProcessResult over = train({});
+  EXPECT_EQ(over.exit_code, 0) << over.err;
+  EXPECT_THAT(over.err, HasSubstr(run + "/data is packed anew, and overwrite_output_dir is true: starting over"));
+  EXPECT_THAT(train({}).err, testing::Not(HasSubstr("starting over")));
 }
 
 }  // namespace

@@ -91,6 +91,8 @@ TEST_F(PackRestartTest, RefusesToMixWithAnotherRunSayingWhatDiffers) {
   EXPECT_THAT(error_of_run(), HasSubstr(" holds a dataset packed with input 6 files of 5400000 bytes, "));
   options_.inputs = {folder_ / "in/f1.txt"};
   EXPECT_THAT(error_of_run(), HasSubstr(", asked for is 1 files of 900000 bytes, "));
+  options_.when_other = "this is no place for it";
+  EXPECT_EQ(error_of_run(), "this is no place for it");
 }
 
 TEST_F(PackRestartTest, ReplacesAnotherRunWhenTold) {
@@ -98,8 +100,10 @@ TEST_F(PackRestartTest, ReplacesAnotherRunWhenTold) {
   write_file_atomic(options_.out / "train/notes.txt", "mine");
   options_.overwrite = Overwrite::kAll;
   options_.seed = reference_.seed = 2;
+  EXPECT_FALSE(result_.replaced_other);
   run(2);
   EXPECT_FALSE(result_.was_complete);
+  EXPECT_TRUE(result_.replaced_other);
   EXPECT_EQ(read_file(options_.out / "train/notes.txt"), "mine") << "only what pack made may go";
   std::filesystem::remove(options_.out / "train/notes.txt");
   pack(reference_, {}, {});
