@@ -9,7 +9,9 @@
 #include <filesystem>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/cuda/devices.h"
@@ -17,6 +19,7 @@
 #include "base/file.h"
 #include "launcher/command_line.h"
 #include "launcher/commands/command.h"
+#include "launcher/job/attempts.h"
 #include "launcher/job/child.h"
 #include "launcher/job/slurm.h"
 #include "launcher/job/supervisor.h"
@@ -127,15 +130,45 @@ void choose_servers(const LaunchOptions& options, LaunchRequest& request) {
   request.tls_key = options.tls_key;
 }
 
-LaunchRequest request_of(const LaunchOptions& options, const Config& config) {
+// The configuration as it is for the whole job.
+struct LaunchedConfig {
+  std::string text;
+  Config config;
+};
+
+LaunchedConfig parse(const LaunchOptions& options, std::string text) {
+  Config config = parse_job_config(text, options.config, overrides_of(options), 0).config;
+  return {std::move(text), std::move(config)};
+}
+
+// A Slurm job that was put back into the queue goes on with what it began with.
+LaunchedConfig find_config(const LaunchOptions& options, const std::optional<SlurmJob>& slurm, Log& log) {
+  LaunchedConfig found = parse(options, read_job_config(options.config));
+  const std::filesystem::path run = run_folder(found.config);
+  const std::filesystem::path kept = launched_config_file(run);
+  if (!opened_before(slurm, run) || !std::filesystem::exists(kept)) {
+    return found;
+  }
+  std::string text = read_file(kept);
+  if (text != found.text) {
+    log.info("launch: {} has changed; going on with {}, as it was when the job began", options.config, kept.string());
+    found = parse(options, std::move(text));
+  }
+  return found;
+}
+
+LaunchRequest request_of(const LaunchOptions& options, const LaunchedConfig& launched,
+                         const std::optional<SlurmJob>& slurm) {
+  const Config& config = launched.config;
   LaunchRequest request;
   request.config = config;
+  request.config_text = to_config_variable(launched.text, options.config);
   request.program = own_program();
   request.worker = worker_command(options);
   request.resume = options.resume;
   request.ssh = options.ssh;
   request.max_restarts = options.max_restarts;
-  request.slurm = find_slurm_job(process_environment());
+  request.slurm = slurm;
   if (!options.hosts.empty()) {
     request.hosts = parse_hosts(options.hosts);
   } else if (request.slurm) {
@@ -164,9 +197,9 @@ LaunchRequest request_of(const LaunchOptions& options, const Config& config) {
 }
 
 // The script is left beside the run, so that it can be read, changed and submitted again.
-int submit(const LaunchOptions& options, const Config& config, Log& log) {
+int submit(const LaunchOptions& options, const LaunchedConfig& launched, Log& log) {
+  const Config& config = launched.config;
   require(options.hosts.empty() && options.ssh.empty(), "--hosts and --ssh: in a Slurm job its own hosts are used");
-  require(!find_slurm_job(process_environment()), "--slurm: this is a Slurm job already; launch without --slurm");
   const std::filesystem::path run = std::filesystem::absolute(run_folder(config));
   BatchOptions batch = options.batch;
   batch.name = config.run.name;
@@ -176,10 +209,13 @@ int submit(const LaunchOptions& options, const Config& config, Log& log) {
     folder.insert(at, 1, '%');
   }
   batch.output = folder + "/slurm-%j.log";
-  batch.command = {own_program(), "launch", options.config};
+  // The job starts, and starts again, from a copy, which need not have the name that the run's comes from.
+  const std::filesystem::path copy = launched_config_file(run);
+  batch.command = {own_program(), "launch", options.dry_run ? options.config : copy.string()};
   for (const std::string& override_ : overrides_of(options)) {
     batch.command.insert(batch.command.end(), {"--set", override_});
   }
+  batch.command.insert(batch.command.end(), {"--set", "run.name=" + config.run.name});
   batch.command.insert(batch.command.end(), {"--resume", options.resume, "--starter", options.starter, "--max-restarts",
                                              std::to_string(options.max_restarts)});
   if (options.servers > 0) {
@@ -198,6 +234,7 @@ int submit(const LaunchOptions& options, const Config& config, Log& log) {
   }
   std::filesystem::create_directories(run);
   const std::filesystem::path path = run / "job.sbatch";
+  write_file_atomic(copy, launched.text);
   write_file_atomic(path, script);
   const ChildResult result = run_child({{"sbatch", path.string()}}, kSubmitDeadlineMs);
   if (result.timed_out || result.exit_code != 0) {
@@ -213,12 +250,14 @@ int run_launch(const LaunchOptions& options, CommandContext& context) {
   require(context.ranks.starter == Starter::kAlone || process_environment()("SLURM_JOB_ID"),
           "launch was started by {}; it starts the ranks itself: lockstep launch {}",
           context.ranks.starter == Starter::kSrun ? "srun" : "mpirun", options.config);
-  const Config config = load_job_config(options.config, overrides_of(options), 0).config;
+  const std::optional<SlurmJob> slurm = find_slurm_job(process_environment());
+  const LaunchedConfig launched = find_config(options, slurm, context.log);
   if (options.slurm) {
-    return submit(options, config, context.log);
+    require(!slurm, "--slurm: this is a Slurm job already; launch without --slurm");
+    return submit(options, launched, context.log);
   }
   if (options.dry_run) {
-    for (const ChildCommand& command : first_commands(request_of(options, config))) {
+    for (const ChildCommand& command : first_commands(request_of(options, launched, slurm))) {
       print(shell_line(command) + "\n");
     }
     return kExitDone;
@@ -229,7 +268,7 @@ int run_launch(const LaunchOptions& options, CommandContext& context) {
   std::signal(SIGHUP, SIG_IGN);
   std::signal(SIGCHLD, SIG_DFL);  // ignored by whoever started this, exit codes could not be read
   raise_limit_of_open_files();
-  const LaunchRequest request = request_of(options, config);
+  const LaunchRequest request = request_of(options, launched, slurm);
   return Supervisor(request, context.stop, context.log).run();
 }
 

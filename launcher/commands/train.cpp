@@ -1,12 +1,14 @@
 // lockstep train: a worker, alone, under mpirun or under srun.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "comm/communicator.h"
 #include "launcher/commands/command.h"
 #include "launcher/job/job_watch.h"
@@ -104,6 +106,15 @@ std::optional<int> train_in_group(const JobConfig& job, TrainRequest& request, b
   }
 }
 
+// A Slurm job that is put back into the queue goes on with it.
+void keep_launched_config(const std::filesystem::path& run, const std::string& text, Log& log) {
+  try {
+    write_file_atomic(launched_config_file(run), text);
+  } catch (const Error& error) {
+    log.warning("launch: {}; a job that is put back into the queue will read its configuration again", error.what());
+  }
+}
+
 int run_train(const TrainOptions& options, CommandContext& context) {
   if (options.help_config) {
     std::fputs(config_reference().c_str(), stdout);
@@ -111,7 +122,9 @@ int run_train(const TrainOptions& options, CommandContext& context) {
   }
   require(!options.config.empty(), "no configuration given; expected lockstep train CONFIG.yaml");
   TrainRequest request;
-  const JobConfig job = load_job_config(options.config, options.overrides, context.ranks.world_size, options.resume);
+  const std::optional<std::string> launched = launched_config(process_environment());
+  const JobConfig job = parse_job_config(launched ? *launched : read_job_config(options.config), options.config,
+                                         options.overrides, context.ranks.world_size, options.resume);
   request.config = job.config;
   request.resume = options.resume;
   if (options.print_config) {
@@ -123,7 +136,12 @@ int run_train(const TrainOptions& options, CommandContext& context) {
   request.stop_requested = [&] { return context.stop.requested() || watch.stop_requested(); };
   request.save_requested = [&] { return watch.take_save_request(); };
   request.activity = &watch.activity();
-  request.opened = [&](const std::filesystem::path& run) { watch.publish(run); };
+  request.opened = [&](const std::filesystem::path& run) {
+    if (launched) {
+      keep_launched_config(run, *launched, context.log);
+    }
+    watch.publish(run);
+  };
   const CommConfig& comm = request.config.comm;
   CommOptions comm_options = {.backend = comm.backend,
                               .ranks_per_node = comm.ranks_per_node,

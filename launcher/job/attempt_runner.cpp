@@ -14,6 +14,7 @@
 #include "launcher/job/host_reach.h"
 #include "launcher/job/mpi_processes.h"
 #include "launcher/job/served_processes.h"
+#include "launcher/job_config.h"
 #include "trainer/checkpoint/retention.h"
 #include "trainer/run_folder.h"
 
@@ -78,8 +79,8 @@ std::unique_ptr<RankProcesses> AttemptRunner::start(int number, const Placement&
   }
   coordinator_->begin_attempt(number, placement.ranks);
   contact_.attempt = number;
-  const std::map<std::string, std::string> variables = {{kContactVariable, to_text(contact_)},
-                                                        {"LOCKSTEP_PROGRESS", "lines"}};
+  const std::map<std::string, std::string> variables = {
+      {kContactVariable, to_text(contact_)}, {kConfigVariable, request_.config_text}, {"LOCKSTEP_PROGRESS", "lines"}};
   if (request_.servers > 0) {
     return std::make_unique<ServedProcesses>(
         ServedProcesses::Surroundings{

@@ -3,6 +3,7 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <fstream>
@@ -11,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "launcher/job/contact.h"
 
 namespace lockstep {
 
@@ -124,6 +126,17 @@ std::vector<Replacement> read_replacements(const std::filesystem::path& run) {
     object.at("detected_s").get_to(replacement.detected_s);
     object.at("recovered_s").get_to(replacement.recovered_s);
   });
+}
+
+bool opened_before(const std::optional<SlurmJob>& job, const std::filesystem::path& run) {
+  if (!job || job->restarts == 0) {
+    return false;
+  }
+  const std::vector<Attempt> attempts = read_attempts(run);
+  const std::optional<Contact> left = read_contact_file(run);  // when nobody was left to write a line
+  return (left && left->slurm_job == job->id) ||
+         std::any_of(attempts.begin(), attempts.end(),
+                     [&](const Attempt& attempt) { return attempt.opened && attempt.slurm_job == job->id; });
 }
 
 std::string utc_now() {

@@ -5,8 +5,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "launcher/job/slurm.h"
 
 namespace lockstep {
 
@@ -46,6 +49,10 @@ struct Replacement {
 // All whole lines; none when there is no file.
 [[nodiscard]] std::vector<Attempt> read_attempts(const std::filesystem::path& run);
 [[nodiscard]] std::vector<Replacement> read_replacements(const std::filesystem::path& run);
+
+// Whether this Slurm job has worked on the run before it was put back into the queue. Its script says --resume none or
+// DIR once more, which was meant for its first start, and names a configuration that may have been edited since.
+[[nodiscard]] bool opened_before(const std::optional<SlurmJob>& job, const std::filesystem::path& run);
 
 // The time now as above.
 [[nodiscard]] std::string utc_now();

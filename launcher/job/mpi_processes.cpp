@@ -8,6 +8,7 @@
 #include "base/cores.h"
 #include "launcher/job/contact.h"
 #include "launcher/job/start_command.h"
+#include "launcher/job_config.h"
 
 namespace lockstep {
 namespace {
@@ -31,7 +32,7 @@ ChildCommand mpi_command(const LaunchRequest& request, const Placement& placemen
   plan.worker = request.worker;
   plan.worker.insert(plan.worker.end(), {"--resume", resume});
   if (request.starter == JobStarter::kMpirun) {
-    plan.forwarded = {kContactVariable, "LOCKSTEP_PROGRESS"};
+    plan.forwarded = {kContactVariable, kConfigVariable, "LOCKSTEP_PROGRESS"};
     for (const char* name : kForwardedVariables) {
       if (std::getenv(name) != nullptr) {
         plan.forwarded.emplace_back(name);

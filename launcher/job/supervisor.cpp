@@ -31,20 +31,6 @@ constexpr int kPollMs = 50;
 // A start that leaves hosts out because of one question that went wrong would be a pity.
 constexpr int kFirstQuestions = 3;
 
-// Whether this Slurm job has worked on the run before it was put back into the queue. Its script says --resume none or
-// DIR once more, which was meant for its first start.
-bool opened_before(const LaunchRequest& request, const std::filesystem::path& run) {
-  if (!request.slurm || request.slurm->restarts == 0) {
-    return false;
-  }
-  const std::string& id = request.slurm->id;
-  const std::vector<Attempt> attempts = read_attempts(run);
-  const std::optional<Contact> left = read_contact_file(run);  // when nobody was left to write a line
-  return (left && left->slurm_job == id) || std::any_of(attempts.begin(), attempts.end(), [&](const Attempt& attempt) {
-           return attempt.opened && attempt.slurm_job == id;
-         });
-}
-
 }  // namespace
 
 std::vector<ChildCommand> first_commands(const LaunchRequest& request) {
@@ -61,8 +47,8 @@ class Supervisor::Impl {
         log_(log),
         run_(run_folder(request_.config)),
         output_(run_, log),
-        resume_(opened_before(request_, run_) ? "auto" : request_.resume),
-        policy_(request_.max_restarts, opened_before(request_, run_)),
+        resume_(opened_before(request_.slurm, run_) ? "auto" : request_.resume),
+        policy_(request_.max_restarts, opened_before(request_.slurm, run_)),
         runner_(request_, stop, log, output_, policy_) {}
 
   int run();

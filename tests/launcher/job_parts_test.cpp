@@ -16,6 +16,7 @@
 #include "launcher/job/rank_logs.h"
 #include "launcher/job/slurm.h"
 #include "launcher/job/start_command.h"
+#include "launcher/job_config.h"
 #include "tests/support/error_matcher.h"
 #include "tests/support/temporary_folder.h"
 
@@ -171,6 +172,27 @@ TEST(ContactTest, IsPassedInAVariableAndAFileOfItsOwner) {
   write_contact_file(folder.path(), contact);
   EXPECT_EQ(to_text(*read_contact_file(folder.path())), text);
   EXPECT_EQ(fs::status(contact_file(folder.path())).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+}
+
+TEST(LaunchedConfigTest, IsPassedInAVariableOfOneLine) {
+  const std::string text = "run: {name: \"a;b\"}\n# \xe9\tis Latin-1\r\n";
+  const std::string digits = to_config_variable(text, "job.yaml");
+  EXPECT_EQ(digits.find_first_not_of("0123456789abcdef"), std::string::npos);
+  const auto read = [](const std::string& value) {
+    return launched_config(
+        [&](const std::string& name) { return name == "LOCKSTEP_CONFIG_TEXT" ? std::optional(value) : std::nullopt; });
+  };
+  EXPECT_EQ(read(digits), text);
+  EXPECT_FALSE(read("").has_value());
+  for (const char* bad : {"0", "0g", "6", "-1", "run"}) {
+    EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { (void)read(bad); }),
+                HasSubstr("LOCKSTEP_CONFIG_TEXT is not what lockstep launch sets"))
+        << bad;
+  }
+  const std::string longest(60'000, '#');
+  EXPECT_EQ(read(to_config_variable(longest, "job.yaml")), longest);
+  EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { (void)to_config_variable(longest + "#", "job.yaml"); }),
+            "job.yaml: found 60001 bytes, expected at most 60000 in a file that is launched");
 }
 
 TEST(ChildTest, HandsOverLinesAndItsExitCode) {

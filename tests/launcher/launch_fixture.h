@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/file.h"
@@ -54,6 +55,25 @@ class LaunchFixture : public testing::Test {
                               const std::vector<std::string>& more_settings = {}) {
     Process process(command(run, options, more_settings), environment());
     return process.wait(100);
+  }
+  // The job's configuration in a file of its own, with which a command is to be launched.
+  static std::filesystem::path own_config(std::vector<std::string>& words, const std::string& name) {
+    words[2] = (job_->folder() / name).string();
+    std::filesystem::copy_file(job_->folder() / "job.yaml", words[2]);
+    return words[2];
+  }
+  // What would become another run, elsewhere and with other weights.
+  static void edit(const std::filesystem::path& config) {
+    std::string text = read_file(config);
+    for (const auto& [from, to] : {std::pair("/runs}", "/elsewhere}"), std::pair("lr: 1.0e-3", "lr: 5.0e-2")}) {
+      text.replace(text.find(from), std::string(from).size(), to);
+    }
+    write_file_atomic(config, text);
+  }
+  static void expect_the_first_configuration(const std::string& run) {
+    expect_the_undisturbed_result(run);
+    EXPECT_FALSE(std::filesystem::exists(job_->folder() / "elsewhere"));
+    EXPECT_EQ(read_file(folder_of(run) / "launch.yaml"), read_file(job_->folder() / "job.yaml"));
   }
   static std::filesystem::path folder_of(const std::string& run) { return job_->folder() / "runs" / run; }
 

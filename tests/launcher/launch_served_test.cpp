@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -122,6 +123,47 @@ TEST_F(LaunchServedTest, GoesOnWhenAWorkerWasKilled) {
                     Contains(AllOf(StartsWith("rank 0 (host "), HasSubstr(") is gone; last seen in step ")))));
   EXPECT_EQ(status("killed")["state"], "finished");
   expect_nothing_left();
+}
+
+TEST_F(LaunchServedTest, AConfigurationThatIsEditedMeanwhileChangesNothing) {
+  Words words = command("edited", served());
+  const fs::path config = own_config(words, "edited.yaml");
+  Process process(words, environment());
+  const pid_t rank = wait_for_rank(process, "edited", 1, 25);
+  edit(config);
+  kill(rank, SIGKILL);
+  const ProcessResult result = process.wait(100);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("starting rank 1 again (restart 1 of at most 100)"));
+  expect_the_first_configuration("edited");
+}
+
+// Put back into the queue by Slurm, whose words are made up here.
+TEST_F(LaunchServedTest, ASlurmJobThatIsPutBackGoesOnWithItsFirstConfiguration) {
+  const fs::path programs = job_->folder() / "slurm";
+  fs::create_directories(programs);
+  std::ofstream(programs / "scontrol") << "#!/bin/sh\necho localhost\n";
+  fs::permissions(programs / "scontrol", fs::perms::owner_all);
+  Words in_slurm = environment();
+  in_slurm.insert(in_slurm.end(),
+                  {"PATH=" + programs.string() + ":" + std::getenv("PATH"), "SLURM_JOB_ID=7",
+                   "SLURM_JOB_NODELIST=localhost", "SLURM_TASKS_PER_NODE=2", "SLURM_JOB_END_TIME=4102444800"});
+  Words words = command("requeued", served());
+  const fs::path config = own_config(words, "requeued.yaml");
+  Process process(words, in_slurm);
+  wait_for_rank(process, "requeued", 1, 25);
+  process.send(SIGTERM);
+  const ProcessResult first = process.wait(60);
+  EXPECT_EQ(first.exit_code, 75) << first.err;
+  // The folder of the run is found by the file, so that only the rest may be another.
+  std::string text = read_file(config);
+  text.replace(text.find("lr: 1.0e-3"), 10, "lr: 5.0e-2");
+  write_file_atomic(config, text);
+  in_slurm.emplace_back("SLURM_RESTART_COUNT=1");
+  const ProcessResult second = run_process(words, in_slurm);
+  EXPECT_EQ(second.exit_code, 0) << second.err;
+  EXPECT_THAT(second.err, HasSubstr("requeued.yaml has changed; going on with "));
+  expect_the_first_configuration("requeued");
 }
 
 // The optimizer's state is in parts, of which one is lost with a worker.

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -77,6 +78,42 @@ TEST_F(LaunchTest, NamesAStoppedRankAndStartsAgain) {
   ASSERT_EQ(all.size(), 2U);
   EXPECT_THAT(all[0]["cause"], AllOf(StartsWith("rank 1 (host "), HasSubstr(") has not answered for ")));
   EXPECT_LE(all[0]["detected_s"], 2.05);
+}
+
+TEST_F(LaunchTest, AConfigurationThatIsEditedMeanwhileChangesNothing) {
+  Words words = command("edited", {"--ranks", "2"});
+  const fs::path config = own_config(words, "edited.yaml");
+  Process process(words, environment());
+  const pid_t rank = wait_for_step(process, "edited", 1, 25);
+  edit(config);
+  kill(rank, SIGKILL);
+  const ProcessResult result = process.wait(100);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(attempts("edited").size(), 2U);
+  expect_the_first_configuration("edited");
+
+  // The next launch by hand takes it as it is then.
+  const std::string text = read_file(job_->folder() / "job.yaml") + "# of the next launch\n";
+  write_file_atomic(config, text);
+  EXPECT_EQ(run_process(words, environment()).exit_code, 0);
+  EXPECT_EQ(read_file(folder_of("edited") / "launch.yaml"), text);
+}
+
+TEST_F(LaunchTest, ASubmittedJobStartsFromACopy) {
+  const fs::path programs = job_->folder() / "slurm";
+  fs::create_directories(programs);
+  std::ofstream(programs / "sbatch") << "#!/bin/sh\necho Submitted batch job 7\n";
+  fs::permissions(programs / "sbatch", fs::perms::owner_all);
+  Words words = command("submitted", {"--slurm", "--nodes", "2"});
+  const std::string original = read_file(own_config(words, "submitted.yaml"));
+  const ProcessResult result = run_process(words, {"PATH=" + programs.string() + ":" + std::getenv("PATH")});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.out, "Submitted batch job 7\n");
+  const fs::path copy = folder_of("submitted") / "launch.yaml";
+  EXPECT_EQ(read_file(copy), original);
+  EXPECT_THAT(read_file(folder_of("submitted") / "job.sbatch"),
+              AllOf(HasSubstr("\nexec " + std::string(LOCKSTEP_PROGRAM) + " launch " + copy.string() + " --set "),
+                    HasSubstr(" --set run.name=submitted --resume auto ")));
 }
 
 // The ranks hang in the opening of a file that never opens, and answer all the same.

@@ -76,9 +76,14 @@ class LlamaFactoryTest : public testing::Test {
   [[nodiscard]] std::string refusal(const std::string& more) const {
     return message_of_error(ErrorCode::kUsage, [&] { static_cast<void>(read(more)); });
   }
+  // Of the file that config() has written.
+  [[nodiscard]] JobConfig job_config(int world) const {
+    const std::filesystem::path path = folder_ / "sft.yaml";
+    return parse_job_config(read_job_config(path), path, {}, world);
+  }
   [[nodiscard]] Config config(const std::string& more = "") const {
     write_file_atomic(folder_ / "sft.yaml", yaml(more));
-    return load_job_config(folder_ / "sft.yaml", {}, 2).config;
+    return job_config(2).config;
   }
 
   TemporaryFolder folder_;
@@ -189,7 +194,7 @@ TEST_F(LlamaFactoryTest, ChecksLayersBeforeItPacks) {
   std::string text = yaml();
   replace(text, "lora_target: all", "lora_target: q_proj,c_attn");
   write_file_atomic(folder_ / "sft.yaml", text);
-  EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { (void)load_job_config(folder_ / "sft.yaml", {}, 1); }),
+  EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { (void)job_config(1); }),
               HasSubstr("tune.targets: no layer of this llama is called c_attn"));
 }
 
