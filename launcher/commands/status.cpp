@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -14,12 +13,12 @@
 #include <thread>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/progress.h"
 #include "comm/control/client.h"
 #include "launcher/commands/command.h"
 #include "launcher/job/attempts.h"
 #include "launcher/job/contact.h"
+#include "launcher/job/run_metrics.h"
 #include "launcher/output.h"
 #include "trainer/checkpoint/retention.h"
 
@@ -32,7 +31,6 @@ using Json = nlohmann::ordered_json;
 constexpr int kAnswerDeadlineMs = 3'000;
 constexpr int kMostMissed = 3;
 constexpr std::size_t kLinesShown = 5;
-constexpr std::uint64_t kTailBytes = 64 << 10;
 
 struct StatusOptions {
   std::string run;
@@ -44,34 +42,16 @@ struct StatusOptions {
 struct Status {
   std::optional<control::JobState> job;  // of a coordinator that answers
   std::string job_problem;               // why there is none, where one was expected
-  Json last_step;                        // the last line of metrics.jsonl that is of a step
-  Json last_evaluation;
+  LastMetrics metrics;
   fs::path checkpoint;  // the newest, empty when there is none
   std::vector<Attempt> attempts;
   std::vector<Replacement> replacements;
   double metrics_age_s = 0;  // since metrics.jsonl was last written
 };
 
-void read_metrics(const fs::path& path, Status& status) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) {
-    return;
-  }
-  const File file = File::open_to_read(path);
-  const std::uint64_t size = file.size();
-  std::string tail(std::min(size, kTailBytes), '\0');
-  tail.resize(file.read_some(size - tail.size(), std::as_writable_bytes(std::span(tail))));
-  std::istringstream lines(tail);
-  for (std::string line; std::getline(lines, line);) {
-    const Json object = Json::parse(line, nullptr, false);
-    if (object.is_object() && object.contains("loss")) {
-      status.last_step = object;
-    } else if (object.is_object() && object.contains("valid_loss")) {
-      status.last_evaluation = object;
-    }
-  }
-  const auto written = fs::last_write_time(path, error);
-  status.metrics_age_s = std::chrono::duration<double>(fs::file_time_type::clock::now() - written).count();
+std::optional<double> number_in(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  return found != object.end() && found->is_number() ? std::optional(found->get<double>()) : std::nullopt;
 }
 
 Status look_at(const fs::path& run) {
@@ -83,7 +63,10 @@ Status look_at(const fs::path& run) {
       status.job_problem = error.what();
     }
   }
-  read_metrics(run / "metrics.jsonl", status);
+  status.metrics = read_last_metrics(run);
+  if (const auto written = metrics_time(run)) {
+    status.metrics_age_s = std::chrono::duration<double>(fs::file_time_type::clock::now() - *written).count();
+  }
   if (const auto checkpoints = list_checkpoints(run / "checkpoints"); !checkpoints.empty()) {
     status.checkpoint = checkpoints.front().path;
   }
@@ -136,16 +119,17 @@ std::string to_text(const fs::path& run, const Status& status) {
       text += fmt::format("step         {} of {}\n", activity.completed_step, activity.total_steps);
     }
   }
-  if (!status.last_step.is_null()) {
-    const Json& step = status.last_step;
-    text += fmt::format("last step    {}: loss {}, {} tokens/s, {:.0f} s ago\n", step.value("step", std::int64_t{0}),
-                        step["loss"].is_number() ? fmt::format("{:.4f}", step["loss"].get<double>()) : "none",
-                        step["tokens_per_s"].is_number() ? format_count(step["tokens_per_s"].get<double>()) : "?",
+  if (const Json& step = status.metrics.step; !step.is_null()) {
+    const std::optional<double> loss = number_in(step, "loss");
+    const std::optional<double> speed = number_in(step, "tokens_per_s");
+    text += fmt::format("last step    {}: loss {}, {} tokens/s, {:.0f} s ago\n", step.at("step").get<std::int64_t>(),
+                        loss ? fmt::format("{:.4f}", *loss) : "none", speed ? format_count(*speed) : "?",
                         status.metrics_age_s);
   }
-  if (!status.last_evaluation.is_null() && status.last_evaluation["valid_loss"].is_number()) {
-    text += fmt::format("validation   {:.4f} at step {}\n", status.last_evaluation["valid_loss"].get<double>(),
-                        status.last_evaluation.value("step", std::int64_t{0}));
+  if (const Json& evaluation = status.metrics.evaluation; !evaluation.is_null()) {
+    if (const std::optional<double> loss = number_in(evaluation, "valid_loss")) {
+      text += fmt::format("validation   {:.4f} at step {}\n", *loss, evaluation.at("step").get<std::int64_t>());
+    }
   }
   text += fmt::format("checkpoint   {}\n", status.checkpoint.empty() ? "none" : status.checkpoint.string());
   int failures = 0;
@@ -181,8 +165,8 @@ std::string to_text(const fs::path& run, const Status& status) {
 Json to_json(const fs::path& run, const Status& status) {
   Json json = {{"run", run.string()},
                {"state", state_text(status)},
-               {"last_step", status.last_step},
-               {"last_evaluation", status.last_evaluation}};
+               {"last_step", status.metrics.step},
+               {"last_evaluation", status.metrics.evaluation}};
   json["checkpoint"] = status.checkpoint.empty() ? Json() : Json(status.checkpoint.string());
   json["attempts"] = Json::array();
   for (const Attempt& attempt : status.attempts) {
@@ -217,7 +201,7 @@ Json to_json(const fs::path& run, const Status& status) {
 int run_status(const StatusOptions& options, CommandContext& context) {
   const fs::path run = options.run;
   require(fs::is_directory(run), "{}: no such folder; expected a run, runs/NAME", run.string());
-  require(fs::exists(run / "metrics.jsonl") || fs::exists(contact_file(run)) || fs::exists(attempts_file(run)) ||
+  require(fs::exists(metrics_file(run)) || fs::exists(contact_file(run)) || fs::exists(attempts_file(run)) ||
               fs::is_directory(run / "checkpoints"),
           "{} is no run: it has neither checkpoints nor metrics.jsonl", run.string());
   if (options.watch) {

@@ -13,6 +13,7 @@
 #include "launcher/commands/command.h"
 #include "launcher/job/host_reach.h"
 #include "launcher/job/mpi_processes.h"
+#include "launcher/job/run_metrics.h"
 #include "launcher/job/served_processes.h"
 #include "launcher/job_config.h"
 #include "trainer/checkpoint/retention.h"
@@ -106,7 +107,7 @@ AttemptEnd AttemptRunner::run(int number, const Placement& placement, const std:
   step_seen_ = 0;
   ending_since_.reset();
   terminated_ = killed_ = false;
-  const auto begin = std::filesystem::file_time_type::clock::now();
+  const auto metrics_before = metrics_time(run_);
   processes_ = start(number, placement, resume);
   while (!processes_->exit_code()) {
     processes_->tend(kPollMs);
@@ -120,12 +121,12 @@ AttemptEnd AttemptRunner::run(int number, const Placement& placement, const std:
   processes_->tend(0);
   output_.flush();
   look_at(coordinator_->state());
-  if (request_.config.comm.silence_s == 0) {
-    look_at_folder(begin);
-  }
   take_troubles();
   const int exit_code = *processes_->exit_code();
   wait_for_cause(exit_code);
+  if (!end_.refused && exit_code != kExitUsage && metrics_time(run_) != metrics_before) {
+    look_at_folder();
+  }
   progress_.reset();
   end_.last_step = std::max(end_.last_step, end_.first_step);
   // A starter that ends the ranks which are slower to go than others says so, and not what all of them ended with.
@@ -301,12 +302,20 @@ void AttemptRunner::wait_for_cause(int exit_code) {
   }
 }
 
-// How far an attempt got whose workers told nobody.
-void AttemptRunner::look_at_folder(std::filesystem::file_time_type begin) {
-  std::error_code error;
-  const auto written = std::filesystem::last_write_time(run_ / "metrics.jsonl", error);
-  end_.opened = !error && written >= begin;
-  end_.last_step = newest_checkpoint_step(run_);
+// How far an attempt got that has written metrics. What its workers told is older, by up to a heartbeat, and with
+// comm.silence_s 0 they tell nothing.
+void AttemptRunner::look_at_folder() {
+  const std::optional<Contact> contact = read_contact_file(run_);
+  if (request_.config.comm.silence_s > 0 && contact && contact->address.token.hex() != contact_.address.token.hex()) {
+    return;  // another job is at work there, and this one has not come that far
+  }
+  end_.opened = true;
+  try {
+    const nlohmann::ordered_json line = read_last_metrics(run_).step;
+    end_.last_step = std::max(end_.last_step, line.is_null() ? 0 : line.at("step").get<std::int64_t>());
+  } catch (const Error& error) {
+    log_.warning("launch: {}", error.what());
+  }
 }
 
 }  // namespace lockstep

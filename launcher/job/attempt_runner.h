@@ -70,7 +70,7 @@ class AttemptRunner {
   [[nodiscard]] bool time_is_up(const control::JobState& job) const;
   void end_processes();
   void wait_for_cause(int exit_code);
-  void look_at_folder(std::filesystem::file_time_type begin);
+  void look_at_folder();
 
   const LaunchRequest& request_;
   StopSignal& stop_;

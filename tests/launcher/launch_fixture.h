@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -70,6 +71,14 @@ class LaunchFixture : public testing::Test {
     }
     write_file_atomic(config, text);
   }
+  // An environment in which `script` is what a program of that name does.
+  static std::vector<std::string> with_program(const std::string& name, const std::string& script) {
+    const std::filesystem::path folder = job_->folder() / "programs" / std::to_string(programs_++);
+    std::filesystem::create_directories(folder);
+    std::ofstream(folder / name) << "#!/bin/sh\n" << script;
+    std::filesystem::permissions(folder / name, std::filesystem::perms::owner_all);
+    return {"PATH=" + folder.string() + ":" + std::getenv("PATH")};
+  }
   static void expect_the_first_configuration(const std::string& run) {
     expect_the_undisturbed_result(run);
     EXPECT_FALSE(std::filesystem::exists(job_->folder() / "elsewhere"));
@@ -127,6 +136,7 @@ class LaunchFixture : public testing::Test {
     return all;
   }
 
+  inline static int programs_ = 0;
   inline static TrainingJob* job_ = nullptr;  // of the suite that runs
 };
 

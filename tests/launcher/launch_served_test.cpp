@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -140,13 +139,9 @@ TEST_F(LaunchServedTest, AConfigurationThatIsEditedMeanwhileChangesNothing) {
 
 // Put back into the queue by Slurm, whose words are made up here.
 TEST_F(LaunchServedTest, ASlurmJobThatIsPutBackGoesOnWithItsFirstConfiguration) {
-  const fs::path programs = job_->folder() / "slurm";
-  fs::create_directories(programs);
-  std::ofstream(programs / "scontrol") << "#!/bin/sh\necho localhost\n";
-  fs::permissions(programs / "scontrol", fs::perms::owner_all);
   Words in_slurm = environment();
   in_slurm.insert(in_slurm.end(),
-                  {"PATH=" + programs.string() + ":" + std::getenv("PATH"), "SLURM_JOB_ID=7",
+                  {with_program("scontrol", "echo localhost\n").front(), "SLURM_JOB_ID=7",
                    "SLURM_JOB_NODELIST=localhost", "SLURM_TASKS_PER_NODE=2", "SLURM_JOB_END_TIME=4102444800"});
   Words words = command("requeued", served());
   const fs::path config = own_config(words, "requeued.yaml");

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -100,13 +99,10 @@ TEST_F(LaunchTest, AConfigurationThatIsEditedMeanwhileChangesNothing) {
 }
 
 TEST_F(LaunchTest, ASubmittedJobStartsFromACopy) {
-  const fs::path programs = job_->folder() / "slurm";
-  fs::create_directories(programs);
-  std::ofstream(programs / "sbatch") << "#!/bin/sh\necho Submitted batch job 7\n";
-  fs::permissions(programs / "sbatch", fs::perms::owner_all);
+  const Words surroundings = with_program("sbatch", "echo Submitted batch job 7\n");
   Words words = command("submitted", {"--slurm", "--nodes", "2"});
   const std::string original = read_file(own_config(words, "submitted.yaml"));
-  const ProcessResult result = run_process(words, {"PATH=" + programs.string() + ":" + std::getenv("PATH")});
+  const ProcessResult result = run_process(words, surroundings);
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(result.out, "Submitted batch job 7\n");
   const fs::path copy = folder_of("submitted") / "launch.yaml";
@@ -114,6 +110,25 @@ TEST_F(LaunchTest, ASubmittedJobStartsFromACopy) {
   EXPECT_THAT(read_file(folder_of("submitted") / "job.sbatch"),
               AllOf(HasSubstr("\nexec " + std::string(LOCKSTEP_PROGRAM) + " launch " + copy.string() + " --set "),
                     HasSubstr(" --set run.name=submitted --resume auto ")));
+}
+
+// Ranks that die sooner than they tell of the step that they have done. This mpirun starts none of ours.
+TEST_F(LaunchTest, KnowsFromTheFolderHowFarAnAttemptGot) {
+  fs::create_directories(folder_of("short"));
+  const std::string metrics = (folder_of("short") / "metrics.jsonl").string();
+  const Words surroundings =
+      with_program("mpirun",
+                   "if [ \"$1\" = --version ]; then echo 'mpirun (Open MPI) 4.1.4'; exit 0; fi\n"
+                   "for i in 1 2 3 4 5 6 7; do echo \"{\\\"step\\\": $i, \\\"loss\\\": null}\"; done >" +
+                       metrics + "\nexit 139\n");
+  const ProcessResult result = run_process(command("short", {"--ranks", "2"}), surroundings);
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.err, HasSubstr("launch: failed 3 times after step 7: mpirun ended with exit code 139; starting "
+                                    "again would not help"));
+  const std::vector<json> all = attempts("short");
+  ASSERT_EQ(all.size(), 3U);
+  EXPECT_EQ(all[0]["opened"], true);
+  EXPECT_EQ(all[0]["last_step"], 7);
 }
 
 // The ranks hang in the opening of a file that never opens, and answer all the same.
@@ -215,6 +230,27 @@ TEST_F(LaunchTest, StatusTellsWhatEachRankDoesAlsoUnderPlainMpirun) {
   EXPECT_EQ(status("plain")["state"], "not running");
   EXPECT_EQ(status("plain")["last_step"]["step"], kSteps);
   EXPECT_EQ(run_process({LOCKSTEP_PROGRAM, "status", job_->folder() / "data"}).exit_code, 2);
+}
+
+TEST_F(LaunchTest, StatusSkipsLinesThatAreNoneOfARun) {
+  const fs::path run = folder_of("foreign");
+  fs::create_directories(run);
+  const auto text = [&](const std::string& lines) {
+    write_file_atomic(run / "metrics.jsonl", lines);
+    const ProcessResult result = run_process({LOCKSTEP_PROGRAM, "status", run});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.out;
+  };
+  const std::string foreign = R"([1]
+{"loss": 1, "step": "q"}
+{"loss": "much", "step": 9}
+{"loss": 1}
+{"valid_loss": 2, "step": 1.5}
+{"step": 9, "lo)";
+  EXPECT_EQ(text(foreign), "run          " + run.string() + "\nstate        not running\ncheckpoint   none\n");
+  const std::string own = "{\"step\": 7, \"loss\": null}\n{\"step\": 6, \"valid_loss\": 2}\n";
+  EXPECT_THAT(text(own + foreign), AllOf(HasSubstr("\nlast step    7: loss none, ? tokens/s, "),
+                                         HasSubstr("\nvalidation   2.0000 at step 6\n")));
 }
 
 // Strangers on the control port: nothing of a job changes.
