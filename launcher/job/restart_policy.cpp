@@ -14,6 +14,9 @@ using std::chrono::milliseconds;
 // A failure at the same step so often in a row is no accident.
 constexpr int kSameStep = 3;
 constexpr int kMostRefusals = 10;
+// Starts in a row that did not come up: some minutes, and less where nothing says that the job could.
+constexpr int kMostNotUp = 10;
+constexpr int kMostNeverUp = 3;
 
 milliseconds next_back_off(milliseconds last) { return std::clamp(2 * last, milliseconds(500), milliseconds(60'000)); }
 
@@ -28,6 +31,11 @@ RestartPolicy::Verdict RestartPolicy::after(const std::string& what, const Failu
   }
   // What keeps ranks from coming up may pass: a host that reboots, a file system that is not mounted yet.
   const bool is_telling = failure.is_telling && !was_good_before;
+  record.not_up = is_telling ? 0 : record.not_up + (was_good_before ? 0 : 1);
+  if (record.not_up >= (ever_opened_ ? kMostNotUp : kMostNeverUp)) {
+    return {kExitFailed, fmt::format("failed {} times without coming up: {}; starting again would not help",
+                                     record.not_up, failure.cause)};
+  }
   record.at_same_step = !is_telling ? 0 : failure.step == record.failed_step ? record.at_same_step + 1 : 1;
   record.failed_step = failure.step;
   if (record.at_same_step >= kSameStep) {

@@ -2,7 +2,8 @@
 //
 // At once when it had got on since its last start, else after a pause that doubles from half a second to a minute. Not
 // when a new start would only repeat the failure (bad input, a loss that is no number), after three failures at the
-// same step, or when max_restarts have been made.
+// same step, after three in a row before the job had ever come up, or ten once it had, or when max_restarts have been
+// made.
 #pragma once
 
 #include <chrono>
@@ -44,6 +45,7 @@ class RestartPolicy {
  private:
   struct Record {
     int refusals = 0;
+    int not_up = 0;  // starts in a row
     int at_same_step = 0;
     std::int64_t failed_step = -1;
     std::chrono::milliseconds back_off{0};

@@ -131,6 +131,18 @@ TEST_F(LaunchTest, KnowsFromTheFolderHowFarAnAttemptGot) {
   EXPECT_EQ(all[0]["last_step"], 7);
 }
 
+TEST_F(LaunchTest, GivesUpWhatNeverComesUp) {
+  const Words surroundings = with_program("mpirun",
+                                          "if [ \"$1\" = --version ]; then echo 'mpirun (Open MPI) 4.1.4'; exit 0; fi\n"
+                                          "echo 'There are not enough slots available.' >&2\nexit 213\n");
+  const ProcessResult result = run_process(command("never", {"--ranks", "2"}), surroundings);
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.err, HasSubstr("There are not enough slots available.\n"
+                                    "error: launch: failed 3 times without coming up: mpirun ended with exit code 213; "
+                                    "starting again would not help\n"));
+  EXPECT_FALSE(fs::exists(folder_of("never")));
+}
+
 // The ranks hang in the opening of a file that never opens, and answer all the same.
 TEST_F(LaunchTest, NamesARankThatHangsInASystemCall) {
   const fs::path data = job_->folder() / "hanging";

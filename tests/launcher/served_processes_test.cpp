@@ -443,6 +443,25 @@ TEST(RestartPolicyTest, WaitsLongerEachTimeNothingWasGained) {
   EXPECT_EQ(policy.after("rank 1", failure).exit_code, 1);
 }
 
+TEST(RestartPolicyTest, GivesUpWhatDoesNotComeUp) {
+  const Failure failure = {.cause = "mpirun ended with exit code 1", .is_telling = false};
+  RestartPolicy never(100, false);
+  EXPECT_FALSE(never.after("", failure).exit_code.has_value());
+  EXPECT_FALSE(never.after("", failure).exit_code.has_value());
+  EXPECT_FALSE(never.after("", {.cause = "it had come up", .step = 1}).exit_code.has_value());
+  EXPECT_FALSE(never.after("", failure).exit_code.has_value());
+  EXPECT_FALSE(never.after("", failure).exit_code.has_value());
+  const RestartPolicy::Verdict last = never.after("", failure);
+  EXPECT_EQ(last.exit_code, 1);
+  EXPECT_EQ(last.text,
+            "failed 3 times without coming up: mpirun ended with exit code 1; starting again would not help");
+  RestartPolicy once(100, true);
+  for (int i = 1; i < 10; ++i) {
+    EXPECT_FALSE(once.after("", failure).exit_code.has_value()) << i;
+  }
+  EXPECT_EQ(once.after("", failure).exit_code, 1);
+}
+
 TEST(RestartPolicyTest, TriesWhatWasGoodBeforeForSomeMinutes) {
   const Failure refusal = {.cause = "no room", .again_is_useless = true, .refused = true};
   EXPECT_EQ(RestartPolicy(100, false).after("", refusal).exit_code, 2);
