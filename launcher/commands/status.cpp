@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -31,6 +32,8 @@ using Json = nlohmann::ordered_json;
 constexpr int kAnswerDeadlineMs = 3'000;
 constexpr int kMostMissed = 3;
 constexpr std::size_t kLinesShown = 5;
+// An attempt's own files are written before its line; where they are on another machine, seen a little later perhaps.
+constexpr std::chrono::seconds kLateWrites{1};
 
 struct StatusOptions {
   std::string run;
@@ -45,6 +48,7 @@ struct Status {
   LastMetrics metrics;
   fs::path checkpoint;  // the newest, empty when there is none
   std::vector<Attempt> attempts;
+  bool went_on = false;  // by a job that is none of them
   std::vector<Replacement> replacements;
   double metrics_age_s = 0;  // since metrics.jsonl was last written
 };
@@ -52,6 +56,19 @@ struct Status {
 std::optional<double> number_in(const Json& object, const char* key) {
   const auto found = object.find(key);
   return found != object.end() && found->is_number() ? std::optional(found->get<double>()) : std::nullopt;
+}
+
+// Whether a job that nobody recorded, of plain mpirun, has worked on the run since the last attempt's line was written.
+// All times are those of one file system.
+bool went_on_since(const fs::path& run, const fs::path& checkpoint) {
+  const auto time_of = [](const fs::path& path) {
+    std::error_code error;
+    const fs::file_time_type time = fs::last_write_time(path, error);
+    return error ? fs::file_time_type::min() : time;
+  };
+  const fs::file_time_type recorded = time_of(attempts_file(run));
+  const fs::file_time_type written = std::max(time_of(metrics_file(run)), time_of(checkpoint));
+  return recorded != fs::file_time_type::min() && written > recorded + kLateWrites;
 }
 
 Status look_at(const fs::path& run) {
@@ -71,6 +88,7 @@ Status look_at(const fs::path& run) {
     status.checkpoint = checkpoints.front().path;
   }
   status.attempts = read_attempts(run);
+  status.went_on = went_on_since(run, status.checkpoint);
   status.replacements = read_replacements(run);
   return status;
 }
@@ -82,9 +100,12 @@ std::string state_text(const Status& status) {
   if (!status.job_problem.empty()) {
     return "not running, or out of reach (its coordinator does not answer)";
   }
-  if (!status.attempts.empty()) {
-    const Attempt& last = status.attempts.back();
-    return last.exit_code == 0 ? "finished" : last.exit_code == kExitRequeue ? "saved and stopped" : "failed";
+  // One that was asked to stop before it had opened the run left that as it was.
+  const auto last = std::find_if(status.attempts.rbegin(), status.attempts.rend(), [](const Attempt& attempt) {
+    return attempt.opened || attempt.exit_code != kExitRequeue;
+  });
+  if (last != status.attempts.rend() && !status.went_on) {
+    return last->exit_code == 0 ? "finished" : last->exit_code == kExitRequeue ? "saved and stopped" : "failed";
   }
   return "not running";
 }

@@ -1,5 +1,6 @@
 // RUN/attempts.jsonl: a line for each start of a job by `lockstep launch`, written when it has ended, and one for each
-// process that was started again by itself within one, written when the job got on.
+// process that was started again by itself within one, written when the job got on. A job that was refused before it
+// opened the run leaves none.
 #pragma once
 
 #include <cstdint>

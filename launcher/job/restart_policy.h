@@ -31,6 +31,7 @@ class RestartPolicy {
   RestartPolicy(int max_restarts, bool ever_opened) : max_restarts_(max_restarts), ever_opened_(ever_opened) {}
 
   void note_opened() { ever_opened_ = true; }
+  [[nodiscard]] bool ever_opened() const { return ever_opened_; }
 
   struct Verdict {
     std::optional<int> exit_code;        // the job ends with it; otherwise a new start is due

@@ -181,10 +181,13 @@ int Supervisor::Impl::run_attempts() {
           fmt::format("attempt {} on {} rank{}, {}", number, placement.ranks, placement.ranks == 1 ? "" : "s", started),
           placement.ranks > 1);
       const AttemptEnd end = runner_.run(number, placement, resume_);
-      record(number, placement, started, end);
       if (end.opened) {
         resume_ = "auto";
         policy_.note_opened();
+      }
+      // What was refused before the job had opened the run is none of the run's attempts.
+      if (!end.refused || policy_.ever_opened()) {
+        record(number, placement, started, end);
       }
       if (stop_.repeated()) {
         return kExitFailed;

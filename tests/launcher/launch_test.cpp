@@ -47,6 +47,11 @@ TEST_F(LaunchTest, TrainsAndKeepsALogForEachRank) {
   EXPECT_EQ(all[0]["cause"], "");
   EXPECT_EQ(status("whole")["state"], "finished");
   EXPECT_FALSE(fs::exists(folder_of("whole") / "coordinator.json"));
+
+  // A launch that is refused changes nothing of that.
+  EXPECT_EQ(launch("whole", {"--ranks", "2"}, {"data.train=" + (job_->folder() / "no").string()}).exit_code, 2);
+  EXPECT_EQ(attempts("whole").size(), 1U);
+  EXPECT_EQ(status("whole")["state"], "finished");
 }
 
 TEST_F(LaunchTest, StartsAgainWhenARankWasKilled) {
@@ -230,6 +235,34 @@ TEST_F(LaunchTest, EndsWhenThereAreNoRestartsLeft) {
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_THAT(result.err, HasSubstr("--max-restarts allows no more"));
   EXPECT_EQ(status("once")["state"], "failed");
+
+  // A job that nobody records goes on.
+  EXPECT_EQ(job_->train({"once", 2, settings()}).exit_code, 0);
+  EXPECT_EQ(status("once")["state"], "not running");
+  EXPECT_EQ(attempts("once").size(), 1U);
+}
+
+TEST_F(LaunchTest, StatusTakesTheStateFromTheAttemptThatDecidesIt) {
+  const fs::path run = folder_of("decided");
+  fs::create_directories(run / "checkpoints");
+  const auto line = [](int exit_code, bool opened) {
+    return json{{"attempt", 1},    {"started", ""},    {"ended", ""},     {"ranks", 2},     {"hosts", json::array()},
+                {"slurm_job", ""}, {"opened", opened}, {"first_step", 0}, {"last_step", 0}, {"exit_code", exit_code},
+                {"cause", ""},     {"detected_s", 0},  {"recovered_s", 0}}
+               .dump() +
+           "\n";
+  };
+  write_file_atomic(run / "attempts.jsonl", line(0, true) + line(75, false));
+  EXPECT_EQ(status("decided")["state"], "finished");
+  write_file_atomic(run / "attempts.jsonl", line(75, true) + line(1, false));
+  EXPECT_EQ(status("decided")["state"], "failed");
+  // Metrics of long before say nothing; those of long after, that the run went on.
+  write_file_atomic(run / "metrics.jsonl", "");
+  const fs::file_time_type recorded = fs::last_write_time(run / "attempts.jsonl");
+  fs::last_write_time(run / "metrics.jsonl", recorded - std::chrono::hours(1));
+  EXPECT_EQ(status("decided")["state"], "failed");
+  fs::last_write_time(run / "metrics.jsonl", recorded + std::chrono::hours(1));
+  EXPECT_EQ(status("decided")["state"], "not running");
 }
 
 TEST_F(LaunchTest, StatusTellsWhatEachRankDoesAlsoUnderPlainMpirun) {
