@@ -113,32 +113,52 @@ void choose_starter(const LaunchOptions& options, LaunchRequest& request) {
   }
 }
 
-// Or one by one, with servers between them.
-void choose_servers(const LaunchOptions& options, LaunchRequest& request) {
+// What needs no look at the machines, so that it is known of a batch job, too, before it is submitted.
+void check_options(const LaunchOptions& options, const Config& config) {
+  require(options.ranks == 0 || std::has_single_bit(static_cast<unsigned>(options.ranks)),
+          "--ranks {}: expected a power of two, so that the run has the same bits on any number of them",
+          options.ranks);
+  if (config.comm.backend != "server") {
+    require(options.tls_cert.empty(), "--tls-cert: comm.backend is {}, which has no servers", config.comm.backend);
+    require(options.servers == 0, "--servers {}: comm.backend is {}, which has none", options.servers,
+            config.comm.backend);
+    return;
+  }
   require(
       options.starter == "auto",
       "--starter {}: with comm.backend: server each rank is started by itself, on other hosts by ssh or, in a Slurm "
       "allocation, by srun",
       options.starter);
-  const std::string& known = request.config.comm.servers;
+  const std::string& known = config.comm.servers;
   require(known.empty(), "comm.servers: found {}, expected nothing: lockstep launch starts the servers itself", known);
   require(
-      options.tls_cert.empty() == request.config.comm.tls_ca.empty(),
+      options.tls_cert.empty() == config.comm.tls_ca.empty(),
       "--tls-cert and comm.tls_ca: found only one of them; the servers need a certificate, and the workers to know it");
-  request.servers = std::max(1, options.servers);
-  request.tls_cert = options.tls_cert;
-  request.tls_key = options.tls_key;
+}
+
+// What sbatch would take, and the job would then not do.
+void check_batch(const LaunchOptions& options) {
+  const BatchOptions& batch = options.batch;
+  const std::int64_t room = std::int64_t{batch.nodes} * batch.ranks_per_node;
+  require(options.ranks <= room, "--ranks {}: the nodes take {} (--nodes {}, --ranks-per-node {})", options.ranks, room,
+          batch.nodes, batch.ranks_per_node);
+  const auto limit_s = parse_time_limit(batch.time);
+  require(!limit_s || batch.signal_s < *limit_s,
+          "--signal {}: --time {} is {} s, so the job would save and stop as soon as it has started", batch.signal_s,
+          batch.time, limit_s.value_or(0));
 }
 
 // The configuration as it is for the whole job.
 struct LaunchedConfig {
   std::string text;
+  std::string variable;  // which hands it to workers
   Config config;
 };
 
 LaunchedConfig parse(const LaunchOptions& options, std::string text) {
   Config config = parse_job_config(text, options.config, overrides_of(options), 0).config;
-  return {std::move(text), std::move(config)};
+  std::string variable = to_config_variable(text, options.config);
+  return {std::move(text), std::move(variable), std::move(config)};
 }
 
 // A Slurm job that was put back into the queue goes on with what it began with.
@@ -162,7 +182,7 @@ LaunchRequest request_of(const LaunchOptions& options, const LaunchedConfig& lau
   const Config& config = launched.config;
   LaunchRequest request;
   request.config = config;
-  request.config_text = to_config_variable(launched.text, options.config);
+  request.config_text = launched.variable;
   request.program = own_program();
   request.worker = worker_command(options);
   request.resume = options.resume;
@@ -176,17 +196,13 @@ LaunchRequest request_of(const LaunchOptions& options, const LaunchedConfig& lau
     request.hosts_are_slurms = true;
   }
   if (config.comm.backend == "server") {
-    choose_servers(options, request);
+    request.servers = std::max(1, options.servers);
+    request.tls_cert = options.tls_cert;
+    request.tls_key = options.tls_key;
   } else {
-    require(options.tls_cert.empty(), "--tls-cert: comm.backend is {}, which has no servers", config.comm.backend);
-    require(options.servers == 0, "--servers {}: comm.backend is {}, which has none", options.servers,
-            config.comm.backend);
     choose_starter(options, request);
   }
   request.ranks = options.ranks > 0 ? options.ranks : default_ranks(config, request.hosts);
-  require(std::has_single_bit(static_cast<unsigned>(request.ranks)),
-          "--ranks {}: expected a power of two, so that the run has the same bits on any number of them",
-          request.ranks);
   if (!request.hosts.empty()) {
     const int room = std::accumulate(request.hosts.begin(), request.hosts.end(), 0,
                                      [](int sum, const Host& host) { return sum + host.slots; });
@@ -200,6 +216,7 @@ LaunchRequest request_of(const LaunchOptions& options, const LaunchedConfig& lau
 int submit(const LaunchOptions& options, const LaunchedConfig& launched, Log& log) {
   const Config& config = launched.config;
   require(options.hosts.empty() && options.ssh.empty(), "--hosts and --ssh: in a Slurm job its own hosts are used");
+  check_batch(options);
   const std::filesystem::path run = std::filesystem::absolute(run_folder(config));
   BatchOptions batch = options.batch;
   batch.name = config.run.name;
@@ -233,7 +250,7 @@ int submit(const LaunchOptions& options, const LaunchedConfig& launched, Log& lo
     return kExitDone;
   }
   std::filesystem::create_directories(run);
-  const std::filesystem::path path = run / "job.sbatch";
+  const std::filesystem::path path = batch_file(run);
   write_file_atomic(copy, launched.text);
   write_file_atomic(path, script);
   const ChildResult result = run_child({{"sbatch", path.string()}}, kSubmitDeadlineMs);
@@ -252,6 +269,7 @@ int run_launch(const LaunchOptions& options, CommandContext& context) {
           context.ranks.starter == Starter::kSrun ? "srun" : "mpirun", options.config);
   const std::optional<SlurmJob> slurm = find_slurm_job(process_environment());
   const LaunchedConfig launched = find_config(options, slurm, context.log);
+  check_options(options, launched.config);
   if (options.slurm) {
     require(!slurm, "--slurm: this is a Slurm job already; launch without --slurm");
     return submit(options, launched, context.log);
@@ -297,7 +315,7 @@ void add_slurm_options(CLI::App& command, const std::shared_ptr<LaunchOptions>& 
   command.add_option("--partition", batch.partition, "Partition")->needs(slurm)->group(group);
   command.add_option("--account", batch.account, "Account that pays")->needs(slurm)->group(group);
   command.add_option("--signal", batch.signal_s, "Seconds before the time limit at which the job saves and stops")
-      ->check(above_zero())
+      ->check(CLI::Range(1, kMostSignalSeconds))
       ->capture_default_str()
       ->needs(slurm)
       ->group(group);

@@ -20,6 +20,7 @@
 #include "launcher/job/attempts.h"
 #include "launcher/job/contact.h"
 #include "launcher/job/run_metrics.h"
+#include "launcher/job/slurm.h"
 #include "launcher/output.h"
 #include "trainer/checkpoint/retention.h"
 
@@ -48,7 +49,8 @@ struct Status {
   LastMetrics metrics;
   fs::path checkpoint;  // the newest, empty when there is none
   std::vector<Attempt> attempts;
-  bool went_on = false;  // by a job that is none of them
+  bool went_on = false;        // by a job that is none of them
+  bool was_submitted = false;  // to Slurm, and nothing is there that a job of it has left
   std::vector<Replacement> replacements;
   double metrics_age_s = 0;  // since metrics.jsonl was last written
 };
@@ -71,6 +73,11 @@ bool went_on_since(const fs::path& run, const fs::path& checkpoint) {
   return recorded != fs::file_time_type::min() && written > recorded + kLateWrites;
 }
 
+bool is_run(const fs::path& folder) {
+  return fs::exists(metrics_file(folder)) || fs::exists(contact_file(folder)) || fs::exists(attempts_file(folder)) ||
+         fs::is_directory(folder / "checkpoints");
+}
+
 Status look_at(const fs::path& run) {
   Status status;
   if (const auto contact = read_contact_file(run)) {
@@ -87,6 +94,7 @@ Status look_at(const fs::path& run) {
   if (const auto checkpoints = list_checkpoints(run / "checkpoints"); !checkpoints.empty()) {
     status.checkpoint = checkpoints.front().path;
   }
+  status.was_submitted = !is_run(run) && fs::exists(batch_file(run));
   status.attempts = read_attempts(run);
   status.went_on = went_on_since(run, status.checkpoint);
   status.replacements = read_replacements(run);
@@ -107,7 +115,7 @@ std::string state_text(const Status& status) {
   if (last != status.attempts.rend() && !status.went_on) {
     return last->exit_code == 0 ? "finished" : last->exit_code == kExitRequeue ? "saved and stopped" : "failed";
   }
-  return "not running";
+  return status.was_submitted ? "submitted, not started yet" : "not running";
 }
 
 std::string rank_lines(const control::JobState& job) {
@@ -222,9 +230,8 @@ Json to_json(const fs::path& run, const Status& status) {
 int run_status(const StatusOptions& options, CommandContext& context) {
   const fs::path run = options.run;
   require(fs::is_directory(run), "{}: no such folder; expected a run, runs/NAME", run.string());
-  require(fs::exists(metrics_file(run)) || fs::exists(contact_file(run)) || fs::exists(attempts_file(run)) ||
-              fs::is_directory(run / "checkpoints"),
-          "{} is no run: it has neither checkpoints nor metrics.jsonl", run.string());
+  require(is_run(run) || fs::exists(batch_file(run)), "{} is no run: it has neither checkpoints nor metrics.jsonl",
+          run.string());
   if (options.watch) {
     context.stop.listen();
   }

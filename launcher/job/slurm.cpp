@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <ctime>
 #include <iomanip>
@@ -182,6 +183,30 @@ std::string batch_script(const BatchOptions& options) {
   directive("--output=" + quoted(options.output));
   script += "exec " + shell_line({options.command}) + "\n";
   return script;
+}
+
+std::filesystem::path batch_file(const std::filesystem::path& run) { return run / "job.sbatch"; }
+
+// M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+std::optional<std::int64_t> parse_time_limit(const std::string& text) {
+  const std::size_t dash = text.find('-');
+  const bool has_days = dash != std::string::npos;
+  std::vector<std::int64_t> parts;
+  std::istringstream words(has_days ? text.substr(dash + 1) : text);
+  for (std::string word; std::getline(words, word, ':');) {
+    parts.push_back(number_of<std::int32_t>(word).value_or(-1));
+  }
+  const std::int64_t days = has_days ? number_of<std::int32_t>(text.substr(0, dash)).value_or(-1) : 0;
+  const bool is_time = !parts.empty() && parts.size() <= 3 && days >= 0 && std::ranges::min(parts) >= 0;
+  if (!is_time) {
+    return {};
+  }
+  if (!has_days && parts.size() < 3) {
+    parts.insert(parts.begin(), 0);  // no hours
+  }
+  parts.resize(3);
+  const std::int64_t seconds = ((days * 24 + parts[0]) * 60 + parts[1]) * 60 + parts[2];
+  return seconds == 0 ? std::nullopt : std::optional((seconds + 59) / 60 * 60);
 }
 
 }  // namespace lockstep

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <string>
@@ -51,5 +53,12 @@ struct BatchOptions {
   std::vector<std::string> command;
 };
 [[nodiscard]] std::string batch_script(const BatchOptions& options);
+inline constexpr int kMostSignalSeconds = 65'535;  // that sbatch takes
+
+// RUN/job.sbatch: the script that was last submitted.
+[[nodiscard]] std::filesystem::path batch_file(const std::filesystem::path& run);
+// Seconds of a time limit as sbatch takes it, rounded up to minutes, as Slurm does. Nothing for none ("0", "UNLIMITED")
+// and for what is no time, which sbatch refuses.
+[[nodiscard]] std::optional<std::int64_t> parse_time_limit(const std::string& text);
 
 }  // namespace lockstep

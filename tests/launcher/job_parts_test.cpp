@@ -58,6 +58,17 @@ TEST(SlurmTest, ReadsTasksPerNode) {
   EXPECT_THROW((void)parse_tasks_per_node("two"), Error);
 }
 
+TEST(SlurmTest, ReadsTimeLimitsAsSbatchDoes) {
+  for (const auto& [text, seconds] :
+       {std::pair("90", 5'400), std::pair("0:10", 60), std::pair("2:00", 120), std::pair("4:00:00", 14'400),
+        std::pair("1-0", 86'400), std::pair("1-2:30", 95'400), std::pair("1-2:30:01", 95'460)}) {
+    EXPECT_EQ(parse_time_limit(text), seconds) << text;
+  }
+  for (const char* text : {"", "0", "0:00", "UNLIMITED", "1:2:3:4", "1:x", "-1", "1-", "x-1"}) {
+    EXPECT_FALSE(parse_time_limit(text).has_value()) << text;
+  }
+}
+
 TEST(SlurmTest, PutsARunningJobBackAndNoOther) {
   const auto running = parse_scontrol("JobId=7 JobName=a b UserId=root(0) JobState=RUNNING Reason=None Requeue=1\n");
   EXPECT_EQ(running.at("JobState"), "RUNNING");

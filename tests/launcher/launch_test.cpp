@@ -115,6 +115,7 @@ TEST_F(LaunchTest, ASubmittedJobStartsFromACopy) {
   EXPECT_THAT(read_file(folder_of("submitted") / "job.sbatch"),
               AllOf(HasSubstr("\nexec " + std::string(LOCKSTEP_PROGRAM) + " launch " + copy.string() + " --set "),
                     HasSubstr(" --set run.name=submitted --resume auto ")));
+  EXPECT_EQ(status("submitted")["state"], "submitted, not started yet");
 }
 
 // Ranks that die sooner than they tell of the step that they have done. This mpirun starts none of ours.
@@ -348,6 +349,13 @@ TEST_F(LaunchTest, RefusesWhatItCannotStart) {
       {{"--starter", "srun"}, "this is no Slurm allocation"},
       {{"--nodes", "2"}, "--nodes requires --slurm"},
       {{"--slurm", "--hosts", "a"}, "in a Slurm job its own hosts are used"},
+      {{"--slurm", "--ranks", "3"}, "--ranks 3: expected a power of two"},
+      {{"--slurm", "--ranks", "8", "--nodes", "1", "--ranks-per-node", "2"},
+       "--ranks 8: the nodes take 2 (--nodes 1, --ranks-per-node 2)"},
+      {{"--slurm", "--time", "0:10", "--signal", "60"},
+       "--signal 60: --time 0:10 is 60 s, so the job would save and stop as soon as it has started"},
+      {{"--slurm", "--time", "4:00:00", "--signal", "999999"}, "--signal"},
+      {{"--slurm", "--servers", "2"}, "--servers 2: comm.backend is auto, which has none"},
   };
   for (const auto& [options, message] : cases) {
     const ProcessResult result = launch("refused", options);
