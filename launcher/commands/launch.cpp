@@ -43,6 +43,7 @@ struct LaunchOptions {
   std::string tls_cert;
   std::string tls_key;
   std::string hosts;
+  bool has_hosts = false;  // an empty --hosts, of a variable that is not set, is none to be passed over
   std::string ssh;
   std::string starter = "auto";
   int max_restarts = 100;
@@ -103,7 +104,7 @@ int default_ranks(const Config& config, const std::vector<Host>& hosts) {
 
 // How the ranks come up: through MPI, by whose starter.
 void choose_starter(const LaunchOptions& options, LaunchRequest& request) {
-  const bool with_srun = request.slurm && options.hosts.empty() && options.starter != "mpirun";
+  const bool with_srun = request.slurm && !options.has_hosts && options.starter != "mpirun";
   require(options.starter != "srun" || with_srun, "--starter srun: this is no Slurm allocation, or --hosts is given");
   if (with_srun && (options.starter == "srun" || srun_has_pmix())) {
     request.starter = JobStarter::kSrun;
@@ -189,7 +190,7 @@ LaunchRequest request_of(const LaunchOptions& options, const LaunchedConfig& lau
   request.ssh = options.ssh;
   request.max_restarts = options.max_restarts;
   request.slurm = slurm;
-  if (!options.hosts.empty()) {
+  if (options.has_hosts) {
     request.hosts = parse_hosts(options.hosts);
   } else if (request.slurm) {
     request.hosts = request.slurm->hosts;
@@ -215,7 +216,7 @@ LaunchRequest request_of(const LaunchOptions& options, const LaunchedConfig& lau
 // The script is left beside the run, so that it can be read, changed and submitted again.
 int submit(const LaunchOptions& options, const LaunchedConfig& launched, Log& log) {
   const Config& config = launched.config;
-  require(options.hosts.empty() && options.ssh.empty(), "--hosts and --ssh: in a Slurm job its own hosts are used");
+  require(!options.has_hosts && options.ssh.empty(), "--hosts and --ssh: in a Slurm job its own hosts are used");
   check_batch(options);
   const std::filesystem::path run = std::filesystem::absolute(run_folder(config));
   BatchOptions batch = options.batch;
@@ -348,8 +349,10 @@ void add_launch(CLI::App& app, CommandContext& context) {
   CLI::Option* key = command->add_option("--tls-key", options->tls_key, "PEM file with its private key");
   certificate->needs(key);
   key->needs(certificate);
-  command->add_option("--hosts", options->hosts, "Hosts and how many ranks each takes, or a file with a line for each")
-      ->type_name("a:2,b:2|FILE");
+  CLI::Option* hosts =
+      command
+          ->add_option("--hosts", options->hosts, "Hosts and how many ranks each takes, or a file with a line for each")
+          ->type_name("a:2,b:2|FILE");
   command->add_option("--ssh", options->ssh, "Program that runs a command on another host: PROGRAM HOST COMMAND")
       ->type_name("PROGRAM");
   command->add_option("--max-restarts", options->max_restarts, "Starts after failures, at most")
@@ -373,8 +376,10 @@ void add_launch(CLI::App& app, CommandContext& context) {
       "are hosts, and each that dies is started again by itself.\n"
       "What each rank says goes to RUN/logs/rank-00000.log; RUN/attempts.jsonl lists starts and causes.\n"
       "Example: lockstep launch examples/shakespeare/shakespeare.yaml --ranks 2");
-  command->callback(
-      [options, &context] { context.run = [options, &context] { return run_launch(*options, context); }; });
+  command->callback([options, hosts, &context] {
+    options->has_hosts = hosts->count() > 0;
+    context.run = [options, &context] { return run_launch(*options, context); };
+  });
 }
 
 }  // namespace lockstep

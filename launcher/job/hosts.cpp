@@ -40,6 +40,16 @@ Host parse_item(const std::string& item) {
   return host;
 }
 
+// What is not there, and was meant to be a file: no list and no name of a host looks like that.
+bool looks_like_a_file(const std::string& text) {
+  if (text.find(',') != std::string::npos || text.find(':') != std::string::npos) {
+    return false;
+  }
+  const std::string extension = std::filesystem::path(text).extension().string();
+  return text.find('/') != std::string::npos || extension == ".txt" || extension == ".lst" || extension == ".list" ||
+         extension == ".conf" || extension == ".cfg";
+}
+
 }  // namespace
 
 std::vector<Host> parse_hosts(const std::string& text) {
@@ -56,6 +66,7 @@ std::vector<Host> parse_hosts(const std::string& text) {
       }
     }
   } else {
+    require(!looks_like_a_file(text), "--hosts {}: there is no such file", text);
     std::istringstream items(text);
     for (std::string item; std::getline(items, item, ',');) {
       hosts.push_back(parse_item(item));

@@ -14,7 +14,8 @@ struct Host {
 };
 
 // "a,b:2", or the path of a file with a line "NAME [slots=N]" for each host; # begins a comment. Throws Error(kUsage)
-// for anything else, and for a host that stands there twice.
+// for anything else, for a host that stands there twice, and for what looks like a file that is not there ("a/b",
+// "hosts.txt"; "node.example.org" is a host).
 [[nodiscard]] std::vector<Host> parse_hosts(const std::string& text);
 // Slurm's SLURM_TASKS_PER_NODE ("2(x3),1") for as many hosts. Throws Error(kUsage).
 [[nodiscard]] std::vector<int> parse_tasks_per_node(const std::string& text);

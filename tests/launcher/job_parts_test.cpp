@@ -36,6 +36,12 @@ TEST(HostsTest, AreReadFromAListOrAFile) {
   std::ofstream(folder / "bad") << "a slots=2\nb slots=two\n";
   EXPECT_THAT(message_of_error(ErrorCode::kUsage, [&] { (void)parse_hosts((folder / "bad").string()); }),
               HasSubstr("bad line 2: found two slots"));
+  EXPECT_THAT(parse_hosts("node.example.org"), ElementsAre(Host{"node.example.org", 1}));
+  EXPECT_THAT(parse_hosts("a.txt:2,b"), ElementsAre(Host{"a.txt", 2}, Host{"b", 1}));
+  for (const char* text : {"hosts.txt", "hosts.list", "my/hosts", "./hosts", "/etc/hostz"}) {
+    EXPECT_EQ(message_of_error(ErrorCode::kUsage, [&] { (void)parse_hosts(text); }),
+              "--hosts " + std::string(text) + ": there is no such file");
+  }
   for (const char* text : {"", ",", "a,,b", "a:", "a:x", "a,a", "-oProxyCommand=x", "a b"}) {
     EXPECT_THROW((void)parse_hosts(text), Error) << text;
   }
