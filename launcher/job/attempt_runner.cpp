@@ -153,7 +153,7 @@ void AttemptRunner::take_troubles() {
     troubles.swap(troubles_);
   }
   for (const control::Trouble& trouble : troubles) {
-    if (processes_->take(trouble)) {
+    if (processes_->take(trouble) || end_.by_signal) {
       continue;
     }
     if (!trouble.fatal && trouble.kind != control::TroubleKind::kFailed) {
@@ -271,7 +271,11 @@ void AttemptRunner::end_processes() {
   const bool over = !end_.cause.empty() || stop_.repeated();
   if (over && !ending_since_) {
     ending_since_ = Clock::now();
-    coordinator_->end(end_.cause.empty() ? "ended by a second signal" : end_.cause);
+    if (end_.cause.empty()) {
+      end_.cause = "ended by a second signal";
+      end_.by_signal = true;
+    }
+    coordinator_->end(end_.cause);
     processes_->end();
   }
   if (!ending_since_) {

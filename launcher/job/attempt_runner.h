@@ -31,6 +31,7 @@ struct AttemptEnd {
   bool had_stranger = false;   // a rank on a host that could not be reached: it may still be running
   bool was_told = false;       // by a worker that said itself what had failed
   bool is_counted = true;      // false: a part of a failure that has been counted
+  bool by_signal = false;      // a second one, which is the cause
   std::optional<int> verdict;  // the job ends for good with this exit code, and `cause` says why
   double detected_s = 0;
   std::int64_t first_step = 0;

@@ -190,6 +190,7 @@ int Supervisor::Impl::run_attempts() {
         record(number, placement, started, end);
       }
       if (stop_.repeated()) {
+        log_.error("launch: {}; the newest checkpoint stays", end.cause.empty() ? "a second signal" : end.cause);
         return kExitFailed;
       }
       if (end.cause.empty()) {

@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::AllOf;
 using testing::Contains;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
@@ -209,14 +210,18 @@ TEST_F(LaunchServedTest, TheFirstSignalSavesAndTheNextLaunchGoesOnWithMpi) {
 }
 
 TEST_F(LaunchServedTest, ASecondSignalEndsAtOnce) {
-  Process process(command("twice", served(), {"train.steps=100000"}), environment());
+  Process process(command("twice", served(), {"train.steps=100000", "comm.silence_s=20"}), environment());
   const pid_t rank = wait_for_rank(process, "twice", 1, 5);
   const std::vector<pid_t> servers = servers_of(process);
   kill(rank, SIGSTOP);  // the save that the first signal asks for never comes
   process.send(SIGINT);
   std::this_thread::sleep_for(std::chrono::milliseconds(700));
   process.send(SIGINT);
-  EXPECT_EQ(process.wait(30).exit_code, 1);
+  const ProcessResult result = process.wait(30);
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.err, EndsWith("launch: ended by a second signal; the newest checkpoint stays\n"));
+  ASSERT_EQ(attempts("twice").size(), 1U);
+  EXPECT_EQ(attempts("twice")[0]["cause"], "ended by a second signal");
   expect_end(rank);
   ASSERT_EQ(servers.size(), 1U);
   expect_end(servers[0]);

@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::AllOf;
 using testing::ElementsAre;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
@@ -176,13 +177,17 @@ TEST_F(LaunchTest, TheFirstSignalSavesAndTheNextLaunchGoesOn) {
 }
 
 TEST_F(LaunchTest, ASecondSignalEndsAtOnce) {
-  Process process(command("twice", {"--ranks", "2"}, {"train.steps=100000"}), environment());
+  Process process(command("twice", {"--ranks", "2"}, {"train.steps=100000", "comm.silence_s=20"}), environment());
   const pid_t rank = wait_for_step(process, "twice", 1, 5);
   kill(rank, SIGSTOP);  // the save that the first signal asks for never comes
   process.send(SIGINT);
   std::this_thread::sleep_for(std::chrono::milliseconds(700));
   process.send(SIGINT);
-  EXPECT_EQ(process.wait(30).exit_code, 1);
+  const ProcessResult result = process.wait(30);
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.err, EndsWith("launch: ended by a second signal; the newest checkpoint stays\n"));
+  ASSERT_EQ(attempts("twice").size(), 1U);
+  EXPECT_EQ(attempts("twice")[0]["cause"], "ended by a second signal");
   expect_end(rank);
 }
 
