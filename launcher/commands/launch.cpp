@@ -183,7 +183,7 @@ LaunchRequest request_of(const LaunchOptions& options, const LaunchedConfig& lau
   const Config& config = launched.config;
   LaunchRequest request;
   request.config = config;
-  request.config_text = launched.variable;
+  request.config_variable = launched.variable;
   request.program = own_program();
   request.worker = worker_command(options);
   request.resume = options.resume;
@@ -227,8 +227,8 @@ int submit(const LaunchOptions& options, const LaunchedConfig& launched, Log& lo
     folder.insert(at, 1, '%');
   }
   batch.output = folder + "/slurm-%j.log";
-  // The job starts, and starts again, from a copy, which need not have the name that the run's comes from.
-  const std::filesystem::path copy = launched_config_file(run);
+  // The job starts from a copy, which does not have the name that the run's comes from where it has no other.
+  const std::filesystem::path copy = run / "job.yaml";
   batch.command = {own_program(), "launch", options.dry_run ? options.config : copy.string()};
   for (const std::string& override_ : overrides_of(options)) {
     batch.command.insert(batch.command.end(), {"--set", override_});

@@ -80,8 +80,9 @@ std::unique_ptr<RankProcesses> AttemptRunner::start(int number, const Placement&
   }
   coordinator_->begin_attempt(number, placement.ranks);
   contact_.attempt = number;
-  const std::map<std::string, std::string> variables = {
-      {kContactVariable, to_text(contact_)}, {kConfigVariable, request_.config_text}, {"LOCKSTEP_PROGRESS", "lines"}};
+  const std::map<std::string, std::string> variables = {{kContactVariable, to_text(contact_)},
+                                                        {kConfigVariable, request_.config_variable},
+                                                        {"LOCKSTEP_PROGRESS", "lines"}};
   if (request_.servers > 0) {
     return std::make_unique<ServedProcesses>(
         ServedProcesses::Surroundings{

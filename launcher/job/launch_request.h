@@ -14,7 +14,7 @@ namespace lockstep {
 
 struct LaunchRequest {
   Config config;                    // as written
-  std::string config_text;          // that of its file, which all workers get as it was: see to_config_variable()
+  std::string config_variable;      // its text, as workers get it: see to_config_variable()
   std::string program;              // this one
   std::vector<std::string> worker;  // the command of a worker but for --resume
   std::string resume = "auto";      // of the first attempt

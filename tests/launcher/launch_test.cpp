@@ -111,7 +111,7 @@ TEST_F(LaunchTest, ASubmittedJobStartsFromACopy) {
   const ProcessResult result = run_process(words, surroundings);
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(result.out, "Submitted batch job 7\n");
-  const fs::path copy = folder_of("submitted") / "launch.yaml";
+  const fs::path copy = folder_of("submitted") / "job.yaml";
   EXPECT_EQ(read_file(copy), original);
   EXPECT_THAT(read_file(folder_of("submitted") / "job.sbatch"),
               AllOf(HasSubstr("\nexec " + std::string(LOCKSTEP_PROGRAM) + " launch " + copy.string() + " --set "),
