@@ -13,9 +13,9 @@ using std::chrono::milliseconds;
 
 // A failure at the same step so often in a row is no accident.
 constexpr int kSameStep = 3;
-constexpr int kMostRefusals = 10;
-// Starts in a row that did not come up: some minutes, and less where nothing says that the job could.
-constexpr int kMostNotUp = 10;
+// Starts in a row that are refused or do not come up, of a job that was well before: the pauses between them are 24
+// minutes in all, in which a file server is back. Fewer where nothing says that the job can come up.
+constexpr int kMostInAnOutage = 30;
 constexpr int kMostNeverUp = 3;
 
 milliseconds next_back_off(milliseconds last) { return std::clamp(2 * last, milliseconds(500), milliseconds(60'000)); }
@@ -26,13 +26,13 @@ RestartPolicy::Verdict RestartPolicy::after(const std::string& what, const Failu
   Record& record = records_[what];
   const bool was_good_before = failure.refused && ever_opened_;
   record.refusals = was_good_before ? record.refusals + 1 : 0;
-  if ((failure.again_is_useless && !was_good_before) || record.refusals >= kMostRefusals) {
+  if ((failure.again_is_useless && !was_good_before) || record.refusals >= kMostInAnOutage) {
     return {failure.refused ? kExitUsage : kExitFailed, failure.cause};
   }
   // What keeps ranks from coming up may pass: a host that reboots, a file system that is not mounted yet.
   const bool is_telling = failure.is_telling && !was_good_before;
   record.not_up = is_telling ? 0 : record.not_up + (was_good_before ? 0 : 1);
-  if (record.not_up >= (ever_opened_ ? kMostNotUp : kMostNeverUp)) {
+  if (record.not_up >= (ever_opened_ ? kMostInAnOutage : kMostNeverUp)) {
     return {kExitFailed, fmt::format("failed {} times without coming up: {}; starting again would not help",
                                      record.not_up, failure.cause)};
   }

@@ -2,8 +2,8 @@
 //
 // At once when it had got on since its last start, else after a pause that doubles from half a second to a minute. Not
 // when a new start would only repeat the failure (bad input, a loss that is no number), after three failures at the
-// same step, after three in a row before the job had ever come up, or ten once it had, or when max_restarts have been
-// made.
+// same step, after three in a row before the job had ever come up, or thirty once it had, or when max_restarts have
+// been made.
 #pragma once
 
 #include <chrono>
