@@ -24,8 +24,8 @@ constexpr std::array<DType, 3> kDTypes = {DType::kU8, DType::kF32, DType::kF64};
 
 constexpr std::array<std::string_view, 3> kModeNames = {"sync", "bounded", "async"};
 
-constexpr std::array<ErrorCode, 4> kErrors = {ErrorCode::kUsage, ErrorCode::kCorrupt, ErrorCode::kPeerLost,
-                                              ErrorCode::kTimeout};
+constexpr std::array<ErrorCode, 5> kErrors = {ErrorCode::kUsage, ErrorCode::kCorrupt, ErrorCode::kPeerLost,
+                                              ErrorCode::kTimeout, ErrorCode::kDiverged};
 
 template <typename... Args>
 void expect(bool condition, fmt::format_string<Args...> format, Args&&... args) {

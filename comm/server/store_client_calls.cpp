@@ -9,8 +9,8 @@ namespace {
 
 namespace asio = boost::asio;
 
-// How long the last frames may take on their way.
-constexpr std::chrono::milliseconds kFarewell{500};
+// How long servers may take to answer the last frame.
+constexpr std::chrono::milliseconds kFarewell{2'000};
 
 }  // namespace
 
@@ -146,12 +146,21 @@ void StoreClient::Impl::close() {
 
 void StoreClient::Impl::fail(const Error& error) {
   const auto say = [](Impl* self, Error why) -> Awaitable<void> {
+    if (!self->failure_) {
+      self->failure_ = std::make_exception_ptr(why);  // the first server's answer does not cut off the others
+      self->is_ending_ = true;
+    }
     for (const Link& link : self->links_) {
       if (link.connection) {
-        const std::shared_ptr<Connection> connection = link.connection;
-        connection->send_last({.type = FrameType::kFail}, encode(why));
-        co_await connection->flush(kFarewell);
+        link.connection->send_last({.type = FrameType::kFail}, encode(why));
       }
+    }
+    // A connection that is closed with unread bytes may take along what the server has not read.
+    const auto deadline = Clock::now() + kFarewell;
+    asio::steady_timer pause(self->io_);
+    while (!self->all([](const Link& link) { return link.connection == nullptr; }) && Clock::now() < deadline) {
+      pause.expires_after(std::chrono::milliseconds(5));
+      co_await pause.async_wait(asio::use_awaitable);
     }
   };
   std::promise<void> said;

@@ -9,7 +9,7 @@
 //
 // The job ends when all workers that are left have said that they are done. With a folder for its state
 // (Options::state) the server can be killed and started again meanwhile: workers come back, and nothing is lost or
-// applied twice.
+// applied twice. The folder is emptied when the job ends in order, or because a loss was not finite.
 #pragma once
 
 #include <chrono>

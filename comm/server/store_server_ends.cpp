@@ -129,7 +129,9 @@ asio::awaitable<void> StoreServer::Impl::close_all(End end) {
     pause.expires_after(milliseconds(5));
     co_await pause.async_wait(asio::use_awaitable);
   }
-  if (end.orderly && journal_) {
+  // What has diverged is not to be gone on from, either: the newest checkpoint is.
+  const bool is_of_no_use = end.orderly || (cause_ && cause_->code() == ErrorCode::kDiverged);
+  if (is_of_no_use && journal_) {
     journal_->clear();
   }
   const std::lock_guard lock(mutex_);

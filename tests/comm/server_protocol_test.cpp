@@ -113,7 +113,8 @@ TEST(ServerProtocolTest, ReadsBackWhatItWrites) {
   EXPECT_EQ(decode_shared_memory(encode(memory_example())), memory_example());
   EXPECT_EQ(decode_memory_use(encode(MemoryUse{1, false})), (MemoryUse{1, false}));
   EXPECT_EQ(decode_place(encode(Place{1, 2})), (Place{1, 2}));
-  for (const ErrorCode code : {ErrorCode::kUsage, ErrorCode::kCorrupt, ErrorCode::kPeerLost, ErrorCode::kTimeout}) {
+  for (const ErrorCode code :
+       {ErrorCode::kUsage, ErrorCode::kCorrupt, ErrorCode::kPeerLost, ErrorCode::kTimeout, ErrorCode::kDiverged}) {
     const Error error = decode_error(encode(Error(code, "why")));
     EXPECT_EQ(error.code(), code);
     EXPECT_STREQ(error.what(), "why");
@@ -152,7 +153,7 @@ TEST(ServerProtocolTest, RefusesPayloadsThatSayTooMuch) {
   EXPECT_THROW((void)decode_memory_use(std::vector<std::byte>(12, std::byte{2})), Error);
   EXPECT_THROW((void)decode_place(std::vector<std::byte>(17)), Error);
   EXPECT_THROW((void)decode_error(std::vector<std::byte>(1 + 2049)), Error);
-  EXPECT_THROW((void)decode_error(std::vector<std::byte>{std::byte{4}}), Error);
+  EXPECT_THROW((void)decode_error(std::vector<std::byte>{std::byte{5}}), Error);
 }
 
 TEST(ServerProtocolTest, RefusesConstantsThatAreNot) {

@@ -596,7 +596,7 @@ TEST(StoreServerTest, AWorkerThatKeepsOthersWaitingInSilenceIsTakenForLostAndCom
 }
 
 TEST(StoreServerTest, AFailureEndsTheJobForAll) {
-  StoreJob job(Mode::kAsync, 2);
+  StoreJob job(Mode::kAsync, 2, 3);
   const std::vector<std::string> errors = test::run_workers({0, 1}, [&](int rank) {
     Worker worker(job, rank);
     worker.steps(2);
@@ -609,7 +609,9 @@ TEST(StoreServerTest, AFailureEndsTheJobForAll) {
     (void)worker.finish();
   });
   EXPECT_EQ(errors[0], "rank 1, step 3: the loss is nan");
-  EXPECT_EQ(job.end().cause, "rank 1, step 3: the loss is nan");
+  for (const std::size_t part : {0, 1, 2}) {
+    EXPECT_EQ(job.end(part).cause, "rank 1, step 3: the loss is nan");
+  }
 }
 
 TEST(StoreServerTest, AJobWithoutWorkersEnds) {

@@ -18,6 +18,7 @@
 namespace lockstep {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 using Words = std::vector<std::string>;
 using Ranks = TrainingJob::Ranks;
@@ -284,6 +285,27 @@ TEST_F(StoreModesTest, KilledServersThatKeepTheirStateLoseNothing) {
   EXPECT_EQ(job_->result("killed"), expected);
   EXPECT_EQ(job_->curve("killed"), job_->curve("unkilled"));
   EXPECT_FALSE(std::filesystem::exists(std::filesystem::path(state) / "part-1-of-1.snapshot"));
+}
+
+TEST_F(StoreModesTest, AStateThatHasDivergedIsNotGoneOnFrom) {
+  alone("diverged", {"train.steps=8"});
+  const std::filesystem::path state = job_->folder() / "diverged-state";
+  const Words kept = {"--state", state};
+  TrainingJob::ServedRun run =
+      start("diverged", 1, "bounded", 2,
+            {"optimizer.lr=1e30", "schedule.name=constant", "schedule.warmup_steps=0", "optimizer.clip_norm=0"}, kept);
+  const ProcessResult worker = run.workers[0]->wait();
+  EXPECT_EQ(worker.exit_code, 1);
+  EXPECT_THAT(worker.err, HasSubstr("the job goes on from its newest checkpoint"));
+  for (const std::unique_ptr<Process>& server : run.servers) {
+    EXPECT_EQ(server->wait().exit_code, 1);
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(state)) {
+    EXPECT_EQ(entry.path().extension(), ".lock") << entry.path();
+  }
+  run = start("diverged", 1, "bounded", 2, {}, kept);
+  (void)end(run);
+  EXPECT_EQ(job_->result("diverged").step, 24);
 }
 
 TEST_F(StoreModesTest, AServerWithoutAStateEndsTheJobWhenItIsKilled) {
