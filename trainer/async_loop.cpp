@@ -185,6 +185,10 @@ TrainEnd AsyncLoop::run(const std::function<void(const std::filesystem::path& ru
     take_the_lead(last);  // the one that did is gone
     last = pull(When::kEnd, kEverything);
   }
+  ending = std::max(ending, last.ending);  // somebody may have wished while this worker waited for the others
+  if (ending == Ending::kStopped && updated(last) >= config_.train.steps) {
+    ending = Ending::kNone;  // too late to leave a step out
+  }
   if (last.leads) {
     end(last, ending);
   }
@@ -323,7 +327,9 @@ bool AsyncLoop::lead_between_steps() {
 }
 
 void AsyncLoop::end(const Pulled& last, Ending ending) {
-  if (lead_->evaluation_due(completed_)) {
+  // Where this worker alone has come to the last step, the evaluation behind it is not this job's.
+  const bool is_cut_short = ending == Ending::kStopped && completed_ >= config_.train.steps;
+  if (!is_cut_short && lead_->evaluation_due(completed_)) {
     lead_->evaluate(completed_, [ending] { return ending == Ending::kStopped; });
   }
   lead_->save(completed_, updated(last), tokens_);

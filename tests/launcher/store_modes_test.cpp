@@ -364,6 +364,26 @@ TEST_F(StoreModesTest, AStoppedRunSavesAndGoesOn) {
   EXPECT_GT(job_->result("stopped-two").step, 0);
 }
 
+// The leading worker has taken all its steps and waits for the other, which is told to stop.
+TEST_F(StoreModesTest, AJobThatIsStoppedWhileItsLeaderWaitsIsNotFinished) {
+  const std::string trace = (job_->folder() / "trace-waits").string();
+  const Words settings = {"train.steps=60", "checkpoint.every_steps=0", "evaluate.every_steps=0"};
+  TrainingJob::ServedRun run = start("waits", 2, "async", 1, settings + Words{"data.trace=" + trace});
+  ASSERT_TRUE(wait_until([&] { return begun(trace, 1) > 3; })) << run.workers[1]->err();
+  run.workers[1]->send(SIGSTOP);
+  ASSERT_TRUE(wait_until([&] { return metrics("waits").size() >= 59; })) << run.workers[0]->err();
+  run.workers[1]->send(SIGTERM);
+  run.workers[1]->send(SIGCONT);
+  (void)end(run, 75);
+  EXPECT_LT(job_->result("waits").step, 60);
+  for (const nlohmann::json& line : metrics("waits")) {
+    EXPECT_FALSE(line.contains("valid_loss")) << line;
+  }
+  TrainingJob::ServedRun rest = start("waits", 2, "async", 1, settings);
+  (void)end(rest);
+  EXPECT_EQ(job_->result("waits").step, 60);
+}
+
 TEST_F(StoreModesTest, RefusesWhatMakesNoSense) {
   const auto refusal = [](const Words& words) {
     Words command = {LOCKSTEP_PROGRAM};
