@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "trainer/async_update.h"
+#include "trainer/checkpoint/retention.h"
 #include "trainer/first_weights.h"
 #include "trainer/model/parameters.h"
 #include "trainer/schedule.h"
@@ -86,7 +87,8 @@ void AsyncLoop::upload(std::uint32_t count) {
 
 // Beginning.
 
-void AsyncLoop::begin(const CheckpointReader* checkpoint) {
+void AsyncLoop::begin(const CheckpointReader* checkpoint, const std::string& resume) {
+  resume_ = resume;
   const ParameterLayout& layout = train_step_.layout();
   if (config_.tune.method != TuneMethod::kFull) {  // every worker needs what is not trained
     progress_.base_fingerprint = write_first_weights(config_, train_step_, *backend_, arrays(kWeights).weights);
@@ -107,7 +109,13 @@ void AsyncLoop::begin(const CheckpointReader* checkpoint) {
       describe_update(config_, layout, store_.world(), progress_.data_fingerprint, progress_.base_fingerprint);
   const server::StoreClient::Position position = store_.open(std::move(open));
   completed_ = static_cast<std::int64_t>(position.completed);
+  is_kept_ = position.is_kept && position.is_initialized;
   if (!position.is_initialized && store_.rank() == 0) {
+    if (position.is_kept) {
+      end_for_all(Error(ErrorCode::kUsage,
+                        "some of the servers have kept this run (lockstep serve --state) and others hold nothing; "
+                        "remove the state folders of all to go on from the newest checkpoint"));
+    }
     load(checkpoint);
     const Arrays state = arrays(kEverything);
     store_.start(static_cast<std::uint64_t>(completed_), {state.weights, state.exp_avg, state.exp_avg_sq});
@@ -268,11 +276,34 @@ void AsyncLoop::end_diverged(double loss, double norm) {
                                 "newest checkpoint. A lower optimizer.lr, a longer schedule.warmup_steps or "
                                 "optimizer.clip_norm may help",
                                 store_.rank(), completed_ + 1, loss, norm));
+  end_for_all(error);
+}
+
+void AsyncLoop::end_for_all(const Error& error) {
   store_.fail(error);
   throw Error(error);
 }
 
 // Leading.
+
+// The run is to go on from what servers have kept: nothing that was asked for, and no checkpoint, may be newer.
+void AsyncLoop::expect_kept_state_is_newest(std::int64_t updated) const {
+  const std::string kept =
+      fmt::format("the servers have kept run {} after {} steps (lockstep serve --state)", config_.run.name, updated);
+  const std::filesystem::path run = run_folder(config_);
+  require(
+      resume_ == "auto",
+      "--resume {}, but {}; remove their state folders to begin as asked, or leave out --resume to go on from there",
+      resume_, kept);
+  require(updated == 0 || std::filesystem::is_directory(run),
+          "{}, but there is no {}; remove their state folders to begin anew, or set run.dir to where the run is", kept,
+          run.string());
+  const std::vector<CheckpointFolder> checkpoints = list_checkpoints(checkpoints_folder(config_));
+  require(checkpoints.empty() || checkpoints.front().step <= static_cast<std::uint64_t>(updated),
+          "{}, but {} is newer; remove their state folders to go on from it, or move the checkpoints after step {} "
+          "elsewhere to go on from there",
+          kept, checkpoints.empty() ? "" : checkpoints.front().path.string(), updated);
+}
 
 void AsyncLoop::take_the_lead(const Pulled& pulled) {
   if (!pulled.leads) {
@@ -281,6 +312,14 @@ void AsyncLoop::take_the_lead(const Pulled& pulled) {
   }
   if (lead_) {
     return;
+  }
+  if (is_kept_) {
+    try {
+      expect_kept_state_is_newest(updated(pulled));
+    } catch (const Error& error) {
+      end_for_all(error);
+    }
+    is_kept_ = false;
   }
   if (tokens_ == 0) {
     tokens_ = static_cast<std::uint64_t>(completed_ * train_step_.tokens_per_step());

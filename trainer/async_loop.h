@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "base/log.h"
 #include "comm/communicator.h"
@@ -33,10 +34,12 @@ class AsyncLoop {
             Log& log);
 
   // Tells the servers what is trained; rank 0 gives them weights (the checkpoint's, model.from's, or random ones) where
-  // they have none. Throws Error(kUsage) when another worker trains something else.
-  void begin(const CheckpointReader* checkpoint);
+  // they have none. Throws Error(kUsage) when another worker trains something else, or some servers alone have kept
+  // weights. `resume`: TrainRequest's, which chose the checkpoint.
+  void begin(const CheckpointReader* checkpoint, const std::string& resume);
   // Until the last step, a stop, or early stopping; closes `store`. `opened` (may be empty) is told the run's folder
-  // once it belongs to this worker.
+  // once it belongs to this worker. Throws Error(kUsage), and ends the job for all, when this worker is to lead and the
+  // servers have kept something else than what the run is to go on from.
   [[nodiscard]] TrainEnd run(const std::function<void(const std::filesystem::path& run)>& opened);
 
  private:
@@ -51,12 +54,14 @@ class AsyncLoop {
   void step();
   void report_step();
   void take_the_lead(const Pulled& pulled);
+  void expect_kept_state_is_newest(std::int64_t updated) const;
   // What is due between steps. True when something was: the weights may have changed meanwhile.
   [[nodiscard]] bool lead_between_steps();
   void wish_to_stop_if_asked();
   void end(const Pulled& last, server::Ending ending);
   [[nodiscard]] std::int64_t updated(const Pulled& pulled) const;
   [[noreturn]] void end_diverged(double loss, double norm);
+  [[noreturn]] void end_for_all(const Error& error);
   [[nodiscard]] bool is_stop_requested() const { return stop_requested_ && stop_requested_(); }
 
   const Config config_;
@@ -76,7 +81,9 @@ class AsyncLoop {
   Buffer host_;  // of weights and moments, and of the gradient, where the backend's memory is another
   Buffer gradient_;
 
+  std::string resume_;
   std::int64_t loaded_ = -1;         // step of the checkpoint that this worker began with
+  bool is_kept_ = false;             // what the servers hold is from their state folders, and nobody has led since
   bool has_wished_ = false;          // that all workers end
   std::int64_t completed_ = 0;       // steps of this worker
   std::uint64_t tokens_ = 0;         // inputs of these steps, over all ranks

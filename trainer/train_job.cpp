@@ -248,7 +248,7 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
     AsyncLoop loop({config, std::move(backend), data.info, data.valid_fingerprint, data.tokenizer,
                     request.stop_requested, request.save_requested},
                    communicator, *request.store, activity, log);
-    loop.begin(reader ? &*reader : nullptr);
+    loop.begin(reader ? &*reader : nullptr, request.resume);
     return loop.run(request.opened);
   }
   const std::unique_ptr<Communicator> of_device = make_device_communicator(config, device, communicator, *backend);

@@ -50,6 +50,7 @@ class StoreClient {
 
   struct Position {
     bool is_initialized = false;  // all servers have weights
+    bool is_kept = false;         // from their state folders, and nobody has led since; or some of them have such
     std::uint64_t completed = 0;  // this worker's steps that all servers have applied
   };
   // Throws Error(kUsage) when another worker trains something else. Id is filled in.

@@ -35,6 +35,10 @@ StoreClient::Position StoreClient::Impl::open(Open open) {
           position.is_initialized = position.is_initialized && link.was_initialized;
           position.completed = std::min(position.completed, link.opened->completed);
         }
+        // The first server alone knows who leads.
+        const auto is_kept = [](const Link& link) { return link.opened->is_kept != 0; };
+        position.is_kept =
+            position.is_initialized ? is_kept(links_.front()) : std::any_of(links_.begin(), links_.end(), is_kept);
         return true;
       });
   return position;

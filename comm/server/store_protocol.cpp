@@ -68,7 +68,8 @@ Open decode_open(std::span<const std::byte> payload) {
 }
 
 std::vector<std::byte> encode(const Opened& opened) {
-  return payload_of("", opened.is_initialized, opened.is_durable, opened.lead, opened.applied, opened.completed);
+  return payload_of("", opened.is_initialized, opened.is_durable, opened.is_kept, opened.lead, opened.applied,
+                    opened.completed);
 }
 
 Opened decode_opened(std::span<const std::byte> payload) {
@@ -76,6 +77,7 @@ Opened decode_opened(std::span<const std::byte> payload) {
   Opened opened;
   opened.is_initialized = reader.get<std::uint32_t>();
   opened.is_durable = reader.get<std::uint32_t>();
+  opened.is_kept = reader.get<std::uint32_t>();
   opened.lead = reader.get<std::uint32_t>();
   opened.applied = reader.get<std::uint64_t>();
   opened.completed = reader.get<std::uint64_t>();

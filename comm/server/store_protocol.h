@@ -36,6 +36,7 @@ struct Open {
 struct Opened {
   std::uint32_t is_initialized = 0;
   std::uint32_t is_durable = 0;  // the server can be killed and started again
+  std::uint32_t is_kept = 0;     // the weights are an earlier process's of it, and no worker has led since
   std::uint32_t lead = kNoRank;  // see Pulled
   std::uint64_t applied = 0;     // updates
   std::uint64_t completed = 0;   // the worker's steps of which this server has applied the gradient

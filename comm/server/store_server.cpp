@@ -16,16 +16,16 @@ namespace asio = boost::asio;
 using std::chrono::milliseconds;
 
 // The first line in which two texts differ.
-std::string first_difference(const std::string& theirs, const std::string& ours) {
+std::string first_difference(const std::string& theirs, const std::string& whose, const std::string& ours) {
   const std::size_t at = static_cast<std::size_t>(
       std::mismatch(theirs.begin(), theirs.end(), ours.begin(), ours.end()).first - theirs.begin());
   const auto line = [at](const std::string& text) {
     const std::size_t begin = at == 0 ? 0 : text.rfind('\n', at - 1) + 1;
     const std::size_t end = std::min(text.find('\n', at), text.size());
     const std::size_t word = std::min(text.find_first_not_of(' ', begin), end);
-    return text.substr(word, end - word);
+    return text.substr(word, end - word - (end > word && text[end - 1] == ',' ? 1 : 0));
   };
-  return fmt::format("{} where the first worker has {}", line(theirs), line(ours));
+  return fmt::format("{} where {} has {}", line(theirs), whose, line(ours));
 }
 
 }  // namespace
@@ -52,6 +52,7 @@ StoreServer::Impl::Impl(Options options)
   }
   if (store_) {
     roster_.watch(store_->state(), true);
+    is_recovered_ = true;
     has_begun_ = true;
     say(LogLevel::kInfo,
         fmt::format("goes on after {} updates, from {}", store_->state().applied, options_.state.string()));
@@ -157,6 +158,7 @@ void StoreServer::Impl::open(Worker& worker, const std::shared_ptr<Connection>& 
   worker.gradient.resize(store_->state().range.size());
   if (open.leads != 0) {
     roster_.claim_lead(worker);
+    has_been_led_ = true;
   }
   const std::uint64_t missing = roster_.missing_joins();
   say(LogLevel::kInfo,
@@ -181,14 +183,20 @@ void StoreServer::Impl::make_store(const Open& open) {
   roster_.watch(store_->state(), false);
 }
 
-// All workers train the same thing.
+// All workers train the same thing, also those of a state that was kept.
 void StoreServer::Impl::expect_same(const Worker& worker, const Open& open) const {
   const StoreState& state = store_->state();
-  require(open.description == state.description, "server: {} has {}", worker.name,
-          first_difference(open.description, state.description));
+  const std::string folder = options_.state.string();
+  const std::string whose = is_recovered_ ? fmt::format("the state in {}", folder) : "the first worker";
+  const std::string advice =
+      is_recovered_ ? fmt::format("; when that is another job's, remove {} or give this one another --state", folder)
+                    : "";
+  require(open.description == state.description, "server: {} has {}{}", worker.name,
+          first_difference(open.description, whose, state.description), advice);
   require(open.elements == state.elements && open.steps == state.steps && open.max_staleness == state.max_staleness,
-          "server: {} has {} parameters, {} steps and comm.max_staleness {} where the first worker has {}, {} and {}",
-          worker.name, open.elements, open.steps, open.max_staleness, state.elements, state.steps, state.max_staleness);
+          "server: {} has {} parameters, {} steps and comm.max_staleness {} where {} has {}, {} and {}{}", worker.name,
+          open.elements, open.steps, open.max_staleness, whose, state.elements, state.steps, state.max_staleness,
+          advice);
 }
 
 void StoreServer::Impl::leave(Worker& worker, const std::shared_ptr<Connection>& connection, const std::string& why) {

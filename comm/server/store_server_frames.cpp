@@ -110,6 +110,7 @@ void StoreServer::Impl::apply(Worker& worker, const Gradient& gradient) {
     finish(error);  // it cannot be written down: nothing may be acknowledged any more
     return;
   }
+  has_been_led_ |= roster_.lead() == worker.rank;
   if (stale) {
     constexpr double kShareOfNew = 0.25;
     worker.usual_staleness += kShareOfNew * (static_cast<double>(*stale) - worker.usual_staleness);
@@ -119,9 +120,11 @@ void StoreServer::Impl::apply(Worker& worker, const Gradient& gradient) {
 }
 
 void StoreServer::Impl::send_opened(Worker& worker) {
+  const bool is_kept = is_recovered_ && !has_been_led_;
   elect();
   worker.connection->send({.type = FrameType::kOpened}, encode(Opened{.is_initialized = store_->is_started() ? 1U : 0U,
                                                                       .is_durable = journal_ ? 1U : 0U,
+                                                                      .is_kept = is_kept ? 1U : 0U,
                                                                       .lead = roster_.lead().value_or(kNoRank),
                                                                       .applied = store_->state().applied,
                                                                       .completed = roster_.completed(worker)}));

@@ -111,6 +111,8 @@ class StoreServer::Impl {
   Listener listener_;
   StoreRoster roster_;
   std::shared_ptr<const Image> newest_;  // that was pulled
+  bool is_recovered_ = false;            // the store is what an earlier process kept
+  bool has_been_led_ = false;            // since then
   bool over_ = false;
   std::optional<Error> cause_;  // unless it ended in order
 

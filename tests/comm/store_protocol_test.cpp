@@ -39,7 +39,7 @@ const Open kOpen{.id = 7,
                  .leads = 1,
                  .has_reached_end = 0,
                  .description = "lr 1"};
-const Opened kOpened{.is_initialized = 1, .is_durable = 0, .lead = 0, .applied = 12, .completed = 6};
+const Opened kOpened{.is_initialized = 1, .is_durable = 0, .is_kept = 1, .lead = 0, .applied = 12, .completed = 6};
 const Pull kPull{.completed = 6, .arrays = 1, .when = Pull::When::kStep};
 const Pulled kPulled{.version = 13,
                      .ending = Ending::kNone,
@@ -62,7 +62,7 @@ void expect_round_trip(const Value& value, const std::string& name, std::size_t 
 
 TEST(StoreProtocolTest, WritesAndReadsThePayloadsAsSpecifiedAndRefusesTheirBeginnings) {
   expect_round_trip(kOpen, "open", 36, decode_open);
-  expect_round_trip(kOpened, "opened", 28, decode_opened);
+  expect_round_trip(kOpened, "opened", 32, decode_opened);
   expect_round_trip(Start{6}, "start", 8, decode_start);
   expect_round_trip(kPull, "pull", 16, decode_pull);
   expect_round_trip(Wish{Ending::kStopped}, "wish", 4, decode_wish);

@@ -30,7 +30,7 @@ FRAMES = {
     "memory_use": struct.pack("<QI", 3, 1),
     "place": struct.pack("<2Q", 3, 8),
     "open": struct.pack("<3Q3I", 7, 1000, 200, 4, 1, 0) + b"lr 1",
-    "opened": struct.pack("<3I2Q", 1, 0, 0, 12, 6),
+    "opened": struct.pack("<4I2Q", 1, 0, 1, 0, 12, 6),
     "start": struct.pack("<Q", 6),
     "pull": struct.pack("<Q2I", 6, 1, 0),
     "wish": struct.pack("<I", 1),
