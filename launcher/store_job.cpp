@@ -14,6 +14,7 @@
 #include "comm/server/store_server.h"
 #include "comm/server/token_file.h"
 #include "launcher/output.h"
+#include "launcher/server_stop.h"
 #include "ops/backend.h"
 #include "trainer/async_update.h"
 #include "trainer/share_communicator.h"
@@ -66,7 +67,7 @@ int serve_store(const StoreJob& job, CommandContext& context) {
     return make_update_rule(description, range, *backend);
   };
   options.say = [&log = context.log](LogLevel level, const std::string& text) { log.write(level, "serve: " + text); };
-  context.stop.listen();
+  context.stop.listen(StopSignal::Second::kIsCounted);
   server::StoreServer server(std::move(options));
   const std::string address = fmt::format("{}:{}", job.listen, server.port());
   context.log.info("serve: part {}/{} for {} worker{} at {}, mode {}, token in {}", job.part + 1, job.parts,
@@ -74,12 +75,20 @@ int serve_store(const StoreJob& job, CommandContext& context) {
                    job.token_file.string());
   print(address + "\n");
 
+  ServerStop stop(context.stop, context.log);
   std::optional<server::StoreServer::End> end;
   while (!end) {
     end = server.wait_for_end(kSignalCheck);
-    if (!end && context.stop.requested()) {
+    const ServerStop::Due due = end ? ServerStop::Due::kNothing : stop.look(server.has_workers());
+    if (due == ServerStop::Due::kWish) {
+      server.stop();
+    } else if (due == ServerStop::Due::kEnd) {
       if (!server.has_begun()) {
         return kExitDone;
+      }
+      if (!server.has_workers() && !job.state.empty()) {
+        context.log.info("serve: stopped by a signal; what the server holds is in {}", job.state.string());
+        return kExitRequeue;
       }
       server.end("the parameter server " + address + " was stopped by a signal");
     }

@@ -28,7 +28,8 @@ struct StoreJob {
   std::filesystem::path state;
   int threads = 1;
 };
-// A server, until its job ends; returns the exit code. Throws Error(kPeerLost) when it did not end in order.
+// A server, until its job ends, or a signal ends it while no worker is there; returns the exit code. Throws
+// Error(kPeerLost) when it did not end in order.
 [[nodiscard]] int serve_store(const StoreJob& job, CommandContext& context);
 
 }  // namespace lockstep

@@ -73,6 +73,7 @@ std::shared_ptr<Server::Impl::Worker> Server::Impl::admit(const std::shared_ptr<
   {
     const std::lock_guard lock(mutex_);
     has_begun_ = true;
+    has_workers_ = true;
   }
   const std::size_t here = guests().size();
   if (!group_ && here < wanted()) {
@@ -97,6 +98,8 @@ asio::awaitable<void> Server::Impl::serve_worker(std::shared_ptr<Worker> worker)
   co_await worker->connection->flush(kFarewell);
   worker->connection->close();
   workers_.remove(worker);
+  const std::lock_guard lock(mutex_);
+  has_workers_ = !workers_.empty();
 }
 
 // Returns never. Of a worker that is dismissed what still comes is dropped: a connection closed with unread bytes may
@@ -231,6 +234,7 @@ Server::Server(Options options) : impl_(std::make_unique<Impl>(std::move(options
 Server::~Server() = default;
 std::uint16_t Server::port() const { return impl_->port(); }
 bool Server::has_begun() const { return impl_->has_begun(); }
+bool Server::has_workers() const { return impl_->has_workers(); }
 std::optional<Server::End> Server::wait_for_end(std::chrono::milliseconds time) { return impl_->wait_for_end(time); }
 void Server::end(const std::string& cause) { impl_->end(cause); }
 

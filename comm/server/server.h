@@ -53,6 +53,8 @@ class Server {
   [[nodiscard]] std::uint16_t port() const;
   // Whether a worker has ever come.
   [[nodiscard]] bool has_begun() const;
+  // Whether one is connected now.
+  [[nodiscard]] bool has_workers() const;
 
   struct End {
     bool orderly = false;  // all workers have closed

@@ -43,6 +43,10 @@ class Server::Impl {
     const std::lock_guard lock(mutex_);
     return has_begun_;
   }
+  [[nodiscard]] bool has_workers() const {
+    const std::lock_guard lock(mutex_);
+    return has_workers_;
+  }
   [[nodiscard]] std::optional<End> wait_for_end(std::chrono::milliseconds time) {
     std::unique_lock lock(mutex_);
     ended_.wait_for(lock, time, [this] { return end_.has_value(); });
@@ -134,6 +138,7 @@ class Server::Impl {
   mutable std::mutex mutex_;
   std::condition_variable ended_;
   bool has_begun_ = false;
+  bool has_workers_ = false;
   std::optional<End> end_;
   std::thread thread_;
 };

@@ -60,14 +60,16 @@ void StoreClient::Impl::start(std::uint64_t completed, const Arrays<const float>
 }
 
 void StoreClient::Impl::wish(Ending ending) {
-  asio::post(io_, [this, ending] {
-    wish_ = ending;
-    for (const Link& link : links_) {
-      if (link.opened) {
-        link.connection->send({.type = FrameType::kWish}, encode(Wish{wish_}));
-      }
+  asio::post(io_, [this, ending] { pass_on(ending); });
+}
+
+void StoreClient::Impl::pass_on(Ending wish) {
+  wish_ = wish;
+  for (const Link& link : links_) {
+    if (link.opened) {
+      link.connection->send({.type = FrameType::kWish}, encode(Wish{wish_}));
     }
-  });
+  }
 }
 
 StoreClient::Pulled StoreClient::Impl::pull(const Pull& pull, const Arrays<float>& into,

@@ -36,6 +36,9 @@ asio::awaitable<void> StoreClient::Impl::receive(Link& link, std::shared_ptr<Con
       co_await receive_values(link, connection, pulled.arrays);
       link.pulled = pulled;
       link.is_pulling = false;
+      if (pulled.ending != Ending::kNone && wish_ == Ending::kNone) {
+        pass_on(pulled.ending);  // somebody may have told this server alone
+      }
     } else if (header.type == FrameType::kFail) {
       throw Refusal(decode_error(payload));
     } else if (header.type == FrameType::kBye) {

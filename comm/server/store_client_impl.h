@@ -69,6 +69,7 @@ class StoreClient::Impl {
   // Runs it on the thread, and waits until `is_done`.
   void run(const std::function<void()>& begin, std::function<bool()> is_done, const std::function<void()>& poll = {});
   void settle();
+  void pass_on(Ending wish);
   void fail_all(const Error& error);
 
   Awaitable<void> keep(Link& link);

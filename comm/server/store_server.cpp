@@ -70,6 +70,7 @@ asio::awaitable<void> StoreServer::Impl::serve(std::shared_ptr<Connection> conne
   } catch (const Error&) {
     if (worker != nullptr && worker->connection == connection) {
       worker->connection = nullptr;
+      note_who_is_here();
     }
     throw;
   }
@@ -129,10 +130,7 @@ StoreServer::Impl::Worker& StoreServer::Impl::admit(const std::shared_ptr<Connec
     worker.name = fmt::format("rank {} ({})", rank, hello.name);
     worker.patience = patience_of(hello);
   }
-  {
-    const std::lock_guard lock(mutex_);
-    has_begun_ = true;
-  }
+  note_who_is_here();
   connection->send({.type = FrameType::kWelcome}, encode(Welcome{rank, world}));
   return worker;
 }
@@ -199,11 +197,19 @@ void StoreServer::Impl::expect_same(const Worker& worker, const Open& open) cons
           advice);
 }
 
+void StoreServer::Impl::note_who_is_here() {
+  const std::lock_guard lock(mutex_);
+  has_workers_ = std::any_of(roster_.workers().begin(), roster_.workers().end(),
+                             [](const Worker& worker) { return worker.connection != nullptr; });
+  has_begun_ |= has_workers_;
+}
+
 void StoreServer::Impl::leave(Worker& worker, const std::shared_ptr<Connection>& connection, const std::string& why) {
   if (worker.connection != connection) {
     return;  // it is here over a newer one
   }
   worker.connection = nullptr;
+  note_who_is_here();
   worker.is_open = false;
   worker.pull.reset();
   worker.gone_since = Clock::now();
@@ -219,7 +225,9 @@ StoreServer::StoreServer(Options options) : impl_(std::make_unique<Impl>(std::mo
 StoreServer::~StoreServer() = default;
 std::uint16_t StoreServer::port() const { return impl_->port(); }
 bool StoreServer::has_begun() const { return impl_->has_begun(); }
+bool StoreServer::has_workers() const { return impl_->has_workers(); }
 std::optional<StoreServer::End> StoreServer::wait_for_end(milliseconds time) { return impl_->wait_for_end(time); }
+void StoreServer::stop() { impl_->stop(); }
 void StoreServer::end(const std::string& cause) { impl_->end(cause); }
 
 }  // namespace lockstep::server

@@ -55,8 +55,10 @@ class StoreServer {
   StoreServer& operator=(const StoreServer&) = delete;
 
   [[nodiscard]] std::uint16_t port() const;
-  // Whether a worker has ever come.
+  // Whether a worker has ever come, to this process or to one before it.
   [[nodiscard]] bool has_begun() const;
+  // Whether one is connected now.
+  [[nodiscard]] bool has_workers() const;
 
   struct End {
     bool orderly = false;  // the workers that were left have closed
@@ -67,6 +69,8 @@ class StoreServer {
   };
   // How the job ended, once it has and all workers have been told; nothing when it has not within `time`.
   [[nodiscard]] std::optional<End> wait_for_end(std::chrono::milliseconds time);
+  // As a worker's wish: all save and end.
+  void stop();
   // Ends the job for this reason: every worker fails with it.
   void end(const std::string& cause);
 

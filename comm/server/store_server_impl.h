@@ -40,10 +40,20 @@ class StoreServer::Impl {
     const std::lock_guard lock(mutex_);
     return has_begun_;
   }
+  [[nodiscard]] bool has_workers() const {
+    const std::lock_guard lock(mutex_);
+    return has_workers_;
+  }
   [[nodiscard]] std::optional<End> wait_for_end(std::chrono::milliseconds time) {
     std::unique_lock lock(mutex_);
     ended_.wait_for(lock, time, [this] { return end_.has_value(); });
     return end_;
+  }
+  void stop() {
+    boost::asio::post(io_, [this] {
+      roster_.take_wish(Ending::kStopped);
+      answer_pulls();
+    });
   }
   void end(const std::string& cause) {
     boost::asio::post(io_, [this, cause] { finish(Error(ErrorCode::kPeerLost, cause)); });
@@ -71,6 +81,7 @@ class StoreServer::Impl {
   void open(Worker& worker, const std::shared_ptr<Connection>& connection, const Open& open);
   void make_store(const Open& open);
   void expect_same(const Worker& worker, const Open& open) const;
+  void note_who_is_here();
   void leave(Worker& worker, const std::shared_ptr<Connection>& connection, const std::string& why);
 
   // Frames of a worker that has opened the store.
@@ -119,6 +130,7 @@ class StoreServer::Impl {
   mutable std::mutex mutex_;
   std::condition_variable ended_;
   bool has_begun_ = false;
+  bool has_workers_ = false;
   std::optional<End> end_;
   std::thread thread_;
 };

@@ -20,14 +20,13 @@
 #include "launcher/command_line.h"
 #include "launcher/commands/command.h"
 #include "launcher/output.h"
+#include "launcher/server_stop.h"
 #include "launcher/store_job.h"
 
 namespace lockstep {
 namespace {
 
 constexpr std::chrono::milliseconds kSignalCheck{50};
-// Who signals a server most often signals the workers as well, which need it for their last step and save.
-constexpr std::chrono::seconds kGrace{30};
 
 struct ServeOptions {
   int workers = 0;
@@ -123,9 +122,19 @@ class SyncServers {
 
   // Until the job's end, or the first signal when nobody has come. Throws Error(kPeerLost) for an end that is none.
   void run() {
+    ServerStop stop(context_.stop, context_.log);
+    const auto any = [this](bool (server::Server::*is_so)() const) {
+      return std::any_of(servers_.begin(), servers_.end(), [&](const auto& server) { return (*server.*is_so)(); });
+    };
     while (!has_ended()) {
-      if (context_.stop.requested() && !take_signal()) {
+      if (stop.look(any(&server::Server::has_workers)) != ServerStop::Due::kEnd) {
+        continue;
+      }
+      if (!any(&server::Server::has_begun)) {
         return;
+      }
+      for (std::size_t i = 0; i < servers_.size(); ++i) {
+        servers_[i]->end("the parameter server " + addresses_[i] + " was stopped by a signal");
       }
     }
     for (const std::optional<server::Server::End>& end : ends_) {
@@ -149,31 +158,10 @@ class SyncServers {
     return all;
   }
 
-  // Whether there is still something to wait for.
-  [[nodiscard]] bool take_signal() {
-    if (std::none_of(servers_.begin(), servers_.end(), [](const auto& server) { return server->has_begun(); })) {
-      return false;
-    }
-    const auto now = std::chrono::steady_clock::now();
-    if (!signalled_) {
-      signalled_ = now;
-      context_.log.info(
-          "serve: signal {}; the workers have {} s to save and end (a second signal ends the job at once)",
-          context_.stop.number(), kGrace.count());
-    }
-    if (context_.stop.repeated() || now - *signalled_ >= kGrace) {
-      for (std::size_t i = 0; i < servers_.size(); ++i) {
-        servers_[i]->end("the parameter server " + addresses_[i] + " was stopped by a signal");
-      }
-    }
-    return true;
-  }
-
   CommandContext& context_;
   std::vector<std::unique_ptr<server::Server>> servers_;
   std::vector<std::string> addresses_;
   std::vector<std::optional<server::Server::End>> ends_;
-  std::optional<std::chrono::steady_clock::time_point> signalled_;
 };
 
 int run_serve(const ServeOptions& options, CommandContext& context) {
@@ -188,7 +176,7 @@ int run_serve(const ServeOptions& options, CommandContext& context) {
   const Parts parts = parse_parts(options.part);
   require(options.port + parts.last - parts.first <= 65'536, "--port: found {}, but --part {} needs one for each part",
           options.port, options.part);
-  context.stop.listen();
+  context.stop.listen(StopSignal::Second::kIsCounted);
   SyncServers servers(options, parts, context);
   const std::string where = fmt::format("{}", fmt::join(servers.addresses(), ", "));
   context.log.info("serve: part {} for {} worker{} at {}{}, token in {}", options.part, options.workers,
@@ -255,7 +243,8 @@ void add_serve(CLI::App& app, CommandContext& context) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->footer(
-      "Serves one job and ends with it: exit code 0 when all workers ended in order, 1 when one was lost.\n"
+      "Serves one job and ends with it: exit code 0 when all workers ended in order, 1 when one was lost, 75 when a\n"
+      "signal came while no worker was there and --state has what the server holds.\n"
       "Prints HOST:PORT, a line for each part. Workers need the same token; what they send is authenticated, and "
       "encrypted with --tls-cert "
       "only.\n"

@@ -394,6 +394,19 @@ TEST_F(SurvivalTest, FewerGoOnAndMoreAreTakenIn) {
               AllOf(HasSubstr("going on with 2 of 4 workers"), HasSubstr("all 4 workers are here")));
 }
 
+// They would be waited for longer than this test waits.
+TEST_F(ServeTest, AServerWhoseWorkersAreGoneStopsAtOnce) {
+  TrainingJob::ServedRun run = running("deserted", 1, TrainingJob::Ranks::kByHand);
+  for (const std::unique_ptr<Process>& worker : run.workers) {
+    worker->send(SIGKILL);
+    (void)worker->wait();
+  }
+  run.servers[0]->send(SIGTERM);
+  const ProcessResult server = run.servers[0]->wait(20);
+  EXPECT_EQ(server.exit_code, 1);
+  EXPECT_THAT(server.err, HasSubstr(" was stopped by a signal"));
+}
+
 TEST_F(ServeTest, AServerThatNobodyUsesStopsAtOnce) {
   Process server({LOCKSTEP_PROGRAM, "serve", "--workers", "1", "--port", "0"},
                  {"LOCKSTEP_TOKEN_FILE=" + (job_->folder() / "token").string()});

@@ -28,6 +28,14 @@ Words operator+(Words a, const Words& b) {
   return a;
 }
 
+int times(const std::string& text, const std::string& what) {
+  int count = 0;
+  for (std::size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
 class StoreModesTest : public testing::Test {
  protected:
   static void SetUpTestSuite() { job_ = new TrainingJob({LOCKSTEP_PROGRAM, LOCKSTEP_MPIRUN}); }
@@ -460,6 +468,42 @@ TEST_F(StoreModesTest, AStoppedRunSavesAndGoesOn) {
   two.workers[1]->send(SIGTERM);
   (void)end(two, 75);
   EXPECT_GT(job_->result("stopped-two").step, 0);
+}
+
+// One of the servers, of which the others are told by the workers.
+TEST_F(StoreModesTest, AServerThatIsToldToStopLetsItsWorkersSave) {
+  TrainingJob::ServedRun run = start("server-stopped", 2, "bounded", 2, {"train.steps=1000000"});
+  ASSERT_TRUE(wait_until([&] { return metrics("server-stopped").size() > 20; })) << run.workers[0]->err();
+  run.servers[1]->send(SIGTERM);
+  (void)end(run, 75);
+  EXPECT_THAT(run.servers[1]->err(), HasSubstr("the workers have 30 s to save and end"));
+  EXPECT_GT(job_->result("server-stopped").step, 0);
+}
+
+TEST_F(StoreModesTest, ASecondSignalEndsAServerAtOnce) {
+  TrainingJob::ServedRun run = start("twice", 1, "async", 1, {"train.steps=1000000"});
+  ASSERT_TRUE(wait_until([&] { return metrics("twice").size() > 20; })) << run.workers[0]->err();
+  run.workers[0]->send(SIGSTOP);
+  run.servers[0]->send(SIGTERM);
+  ASSERT_TRUE(wait_until([&] { return times(run.servers[0]->err(), "a second signal ends the job at once") > 0; }));
+  std::this_thread::sleep_for(std::chrono::seconds(1));  // sooner it would count as the first
+  run.servers[0]->send(SIGTERM);
+  const ProcessResult server = run.servers[0]->wait(20);
+  EXPECT_EQ(server.exit_code, 1);
+  EXPECT_THAT(server.err, HasSubstr(" was stopped by a signal"));
+}
+
+TEST_F(StoreModesTest, ARecoveredServerToWhichNobodyCameBackStopsAtOnceAndKeepsItsState) {
+  const Words settings = {"train.steps=1000000"};
+  const std::filesystem::path state = job_->folder() / "lonely-state";
+  TrainingJob::ServedRun run = start("lonely", 1, "async", 1, settings, {"--state", state});
+  ASSERT_TRUE(wait_until([&] { return metrics("lonely").size() > 20; })) << run.workers[0]->err();
+  kill_all(run);
+  const std::unique_ptr<Process> server = run.server_starts[0].again();
+  ASSERT_TRUE(wait_until([&] { return !server->out().empty(); })) << server->err();
+  server->send(SIGTERM);
+  EXPECT_EQ(server->wait(20).exit_code, 75);
+  EXPECT_TRUE(std::filesystem::exists(state / "part-1-of-1.snapshot"));
 }
 
 // The leading worker has taken all its steps and waits for the other, which is told to stop.
