@@ -13,26 +13,30 @@ namespace lockstep {
 
 using control::Phase;
 
-AsyncLead::AsyncLead(const Setup& setup, TrainStep& train_step, Backend& backend, control::Activity& activity, Log& log)
+void make_run_folder(const Config& config, const Replica& replica) {
+  check_run_folder(run_folder(config), checkpoint_bytes(replica));
+  const std::filesystem::path folder = checkpoints_folder(config);
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  require(!error, "{} cannot be created: {}", folder.string(), error.message());
+}
+
+AsyncLead::AsyncLead(const Setup& setup, RunLock lock, TrainStep& train_step, Backend& backend,
+                     control::Activity& activity, Log& log)
     : config_(setup.config),
       train_step_(train_step),
       activity_(activity),
       log_(log),
+      lock_(std::move(lock)),
       writer_(train_step.layout(), checkpoint_options(setup.config, train_step, self_, backend, setup.tokenizer)),
       progress_(setup.progress),
       evaluated_(progress_.evaluation_pending ? -1 : setup.completed),
       saved_(setup.saved),
       looked_at_(setup.completed) {
   const Replica& replica = train_step.replica();
-  check_run_folder(run_folder(config_), checkpoint_bytes(replica));
-  const std::filesystem::path folder = checkpoints_folder(config_);
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  require(!error, "{} cannot be created: {}", folder.string(), error.message());
-  lock_.take(run_folder(config_));
   sync_folder(run_folder(config_));
   sync_folder(config_.run.dir);
-  clear_the_way(folder, static_cast<std::uint64_t>(setup.updated), log_);
+  clear_the_way(checkpoints_folder(config_), static_cast<std::uint64_t>(setup.updated), log_);
   report_ = std::make_unique<TrainReport>(
       config_,
       TrainReport::Options{

@@ -24,6 +24,10 @@
 
 namespace lockstep {
 
+// Makes the run's folder where it is missing. Throws Error(kUsage) when this process may not write there, or when there
+// is no room for a checkpoint of `replica`.
+void make_run_folder(const Config& config, const Replica& replica);
+
 class AsyncLead {
  public:
   struct Setup {
@@ -35,8 +39,10 @@ class AsyncLead {
     std::int64_t updated = 0;    // steps' worth of updates that the weights have seen
     std::int64_t saved = -1;     // of them, in the checkpoint that the servers began with, if any
   };
-  // Makes the run's folder its own. Everything outlives it. Throws Error(kUsage) when another job writes there.
-  AsyncLead(const Setup& setup, TrainStep& train_step, Backend& backend, control::Activity& activity, Log& log);
+  // `lock` is the run's, held. Everything else outlives it.
+  AsyncLead(const Setup& setup, RunLock lock, TrainStep& train_step, Backend& backend, control::Activity& activity,
+            Log& log);
+  // Gives the run free.
   ~AsyncLead();
 
   void report(const StepMetrics& metrics, std::int64_t step_tokens);

@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "trainer/async_update.h"
-#include "trainer/checkpoint/retention.h"
 #include "trainer/first_weights.h"
 #include "trainer/model/parameters.h"
 #include "trainer/schedule.h"
@@ -19,10 +18,6 @@ using server::Ending;
 using When = server::Pull::When;
 
 namespace {
-
-constexpr std::uint32_t kNothing = 0;
-constexpr std::uint32_t kWeights = 1;
-constexpr std::uint32_t kEverything = 3;
 
 RunProgress first_progress(const TrainLoop::Setup& setup) {
   RunProgress progress;
@@ -110,6 +105,7 @@ void AsyncLoop::begin(const CheckpointReader* checkpoint, const std::string& res
   const server::StoreClient::Position position = store_.open(std::move(open));
   completed_ = static_cast<std::int64_t>(position.completed);
   is_kept_ = position.is_kept && position.is_initialized;
+  is_successor_ = position.is_initialized && !position.is_kept;
   if (!position.is_initialized && store_.rank() == 0) {
     if (position.is_kept) {
       end_for_all(Error(ErrorCode::kUsage,
@@ -159,7 +155,12 @@ AsyncLoop::Pulled AsyncLoop::pull(When when, std::uint32_t count) {
   const double begin_ms = now_ms();
   const Pulled pulled =
       store_.pull({.completed = static_cast<std::uint64_t>(completed_), .arrays = count, .when = when},
-                  count == kNothing ? Arrays{} : arrays(count), [this] { wish_to_stop_if_asked(); });
+                  count == kNothing ? Arrays{} : arrays(count), [this] {
+                    wish_to_stop_if_asked();
+                    if (!store_.leads()) {
+                      lead_.reset();  // another worker does, and waits for the run
+                    }
+                  });
   if (count != kNothing && (when != When::kStep || pulled.ending == Ending::kNone)) {
     upload(count);
   }
@@ -180,9 +181,9 @@ TrainEnd AsyncLoop::run(const std::function<void(const std::filesystem::path& ru
     wish_to_stop_if_asked();
     const Pulled pulled = pull(When::kStep, kWeights);
     report_step();
-    take_the_lead(pulled);
+    const bool has_pulled = take_the_lead(pulled);
     ending = pulled.ending;
-    const bool is_to_pull_again = ending == Ending::kNone && lead_ && lead_between_steps();
+    const bool is_to_pull_again = ending == Ending::kNone && ((lead_ && lead_between_steps()) || has_pulled);
     if (ending == Ending::kNone && !is_to_pull_again) {
       step();
     }
@@ -190,12 +191,18 @@ TrainEnd AsyncLoop::run(const std::function<void(const std::filesystem::path& ru
   Pulled last = pull(When::kEnd, lead_ ? kEverything : kNothing);
   report_step();
   if (last.leads && !lead_) {
-    take_the_lead(last);  // the one that did is gone
-    last = pull(When::kEnd, kEverything);
+    take_the_lead(last, std::chrono::seconds(config_.comm.timeout_s));  // the one that did is gone
+    last = pull(When::kEnd, lead_ ? kEverything : kNothing);
   }
   ending = std::max(ending, last.ending);  // somebody may have wished while this worker waited for the others
   if (ending == Ending::kStopped && updated(last) >= config_.train.steps) {
     ending = Ending::kNone;  // too late to leave a step out
+  }
+  if (last.leads && !lead_) {
+    end_for_all(Error(ErrorCode::kPeerLost,
+                      fmt::format("the worker that led is lost, but still holds {} (does it stand still?): what was "
+                                  "trained since the newest checkpoint there cannot be saved",
+                                  run_folder(config_).string())));
   }
   if (last.leads) {
     end(last, ending);
@@ -282,101 +289,6 @@ void AsyncLoop::end_diverged(double loss, double norm) {
 void AsyncLoop::end_for_all(const Error& error) {
   store_.fail(error);
   throw Error(error);
-}
-
-// Leading.
-
-// The run is to go on from what servers have kept: nothing that was asked for, and no checkpoint, may be newer.
-void AsyncLoop::expect_kept_state_is_newest(std::int64_t updated) const {
-  const std::string kept =
-      fmt::format("the servers have kept run {} after {} steps (lockstep serve --state)", config_.run.name, updated);
-  const std::filesystem::path run = run_folder(config_);
-  require(
-      resume_ == "auto",
-      "--resume {}, but {}; remove their state folders to begin as asked, or leave out --resume to go on from there",
-      resume_, kept);
-  require(updated == 0 || std::filesystem::is_directory(run),
-          "{}, but there is no {}; remove their state folders to begin anew, or set run.dir to where the run is", kept,
-          run.string());
-  const std::vector<CheckpointFolder> checkpoints = list_checkpoints(checkpoints_folder(config_));
-  require(checkpoints.empty() || checkpoints.front().step <= static_cast<std::uint64_t>(updated),
-          "{}, but {} is newer; remove their state folders to go on from it, or move the checkpoints after step {} "
-          "elsewhere to go on from there",
-          kept, checkpoints.empty() ? "" : checkpoints.front().path.string(), updated);
-}
-
-void AsyncLoop::take_the_lead(const Pulled& pulled) {
-  if (!pulled.leads) {
-    lead_.reset();
-    return;
-  }
-  if (lead_) {
-    return;
-  }
-  if (is_kept_) {
-    try {
-      expect_kept_state_is_newest(updated(pulled));
-    } catch (const Error& error) {
-      end_for_all(error);
-    }
-    is_kept_ = false;
-  }
-  if (tokens_ == 0) {
-    tokens_ = static_cast<std::uint64_t>(completed_ * train_step_.tokens_per_step());
-  }
-  lead_ = std::make_unique<AsyncLead>(
-      AsyncLead::Setup{config_, tokenizer_, progress_, store_.world(), completed_, updated(pulled), loaded_},
-      train_step_, *backend_, activity_, log_);
-  log_.info("train: {} parameters, {} rank{}, comm.mode {}; rank {} evaluates and saves",
-            format_count(static_cast<double>(train_step_.layout().parameters())), store_.world(),
-            store_.world() == 1 ? "" : "s", config_.comm.mode, store_.rank());
-  if (opened_) {
-    opened_(run_folder(config_));
-  }
-}
-
-void AsyncLoop::wish_to_stop_if_asked() {
-  if (!has_wished_ && is_stop_requested()) {
-    has_wished_ = true;
-    store_.wish(Ending::kStopped);
-  }
-}
-
-bool AsyncLoop::lead_between_steps() {
-  const bool wishes_save = save_requested_ && save_requested_();
-  const bool is_to_evaluate = lead_->evaluation_due(completed_);
-  const bool is_to_save = lead_->save_due(completed_) || wishes_save;
-  if (is_to_evaluate) {
-    (void)pull(When::kNow, kWeights);  // those for a step look ahead
-    lead_->evaluate(completed_, [this] { return is_stop_requested(); });
-  }
-  if (is_to_save) {
-    const Pulled with_moments = pull(When::kNow, kEverything);
-    lead_->save(completed_, updated(with_moments), tokens_);
-  }
-  step_begin_ms_ = now_ms();
-  if (lead_->is_out_of_patience() && !has_wished_) {
-    log_.info("train: stopping early at step {}: no better validation loss for a while (evaluate.patience)",
-              completed_);
-    has_wished_ = true;
-    store_.wish(Ending::kFinished);
-    return true;
-  }
-  return is_to_evaluate || is_to_save;
-}
-
-void AsyncLoop::end(const Pulled& last, Ending ending) {
-  // Where this worker alone has come to the last step, the evaluation behind it is not this job's.
-  const bool is_cut_short = ending == Ending::kStopped && completed_ >= config_.train.steps;
-  if (!is_cut_short && lead_->evaluation_due(completed_)) {
-    lead_->evaluate(completed_, [ending] { return ending == Ending::kStopped; });
-  }
-  lead_->save(completed_, updated(last), tokens_);
-  lead_->finish(completed_);
-  log_.info("train: gradients were {:.2f} steps behind on average, {:.2f} at most", last.stale_mean, last.stale_max);
-  if (last.missing > 0) {
-    log_.warning("train: {} steps of lost workers are missing", last.missing);
-  }
 }
 
 }  // namespace lockstep

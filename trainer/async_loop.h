@@ -6,6 +6,7 @@
 // those of mode sync, to the bit.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -46,6 +47,11 @@ class AsyncLoop {
   using Arrays = server::StoreClient::Arrays<float>;
   using Pulled = server::StoreClient::Pulled;
 
+  // Arrays of a pull.
+  static constexpr std::uint32_t kNothing = 0;
+  static constexpr std::uint32_t kWeights = 1;
+  static constexpr std::uint32_t kEverything = 3;
+
   // Host memory of weights and moments: the backend's own where that is the host's.
   [[nodiscard]] Arrays arrays(std::uint32_t count);
   void upload(std::uint32_t count);
@@ -53,7 +59,11 @@ class AsyncLoop {
   Pulled pull(server::Pull::When when, std::uint32_t count);
   void step();
   void report_step();
-  void take_the_lead(const Pulled& pulled);
+  // Takes up or gives up leading, as the servers say. `patience`: how long to wait for another worker's lock. True when
+  // it has pulled, after `pulled`.
+  bool take_the_lead(const Pulled& pulled, std::chrono::seconds patience = {});
+  [[nodiscard]] bool open_run(RunLock& lock, std::int64_t updated, std::chrono::seconds patience);
+  void expect_kept_state_is_meant(std::int64_t updated) const;
   void expect_kept_state_is_newest(std::int64_t updated) const;
   // What is due between steps. True when something was: the weights may have changed meanwhile.
   [[nodiscard]] bool lead_between_steps();
@@ -84,6 +94,8 @@ class AsyncLoop {
   std::string resume_;
   std::int64_t loaded_ = -1;         // step of the checkpoint that this worker began with
   bool is_kept_ = false;             // what the servers hold is from their state folders, and nobody has led since
+  bool is_successor_ = false;        // others have led this job, or may have
+  bool waits_for_run_ = false;       // which the one that led still holds
   bool has_wished_ = false;          // that all workers end
   std::int64_t completed_ = 0;       // steps of this worker
   std::uint64_t tokens_ = 0;         // inputs of these steps, over all ranks

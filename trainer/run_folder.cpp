@@ -26,9 +26,14 @@ void check_run_folder(const fs::path& folder, std::uint64_t checkpoint_bytes) {
 }
 
 void RunLock::take(const fs::path& folder, std::chrono::seconds patience) {
+  require(try_take(folder, patience),
+          "another job is writing to {}; give this run another run.name, or wait for that job to end", folder.string());
+}
+
+bool RunLock::try_take(const fs::path& folder, std::chrono::seconds patience) {
   std::error_code error;
   if (file_ || !fs::is_directory(folder, error)) {
-    return;
+    return true;
   }
   const fs::path path = folder / ".lock";
   require_writable_folder(folder);
@@ -36,12 +41,13 @@ void RunLock::take(const fs::path& folder, std::chrono::seconds patience) {
   File file = File::open_or_create(path);
   const auto deadline = std::chrono::steady_clock::now() + patience;
   while (!file.try_lock()) {
-    require(std::chrono::steady_clock::now() < deadline,
-            "another job is writing to {}; give this run another run.name, or wait for that job to end",
-            folder.string());
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return false;
+    }
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   file_.emplace(std::move(file));
+  return true;
 }
 
 }  // namespace lockstep

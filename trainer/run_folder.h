@@ -27,6 +27,8 @@ class RunLock {
   // Throws Error(kUsage) when another job goes on writing there.
   static constexpr std::chrono::seconds kPatience{10};
   void take(const std::filesystem::path& folder, std::chrono::seconds patience = kPatience);
+  // The same, but returns whether nobody else goes on writing there.
+  [[nodiscard]] bool try_take(const std::filesystem::path& folder, std::chrono::seconds patience);
 
  private:
   std::optional<File> file_;

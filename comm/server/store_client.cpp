@@ -109,6 +109,7 @@ void StoreClient::start(std::uint64_t completed, const Arrays<const float>& valu
 StoreClient::Pulled StoreClient::pull(const Pull& pull, const Arrays<float>& into, const std::function<void()>& poll) {
   return impl_->pull(pull, into, poll);
 }
+bool StoreClient::leads() const { return impl_->leads(); }
 void StoreClient::wish(Ending ending) { impl_->wish(ending); }
 void StoreClient::push(std::uint64_t step, float scale, std::span<const float> values) {
   impl_->push(step, scale, values);

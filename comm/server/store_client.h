@@ -70,6 +70,7 @@ class StoreClient {
     std::uint64_t version = 0;      // the smallest of the servers'
     Ending ending = Ending::kNone;  // then no weights came
     bool leads = false;             // this worker evaluates and saves
+    bool is_led = false;            // another one does
     double stale_mean = 0;          // of all updates so far, in steps of all workers
     double stale_max = 0;
     std::uint64_t missing = 0;  // steps of workers that were lost
@@ -77,6 +78,8 @@ class StoreClient {
   // Waits as long as the servers say that there is something to wait for. `poll` (may be empty) is called now and then
   // meanwhile: it may call wish().
   [[nodiscard]] Pulled pull(const Pull& pull, const Arrays<float>& into, const std::function<void()>& poll = {});
+  // The servers have not named another worker to lead since the last pull said that this one does. From `poll`, too.
+  [[nodiscard]] bool leads() const;
   // All workers are to end: from then on pulls for a step say so.
   void wish(Ending ending);
   // Begins to send; `values`, all elements, stay as they are until the next pull returns, or this client is gone. The

@@ -94,6 +94,7 @@ StoreClient::Pulled StoreClient::Impl::pull(const Pull& pull, const Arrays<float
         const server::Pulled& first = links_.front().pulled;
         leads_ = first.lead == rank_;
         result.leads = leads_;
+        result.is_led = first.lead != kNoRank && !leads_;
         result.version = first.version;
         const auto workers = static_cast<double>(world_);
         for (const Link& link : links_) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -36,6 +37,7 @@ class StoreClient::Impl {
   Position open(Open open);
   void start(std::uint64_t completed, const Arrays<const float>& values);
   Pulled pull(const Pull& pull, const Arrays<float>& into, const std::function<void()>& poll);
+  [[nodiscard]] bool leads() const { return leads_; }
   void wish(Ending ending);
   void push(std::uint64_t step, float scale, std::span<const float> values);
   [[nodiscard]] double last_staleness() const;
@@ -99,7 +101,7 @@ class StoreClient::Impl {
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> stay_ = boost::asio::make_work_guard(io_);
   std::vector<Link> links_;
   std::optional<Open> open_;
-  bool leads_ = false;
+  std::atomic<bool> leads_ = false;
   bool has_reached_end_ = false;
   // What is under way, in the caller's memory.
   std::uint64_t started_after_ = 0;

@@ -277,6 +277,42 @@ TEST_F(StoreModesTest, AKilledWorkerThatStaysAwayEndsNothing) {
   EXPECT_GT(job_->result("unreplaced").step, 300);
 }
 
+// It holds the run's lock meanwhile; when it is back it is an ordinary worker.
+TEST_F(StoreModesTest, ALeadingWorkerThatStandsStillIsFollowedWhenItLetsGo) {
+  const std::string trace = (job_->folder() / "trace-leads").string();
+  TrainingJob::ServedRun run =
+      start("leads", 2, "bounded", 1,
+            {"train.steps=1000000", "comm.timeout_s=5", "checkpoint.every_steps=100", "data.trace=" + trace});
+  ASSERT_TRUE(wait_until([&] { return begun(trace, 0) > 5 && begun(trace, 1) > 5; })) << run.workers[0]->err();
+  run.workers[0]->send(SIGSTOP);
+  const auto second_says = [&](const char* what) { return times(run.workers[1]->err(), what); };
+  ASSERT_TRUE(wait_until([&] { return second_says("the worker that led still holds") > 0; })) << run.workers[1]->err();
+  const int steps = begun(trace, 1);
+  ASSERT_TRUE(wait_until([&] { return begun(trace, 1) > steps + 20; })) << run.workers[1]->err();
+  EXPECT_EQ(second_says("is free; rank 1 evaluates and saves from now on"), 0);
+  run.workers[0]->send(SIGCONT);
+  ASSERT_TRUE(wait_until([&] { return second_says("is free; rank 1 evaluates and saves from now on") > 0; }))
+      << run.workers[1]->err();
+  run.workers[0]->send(SIGTERM);
+  EXPECT_THAT(end(run, 75), HasSubstr("evaluates and saves from now on"));
+  EXPECT_EQ(second_says("the worker that led still holds"), 1);
+  EXPECT_EQ(second_says("is free; rank 1 evaluates and saves from now on"), 1);
+  EXPECT_EQ(times(run.workers[0]->err(), "rank 0 evaluates and saves\n"), 1);
+  EXPECT_GT(job_->result("leads").step, steps / 2);
+}
+
+TEST_F(StoreModesTest, ALeadingWorkerThatNeverLetsGoIsNamedInTheEnd) {
+  const std::string trace = (job_->folder() / "trace-holds").string();
+  TrainingJob::ServedRun run =
+      start("holds", 2, "bounded", 1, {"train.steps=60", "comm.timeout_s=3", "data.trace=" + trace});
+  ASSERT_TRUE(wait_until([&] { return begun(trace, 0) > 5 && begun(trace, 1) > 5; })) << run.workers[0]->err();
+  run.workers[0]->send(SIGSTOP);
+  const ProcessResult second = run.workers[1]->wait(120);
+  EXPECT_EQ(second.exit_code, 1);
+  EXPECT_THAT(second.err, HasSubstr("the worker that led is lost, but still holds "));
+  EXPECT_EQ(run.servers[0]->wait().exit_code, 1);
+}
+
 // kill -9 at random moments; with one worker the weights show every update that was lost or made twice.
 TEST_F(StoreModesTest, KilledServersThatKeepTheirStateLoseNothing) {
   const Words settings = {"train.steps=600", "checkpoint.every_steps=200"};
