@@ -101,7 +101,7 @@ mpicc -o "$bed/sum" "$bed/sum.c"
 all="n1 6 n2 6 n3 6 n4 6 "
 # By a ring: see comm/mpi/runtime.cpp.
 expect "srun starts ranks that find each other" \
-       "$(on n1 env SLURM_PMIX_FENCE=ring srun -N4 -n4 --mpi=pmix "$bed/sum" | sorted)" "$all"
+       "$(on n1 env SLURM_PMIX_FENCE=ring srun -N4 -n4 --mpi=pmix --kill-on-bad-exit "$bed/sum" | sorted)" "$all"
 agent=(--mca plm_rsh_agent)
 if [[ $(mpirun --version) =~ \ ([5-9]|[1-9][0-9])\. ]]; then agent=(--prtemca plm_ssh_agent); fi
 expect "so does mpirun, through DIR/ssh" \
