@@ -18,7 +18,7 @@ namespace lockstep {
 // config.json or generation_config.json with `end` as the first of its eos_token_id, before those that it had.
 [[nodiscard]] std::string with_end(const std::string& config, std::int32_t end);
 
-// A tuned model's tokenizer_config.json with the tokens before, beside and instead of texts that its base's names.
+// A tuned model's tokenizer_config.json with the bos_token, unk_token and pad_token that its base has.
 [[nodiscard]] std::string with_tokens_of_base(const std::string& tuned, const std::string& base);
 
 }  // namespace lockstep
