@@ -1,28 +1,24 @@
-// A job on four hosts, with the faults that only several hosts have: links that go down, hosts that lose their power,
-// Slurm's time limits, preemptions and cancellations. Every case ends with the weights and the loss curve of a run that
-// nobody disturbed.
-//
-// One program run holds one cluster, so the cases run in one process: cluster_test [--gtest_filter=...].
-#include "tests/support/cluster.h"
-
+// The faults that only several hosts have: links that go down, hosts that lose their power, a shared disk that cannot
+// be written. Every case ends with the weights and the loss curve of a run that nobody disturbed.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
-#include <functional>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
+#include <string>
 #include <thread>
+#include <vector>
 
-#include "base/file.h"
-#include "tests/support/training_job.h"
+#include "tests/faults/cluster_fixture.h"
 
 namespace lockstep {
 namespace {
@@ -33,11 +29,8 @@ using std::chrono::milliseconds;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::StartsWith;
-using Words = std::vector<std::string>;
 
-constexpr int kSteps = 900;
-constexpr int kManySteps = 3000;  // some 15 seconds on four hosts
-constexpr int kKills = 4;         // LOCKSTEP_KILLS says another number, for campaigns by hand
+constexpr int kKills = 4;  // LOCKSTEP_KILLS says another number, for campaigns by hand
 
 // The folders of saves that have begun and not ended, by inode: one of a killed job stays until the next job tidies up.
 std::set<ino_t> saves_in(const fs::path& checkpoints) {
@@ -51,222 +44,6 @@ std::set<ino_t> saves_in(const fs::path& checkpoints) {
   }
   return found;
 }
-
-// A small file system of its own, which all hosts share.
-class SharedDisk {
- public:
-  SharedDisk(fs::path folder, const std::string& options) : folder_(std::move(folder)) {
-    fs::create_directories(folder_);
-    mounted_ = ::mount("tmpfs", folder_.c_str(), "tmpfs", 0, options.c_str()) == 0;
-  }
-  ~SharedDisk() {
-    if (mounted_) {
-      ::umount2(folder_.c_str(), MNT_DETACH);
-    }
-  }
-  SharedDisk(const SharedDisk&) = delete;
-  SharedDisk& operator=(const SharedDisk&) = delete;
-
-  [[nodiscard]] const fs::path& folder() const { return folder_; }
-  // Waits for a moment in which no file is being written.
-  void set_read_only(bool read_only) const {
-    int result = -1;
-    for (int i = 0; i < 2000 && result != 0; ++i) {
-      result = ::mount("tmpfs", folder_.c_str(), "tmpfs", MS_REMOUNT | (read_only ? MS_RDONLY : 0), nullptr);
-      std::this_thread::sleep_for(milliseconds(1));
-    }
-    EXPECT_EQ(result, 0);
-  }
-
- private:
-  fs::path folder_;
-  bool mounted_ = false;
-};
-
-class ClusterTest : public testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    job_ = std::make_unique<TrainingJob>(Programs{LOCKSTEP_PROGRAM, LOCKSTEP_MPIRUN});
-    for (const auto& [name, steps] : {std::pair("undisturbed", kSteps), std::pair("undisturbed_long", kManySteps)}) {
-      if (const ProcessResult result = job_->train({name, 1, settings(steps)}); result.exit_code != 0) {
-        throw std::runtime_error(result.err);
-      }
-    }
-    disk_ = std::make_unique<SharedDisk>(job_->checkpoints("disk"), "size=24m");
-    cluster_ = std::make_unique<Cluster>(
-        LOCKSTEP_TESTBED,
-        std::vector<fs::path>{job_->folder(), disk_->folder(), fs::path(LOCKSTEP_PROGRAM).parent_path()},
-        Words{"--grace", "20", "--requeue-delay", "5"});
-  }
-  static void TearDownTestSuite() {
-    cluster_.reset();
-    disk_.reset();
-    job_.reset();
-  }
-  void SetUp() override {
-    if (!cluster_->problem().empty()) {
-      GTEST_SKIP() << cluster_->problem();
-    }
-  }
-  // What a case leaves behind must not meet the next one.
-  void TearDown() override {
-    if (!cluster_->problem().empty()) {
-      return;
-    }
-    if (HasFailure()) {
-      // How its attempts went, and what its job said: of the run that was written to last.
-      std::cerr << run_process(cluster_->on("n1", {"sh", "-c",
-                                                   "squeue; sinfo -N; cd " + job_->folder().string() +
-                                                       "/runs; cd \"$(ls -t | head -n 1)\"; pwd; "
-                                                       "cat attempts.jsonl; tail -n 60 slurm-*.log"}))
-                       .out;
-    }
-    static_cast<void>(on_n1({"scancel", "--user=root"}));
-    for (const char* host : {"n1", "n2", "n3", "n4"}) {
-      cluster_->call("node", {host, "up"});
-      cluster_->call("link", {host, "up"});
-      for (const pid_t process : cluster_->processes(host, "lockstep (train|launch|serve)")) {
-        kill(process, SIGKILL);
-      }
-    }
-    static_cast<void>(on_n1({"scontrol", "update", "nodename=n[1-4]", "state=resume"}));
-  }
-
-  static ProcessResult on_n1(const Words& command) { return run_process(cluster_->on("n1", command)); }
-  static Words settings(int steps = kSteps) {
-    return {"train.steps=" + std::to_string(steps), "checkpoint.every_steps=20", "train.threads=1", "comm.silence_s=2",
-            "evaluate.every_steps=300"};
-  }
-  static Words environment() {
-    return {"OMPI_ALLOW_RUN_AS_ROOT=1",
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
-            "PRTE_ALLOW_RUN_AS_ROOT=1",
-            "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1",
-            "OMPI_MCA_mpi_yield_when_idle=1",
-            "OMPI_MCA_btl_tcp_if_include=eth0",
-            "OMPI_MCA_oob_tcp_if_include=eth0",
-            "PRTE_MCA_prte_if_include=eth0",
-            "OMPI_MCA_hwloc_base_binding_policy=none"};
-  }
-  // env VARIABLES lockstep launch CONFIG --set ... OPTIONS
-  static Words launch_words(const std::string& run, const Words& options, const Words& more_settings = {}) {
-    Words all = settings();
-    all.insert(all.end(), more_settings.begin(), more_settings.end());
-    Words words = job_->command({run, 1, all, options});
-    words.erase(words.begin(), words.begin() + 2);  // mpirun.sh 1
-    words[1] = "launch";
-    const Words variables = environment();
-    words.insert(words.begin(), variables.begin(), variables.end());
-    words.insert(words.begin(), "env");
-    return words;
-  }
-  // On n1, over all hosts by ssh and mpirun.
-  static Words by_ssh(const std::string& run, const Words& more_settings = {}) {
-    return cluster_->on("n1", launch_words(run, {"--hosts", "n1,n2,n3,n4", "--ssh", cluster_->ssh()}, more_settings));
-  }
-  static fs::path folder_of(const std::string& run) { return job_->folder() / "runs" / run; }
-
-  static json status(const fs::path& run) {
-    const ProcessResult result = run_process(cluster_->on("n1", {LOCKSTEP_PROGRAM, "status", run.string(), "--json"}));
-    return json::parse(result.out, nullptr, false);
-  }
-  // Waits until that attempt has so many ranks and has done `step` steps; returns its last status.
-  static json wait_for_step(Process* process, const fs::path& run, int attempt, int ranks, int step) {
-    for (int i = 0; i < 900 && (process == nullptr || process->is_running()); ++i) {
-      std::this_thread::sleep_for(milliseconds(30));
-      if (!fs::exists(run / "coordinator.json")) {
-        continue;
-      }
-      const json now = status(run);
-      if (now.is_object() && now.value("attempt", 0) >= attempt &&
-          now["ranks"].size() == static_cast<std::size_t>(ranks) && now["ranks"][0]["completed_step"] >= step) {
-        return now;
-      }
-    }
-    ADD_FAILURE() << "step " << step << " of attempt " << attempt << " on " << ranks
-                  << " ranks did not come: " << (process == nullptr ? "" : process->err());
-    return {};
-  }
-  static std::set<std::string> finished_saves(const std::string& run) {
-    std::set<std::string> names;
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(job_->checkpoints(run), error)) {
-      if (entry.path().extension().empty()) {
-        names.insert(entry.path().filename());
-      }
-    }
-    return names;
-  }
-  static void expect_the_undisturbed_result(const std::string& run, const std::string& undisturbed = "undisturbed") {
-    EXPECT_EQ(job_->result(run), job_->result(undisturbed));
-    EXPECT_EQ(job_->curve(run), job_->curve(undisturbed));
-  }
-  static std::vector<json> attempts(const fs::path& run) {
-    std::vector<json> all;
-    std::ifstream file(run / "attempts.jsonl");
-    for (std::string line; std::getline(file, line);) {
-      all.push_back(json::parse(line));
-    }
-    return all;
-  }
-  // One line for the table of docs/reliability.md.
-  static void tell(const std::string& fault, const fs::path& run) {
-    for (const json& attempt : attempts(run)) {
-      std::cout << "fault: " << fault << ", attempt " << attempt["attempt"] << " on " << attempt["ranks"]
-                << " ranks: detected after " << attempt["detected_s"] << " s, training again after "
-                << attempt["recovered_s"] << " s; " << attempt["cause"] << std::endl;
-    }
-  }
-
-  // Submits on n1 and returns the job's number.
-  static std::string submit(const Words& words) {
-    const ProcessResult result = run_process(cluster_->on("n1", words));
-    EXPECT_EQ(result.exit_code, 0) << result.err;
-    const std::size_t number = result.out.find_last_of(' ');
-    return result.out.substr(number + 1, result.out.find('\n') - number - 1);
-  }
-  static std::string state_of(const std::string& id) {
-    const std::string text = run_process(cluster_->on("n1", {"scontrol", "show", "job", "-o", id})).out;
-    const std::size_t at = text.find("JobState=");
-    return at == std::string::npos ? "" : text.substr(at + 9, text.find(' ', at) - at - 9);
-  }
-  static std::string wait_for_end(const std::string& id, int seconds) {
-    std::string state;
-    for (int i = 0; i < seconds * 5; ++i) {
-      state = state_of(id);
-      if (state == "COMPLETED" || state == "FAILED" || state == "CANCELLED" || state == "TIMEOUT" ||
-          state == "PREEMPTED" || state == "NODE_FAIL") {
-        return state;
-      }
-      std::this_thread::sleep_for(milliseconds(200));
-    }
-    return "still " + state;
-  }
-  static std::string log_of(const std::string& run, const std::string& id) {
-    const fs::path path = folder_of(run) / ("slurm-" + id + ".log");
-    return fs::exists(path) ? read_file(path) : "";
-  }
-
-  static ProcessResult by_plain_srun(const std::string& run, const Words& before_the_program) {
-    Words train = job_->command({run, 1, settings()});
-    train.erase(train.begin(), train.begin() + 2);
-    Words words = {"env"};
-    for (const std::string& variable : environment()) {
-      words.push_back(variable);
-    }
-    words.insert(words.end(), {"srun", "--nodes=4", "--ntasks=4", "--mpi=pmix", "--kill-on-bad-exit=1"});
-    words.insert(words.end(), before_the_program.begin(), before_the_program.end());
-    words.insert(words.end(), train.begin(), train.end());
-    return run_process(cluster_->on("n1", words));
-  }
-
-  static std::unique_ptr<TrainingJob> job_;
-  static std::unique_ptr<SharedDisk> disk_;
-  static std::unique_ptr<Cluster> cluster_;
-};
-std::unique_ptr<TrainingJob> ClusterTest::job_;
-std::unique_ptr<SharedDisk> ClusterTest::disk_;
-std::unique_ptr<Cluster> ClusterTest::cluster_;
 
 // Four hosts, then two, then four again.
 TEST_F(ClusterTest, LeavesOutAHostThatWasCutOffAndTakesItBack) {
@@ -518,164 +295,6 @@ TEST_F(ClusterTest, SurvivesADiskThatCannotBeWritten) {
   EXPECT_EQ(process.wait(100).exit_code, 0) << process.err();
   EXPECT_EQ(attempts(folder_of("disk")).size(), 1U) << attempts(folder_of("disk")).front();
   expect_the_undisturbed_result("disk", "undisturbed_long");
-}
-
-// The job saves before its time is up, goes back into the queue, and goes on.
-TEST_F(ClusterTest, GoesOnInTheNextTimeLimitUnderSlurm) {
-  const std::string run = "walltime";
-  const std::string id = submit(launch_words(run, {"--slurm", "--nodes", "4", "--time", "1", "--signal", "30"},
-                                             {"train.steps=" + std::to_string(kManySteps)}));
-  // Slurm looks twice a minute: the signal comes within a minute of the start. Until then one rank stands still most of
-  // the time, so that no machine is fast enough to be done before.
-  const json job = wait_for_step(nullptr, folder_of(run), 1, 4, 5);
-  const pid_t rank = job["ranks"][2]["process"];
-  for (int i = 0; i < 300 && log_of(run, id).find("saving after the step in progress") == std::string::npos; ++i) {
-    kill(rank, SIGSTOP);
-    std::this_thread::sleep_for(milliseconds(200));
-    kill(rank, SIGCONT);
-    std::this_thread::sleep_for(milliseconds(20));
-  }
-  EXPECT_EQ(wait_for_end(id, 120), "COMPLETED") << log_of(run, id);
-  EXPECT_THAT(log_of(run, id), HasSubstr("goes back into the queue"));
-  expect_the_undisturbed_result(run, "undisturbed_long");
-  EXPECT_THAT(on_n1({"scontrol", "show", "job", "-o", id}).out, HasSubstr(" Restarts="));
-  EXPECT_THAT(on_n1({"scontrol", "show", "job", "-o", id}).out, testing::Not(HasSubstr(" Restarts=0 ")));
-}
-
-// Two tasks of an array, one at a time, go on with one run. The first saves by itself when its time is almost up: Slurm
-// sends no signal, and what is left is still enough. That is ten seconds before the end, and so two after the
-// beginning: fast machines have not done all steps by then, and on slow ones, which have not done any, the save waits
-// for them.
-TEST_F(ClusterTest, AnArraysTasksGoOnWithOneRun) {
-  const fs::path script = job_->folder() / "array.sbatch";
-  std::string command;
-  for (const std::string& word : launch_words("array", {}, {"train.steps=" + std::to_string(kManySteps)})) {
-    command += " '" + word + "'";
-  }
-  std::ofstream(script) << "#!/bin/bash\n"
-                           "#SBATCH --array=1-2%1 --nodes=4 --ntasks-per-node=1 --requeue --open-mode=append\n"
-                           "#SBATCH --output="
-                        << (job_->folder() / "array-%a.log").string()
-                        << "\n"
-                           "if [ $SLURM_ARRAY_TASK_ID = 1 ] && [ -z \"${SLURM_RESTART_COUNT:-}\" ]; then\n"
-                           "  export SLURM_JOB_END_TIME=$(($(date +%s) + 12))\n"
-                           "fi\n"
-                           "exec"
-                        << command << "\n";
-  const std::string id = submit({"sbatch", script.string()});
-  EXPECT_EQ(wait_for_end(id + "_1", 120), "COMPLETED");
-  EXPECT_EQ(wait_for_end(id + "_2", 60), "COMPLETED");
-  const std::string log = read_file(job_->folder() / "array-1.log");
-  EXPECT_THAT(log, AllOf(HasSubstr("launch: the job's time is almost up; saving after the step in progress"),
-                         HasSubstr("launch: saved; Slurm job " + id + "_1 goes back into the queue")));
-  expect_the_undisturbed_result("array", "undisturbed_long");
-  const std::vector<json> all = attempts(folder_of("array"));
-  ASSERT_GE(all.size(), 2U) << log;
-  EXPECT_EQ(all[0]["slurm_job"], id + "_1");
-  EXPECT_EQ(all[1]["first_step"], all[0]["last_step"]);
-}
-
-TEST_F(ClusterTest, SurvivesAPreemption) {
-  const std::string id = submit(launch_words("preempted", {"--slurm", "--nodes", "4", "--partition", "low"},
-                                             {"train.steps=" + std::to_string(kManySteps)}));
-  wait_for_step(nullptr, folder_of("preempted"), 1, 4, 20);
-  submit(
-      {"sbatch", "--partition=high", "--nodes=4", "--time=1", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"});
-  EXPECT_EQ(wait_for_end(id, 100), "COMPLETED") << log_of("preempted", id);
-  EXPECT_THAT(log_of("preempted", id), HasSubstr("launch: saved; "));
-  expect_the_undisturbed_result("preempted", "undisturbed_long");
-}
-
-// Saved, and not put back. The run has a blank in its name, which is one in the batch script and in paths.
-TEST_F(ClusterTest, SavesAndStaysAwayWhenCancelled) {
-  const std::string id = submit(launch_words("cancelled run", {"--slurm", "--nodes", "4"}));
-  wait_for_step(nullptr, folder_of("cancelled run"), 1, 4, 25);
-  EXPECT_EQ(on_n1({"scancel", id}).exit_code, 0);
-  EXPECT_EQ(wait_for_end(id, 40), "CANCELLED");
-  std::this_thread::sleep_for(milliseconds(3'000));
-  EXPECT_EQ(state_of(id), "CANCELLED") << log_of("cancelled run", id);
-  const int saved = job_->result("cancelled run").step;
-  EXPECT_GE(saved, 25) << log_of("cancelled run", id);
-  EXPECT_LT(saved, kSteps);
-  // By hand, on other hosts' ranks.
-  Process process(by_ssh("cancelled run"));
-  EXPECT_EQ(process.wait(100).exit_code, 0) << process.err();
-  expect_the_undisturbed_result("cancelled run");
-}
-
-// The script says --resume none, which was meant for the job's first start.
-TEST_F(ClusterTest, SavesWhenSignalledThroughSlurm) {
-  const std::string id = submit(launch_words("signalled", {"--slurm", "--nodes", "4", "--resume", "none"}));
-  wait_for_step(nullptr, folder_of("signalled"), 1, 4, 25);
-  EXPECT_EQ(on_n1({"scancel", "--signal=USR1", "--batch", id}).exit_code, 0);
-  EXPECT_EQ(wait_for_end(id, 100), "COMPLETED") << log_of("signalled", id);
-  EXPECT_THAT(log_of("signalled", id), HasSubstr("goes back into the queue"));
-  expect_the_undisturbed_result("signalled");
-  tell("a signal through Slurm", folder_of("signalled"));
-  // On a busy machine a rank may be taken for lost on the way, and there is one attempt more, which begins anew where
-  // nothing has been saved yet; behind the one that was signalled nothing is computed again.
-  const std::vector<json> all = attempts(folder_of("signalled"));
-  int saved = 0;
-  for (std::size_t i = 1; i < all.size(); ++i) {
-    EXPECT_EQ(all[i]["slurm_job"], id);
-    if (all[i - 1]["exit_code"] == 75) {
-      EXPECT_EQ(all[i]["first_step"], all[i - 1]["last_step"]);
-      ++saved;
-    }
-    if (saved > 0) {
-      EXPECT_GE(all[i]["first_step"], 25) << "started over";
-    }
-  }
-  EXPECT_EQ(saved, 1) << log_of("signalled", id);
-}
-
-TEST_F(ClusterTest, GoesOnWithoutANodeThatSlurmLost) {
-  const std::string id = submit(launch_words("lost", {"--slurm", "--nodes", "4"}));
-  wait_for_step(nullptr, folder_of("lost"), 1, 4, 25);
-  cluster_->call("node", {"n4", "down"});
-  EXPECT_EQ(wait_for_end(id, 100), "COMPLETED") << log_of("lost", id);
-  expect_the_undisturbed_result("lost");
-  tell("a node of a Slurm job lost", folder_of("lost"));
-}
-
-// By srun, one by one.
-TEST_F(ClusterTest, TrainsThroughParameterServersUnderSlurm) {
-  const std::string id = submit(launch_words("served_slurm", {"--slurm", "--nodes", "4", "--backend", "server"}));
-  EXPECT_EQ(wait_for_end(id, 100), "COMPLETED") << log_of("served_slurm", id);
-  expect_the_undisturbed_result("served_slurm");
-  EXPECT_EQ(attempts(folder_of("served_slurm")).size(), 1U) << log_of("served_slurm", id);
-}
-
-// Without lockstep launch: the ranks coordinate themselves.
-TEST_F(ClusterTest, TrainsUnderPlainSrunAndRefusesSingletons) {
-  const ProcessResult result = by_plain_srun("srun", {});
-  EXPECT_EQ(result.exit_code, 0) << result.err;
-  expect_the_undisturbed_result("srun");
-
-  Words train = job_->command({"srun", 1, settings()});
-  train.erase(train.begin(), train.begin() + 2);
-  Words without = {"srun", "--nodes=4", "--ntasks=4", "--mpi=none"};
-  without.insert(without.end(), train.begin(), train.end());
-  const ProcessResult refused = run_process(cluster_->on("n1", without));
-  EXPECT_EQ(refused.exit_code, 2);
-  EXPECT_THAT(refused.err, HasSubstr("srun started 4 tasks but gave them no PMIx"));
-}
-
-// As long as the others have nothing to wait for at the end of MPI_Init, they meet a rank that cannot take messages
-// yet.
-TEST_F(ClusterTest, WaitsUnderSlurmForARankThatIsSlowInMpisStart) {
-  const std::string preload = std::string("LD_PRELOAD=") + LOCKSTEP_SLOW_MPI_START;
-  const ProcessResult result = by_plain_srun("slow_srun", {"env", preload});
-  EXPECT_EQ(result.exit_code, 0) << result.err;
-  expect_the_undisturbed_result("slow_srun");
-
-  Words launch = launch_words("slow", {});
-  launch.insert(launch.begin() + 1, preload);
-  launch.insert(launch.begin(), {"salloc", "--quiet", "--nodes=4", "--ntasks-per-node=1"});
-  const ProcessResult launched = run_process(cluster_->on("n1", launch));
-  EXPECT_EQ(launched.exit_code, 0) << launched.err;
-  EXPECT_EQ(attempts(folder_of("slow")).size(), 1U) << launched.err;
-  expect_the_undisturbed_result("slow");
 }
 
 }  // namespace
