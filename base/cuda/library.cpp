@@ -43,11 +43,9 @@ void add_pip_folders(const fs::path& environment_folder, std::vector<std::string
   }
 }
 
-std::vector<std::string> folders_to_search() {
-  std::vector<std::string> folders = split(environment("LOCKSTEP_CUDA_LIBRARIES"));
-  for (const std::string& folder : split(LOCKSTEP_CUDA_LIBRARY_FOLDERS)) {
-    folders.push_back(folder);
-  }
+// Where the build found the libraries, and below a Python environment that is active.
+std::vector<std::string> other_folders() {
+  std::vector<std::string> folders = split(LOCKSTEP_CUDA_LIBRARY_FOLDERS);
   for (const char* name : {"VIRTUAL_ENV", "CONDA_PREFIX"}) {
     if (const std::string folder = environment(name); !folder.empty()) {
       add_pip_folders(folder, folders);
@@ -56,19 +54,28 @@ std::vector<std::string> folders_to_search() {
   return folders;
 }
 
+void* open_library(const std::string& path) { return dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL); }
+
 }  // namespace
 
 SharedLibrary::SharedLibrary(const std::string& name) : name_(name) {
-  handle_ = dlopen(name.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  const std::string error = handle_ == nullptr ? dlerror() : "";
   std::string tried;
-  for (const std::string& folder : folders_to_search()) {
-    if (handle_ != nullptr) {
-      return;
+  const auto open_in = [&](const std::vector<std::string>& folders) {
+    for (const std::string& folder : folders) {
+      if (handle_ != nullptr) {
+        return;
+      }
+      handle_ = open_library((fs::path(folder) / name).string());
+      tried += ", " + folder;
     }
-    handle_ = dlopen((fs::path(folder) / name).c_str(), RTLD_NOW | RTLD_GLOBAL);
-    tried += ", " + folder;
+  };
+  open_in(split(environment("LOCKSTEP_CUDA_LIBRARIES")));
+  std::string error;
+  if (handle_ == nullptr) {
+    handle_ = open_library(name);
+    error = handle_ == nullptr ? dlerror() : "";
   }
+  open_in(other_folders());
   if (handle_ == nullptr) {
     fail(
         ErrorCode::kUnsupported,

@@ -8,8 +8,8 @@ namespace lockstep::cuda {
 
 class SharedLibrary {
  public:
-  // Opens `name` (libcublasLt.so.13): where the loader finds it, in the folders of LOCKSTEP_CUDA_LIBRARIES (separated
-  // by colons), where the build found it, or below a Python environment that is active (pip's nvidia-* packages).
+  // Opens `name` (libcublasLt.so.13): in the folders of LOCKSTEP_CUDA_LIBRARIES (separated by colons), where the loader
+  // finds it, where the build found it, or below a Python environment that is active (pip's nvidia-* packages).
   // Throws Error(kUnsupported) that names the library and where it was looked for. Stays open until the process ends.
   explicit SharedLibrary(const std::string& name);
 

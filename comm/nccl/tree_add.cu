@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "base/cuda/runtime.h"
+#include "base/cuda/launch.cuh"
 #include "comm/nccl/tree_add.h"
 
 namespace lockstep::nccl {
@@ -97,36 +97,36 @@ Shape shape_of(std::span<void* const> sources, const void* destination, std::siz
 }
 
 template <typename T, int kLeaves, bool kAllPresent>
-void launch(std::span<void* const> from, void* destination, std::size_t count, cudaStream_t stream) {
+void add_leaves(std::span<void* const> from, void* destination, std::size_t count, cudaStream_t stream) {
   Sources sources;
   std::copy(from.begin(), from.end(), sources.at);
   const Shape shape = shape_of<T>(from, destination, count);
   const std::size_t items = std::max(shape.vectors, count - shape.vectors * kVectorBytes / sizeof(T));
   const std::size_t blocks = std::clamp<std::size_t>((items + kThreads - 1) / kThreads, 1, kMostBlocks);
-  tree_add_kernel<T, kLeaves, kAllPresent><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
-      sources, static_cast<int>(from.size()), static_cast<T*>(destination), shape);
-  cuda::check(cudaGetLastError(), "comm: adding along the tree");
+  cuda::launch("comm: adding along the tree", tree_add_kernel<T, kLeaves, kAllPresent>,
+               {static_cast<unsigned>(blocks), kThreads}, stream, sources, static_cast<int>(from.size()),
+               static_cast<T*>(destination), shape);
 }
 
 template <typename T>
 void add_at_once(std::span<void* const> sources, void* destination, std::size_t count, cudaStream_t stream) {
   switch (sources.size()) {
     case 1:
-      return launch<T, 1, true>(sources, destination, count, stream);
+      return add_leaves<T, 1, true>(sources, destination, count, stream);
     case 2:
-      return launch<T, 2, true>(sources, destination, count, stream);
+      return add_leaves<T, 2, true>(sources, destination, count, stream);
     case 4:
-      return launch<T, 4, true>(sources, destination, count, stream);
+      return add_leaves<T, 4, true>(sources, destination, count, stream);
     case 8:
-      return launch<T, 8, true>(sources, destination, count, stream);
+      return add_leaves<T, 8, true>(sources, destination, count, stream);
     case 16:
-      return launch<T, 16, true>(sources, destination, count, stream);
+      return add_leaves<T, 16, true>(sources, destination, count, stream);
     case 32:
-      return launch<T, 32, true>(sources, destination, count, stream);
+      return add_leaves<T, 32, true>(sources, destination, count, stream);
     case 64:
-      return launch<T, 64, true>(sources, destination, count, stream);
+      return add_leaves<T, 64, true>(sources, destination, count, stream);
     default:
-      return launch<T, 64, false>(sources, destination, count, stream);
+      return add_leaves<T, 64, false>(sources, destination, count, stream);
   }
 }
 

@@ -198,8 +198,7 @@ struct ForwardMemory {
 // A block for kQueries queries of a head; the longest rows first, so that no block is left over at the end.
 template <typename T, int kDim, int kQueries, int kKeys>
 __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ ForwardArgs<T> args) {
-  extern __shared__ __align__(16) char shared[];
-  auto& memory = *reinterpret_cast<ForwardMemory<kDim, kQueries, kKeys>*>(shared);
+  auto& memory = *reinterpret_cast<ForwardMemory<kDim, kQueries, kKeys>*>(dynamic_shared_memory());
   const Shape<T>& shape = args.shape;
   const int x = static_cast<int>(threadIdx.x) % kSide;
   const int y = static_cast<int>(threadIdx.x) / kSide;
@@ -361,8 +360,7 @@ __device__ void recompute(BackwardMemory<kDim, kQueries, kKeys>& memory, const B
 // A block for kKeys keys of a key head: dk and dv, over all queries of all query heads that use it, in order.
 template <typename T, int kDim, int kQueries, int kKeys>
 __global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
-  extern __shared__ __align__(16) char shared[];
-  auto& memory = *reinterpret_cast<BackwardMemory<kDim, kQueries, kKeys>*>(shared);
+  auto& memory = *reinterpret_cast<BackwardMemory<kDim, kQueries, kKeys>*>(dynamic_shared_memory());
   const Shape<T>& shape = args.shape;
   const int first_key = static_cast<int>(blockIdx.x) * kKeys;
   const int kv_head = static_cast<int>(blockIdx.y);
@@ -398,8 +396,7 @@ __global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_con
 // A block for kQueries queries of a head: dq.
 template <typename T, int kDim, int kQueries, int kKeys>
 __global__ void __launch_bounds__(kThreads) query_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
-  extern __shared__ __align__(16) char shared[];
-  auto& memory = *reinterpret_cast<BackwardMemory<kDim, kQueries, kKeys>*>(shared);
+  auto& memory = *reinterpret_cast<BackwardMemory<kDim, kQueries, kKeys>*>(dynamic_shared_memory());
   const Shape<T>& shape = args.shape;
   const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kQueries;
   const int head = static_cast<int>(blockIdx.y);
@@ -452,12 +449,11 @@ void with_width(std::int64_t head_dim, const F& f) {
   }
 }
 
-template <typename Kernel, typename... Args>
-void launch(const char* name, Kernel kernel, dim3 grid, std::size_t shared_bytes, cudaStream_t stream, Args... args) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
-        name);
-  kernel<<<grid, kThreads, shared_bytes, stream>>>(args...);
-  check_launch(name);
+template <typename Args>
+void launch_tiles(const char* name, void (*kernel)(Args), dim3 grid, std::size_t shared_bytes, cudaStream_t stream,
+                  const Args& args) {
+  allow_shared_memory(name, kernel, shared_bytes);
+  launch(name, kernel, {grid, kThreads, shared_bytes}, stream, args);
 }
 
 dim3 grid_of(std::int64_t length, int tile, std::int64_t heads, std::int64_t batch) {
@@ -480,7 +476,7 @@ void attention_forward(const AttentionForward& args, cudaStream_t stream) {
       constexpr int kDim = decltype(width)::value;
       constexpr int kQueries = kDim == 256 ? 32 : 64;
       constexpr int kKeys = kDim == 256 ? 32 : 64;
-      launch("attention", forward_kernel<T, kDim, kQueries, kKeys>,
+      launch_tiles("attention", forward_kernel<T, kDim, kQueries, kKeys>,
              grid_of(shape.query_length, kQueries, shape.heads, shape.batch),
              sizeof(ForwardMemory<kDim, kQueries, kKeys>), stream, kernel_args);
     });
@@ -506,17 +502,16 @@ void attention_backward(const AttentionBackward& args, Scratch& scratch, cudaStr
                                       rows_of<T>(args.dq),
                                       rows_of<T>(args.dk),
                                       rows_of<T>(args.dv)};
-    delta_kernel<T>
-        <<<static_cast<unsigned>(divided_up(rows, kThreads / kWarp)), kThreads, 0, stream>>>(kernel_args, rows);
-    check_launch("attention's gradient");
+    launch("attention's gradient", delta_kernel<T>, {static_cast<unsigned>(divided_up(rows, kThreads / kWarp)), kThreads},
+           stream, kernel_args, rows);
     with_width(shape.head_dim, [&](auto width) {
       constexpr int kDim = decltype(width)::value;
       constexpr int kQueries = 32;
       constexpr int kKeys = kDim == 256 ? 32 : 64;
       constexpr std::size_t kBytes = sizeof(BackwardMemory<kDim, kQueries, kKeys>);
-      launch("attention's gradient", key_gradient_kernel<T, kDim, kQueries, kKeys>,
+      launch_tiles("attention's gradient", key_gradient_kernel<T, kDim, kQueries, kKeys>,
              grid_of(shape.key_length, kKeys, shape.kv_heads, shape.batch), kBytes, stream, kernel_args);
-      launch("attention's gradient", query_gradient_kernel<T, kDim, kQueries, kKeys>,
+      launch_tiles("attention's gradient", query_gradient_kernel<T, kDim, kQueries, kKeys>,
              grid_of(shape.query_length, kQueries, shape.heads, shape.batch), kBytes, stream, kernel_args);
     });
   });

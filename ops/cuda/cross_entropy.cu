@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads) likeliest_kernel(const In* logits, s
     for (const Candidate& other : partial) {
       own = likelier(own, other);
     }
-    likeliest[row] = isfinite(own.logit) ? own.token : -1;
+    likeliest[row] = std::isfinite(own.logit) ? own.token : -1;
   }
 }
 
@@ -190,22 +190,21 @@ void cross_entropy(const CrossEntropy& args, const std::int32_t* targets, cudaSt
     using T = decltype(out);
     const std::int64_t stride = args.logits.dim(-1);
     if (args.likeliest.is_defined()) {  // before gradients take the logits' place
-      likeliest_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-          pointer<In>(args.logits.data()), stride, static_cast<int>(args.vocabulary), targets,
-          pointer<std::int32_t>(args.likeliest.data()));
-      check_launch("likeliest tokens");
+      launch("likeliest tokens", likeliest_kernel<In>, {static_cast<unsigned>(rows), kThreads}, stream,
+             pointer<const In>(args.logits.data()), stride, static_cast<int>(args.vocabulary), targets,
+             pointer<std::int32_t>(args.likeliest.data()));
     }
     const auto run = [&](auto pack) {
-      cross_entropy_kernel<decltype(pack)::value><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-          pointer<In>(args.logits.data()), stride, static_cast<int>(args.vocabulary), targets, args.scale,
-          pointer<T>(args.dlogits.data()), pointer<float>(args.losses.data()));
+      launch("cross-entropy", cross_entropy_kernel<decltype(pack)::value, In, T>,
+             {static_cast<unsigned>(rows), kThreads}, stream, pointer<const In>(args.logits.data()), stride,
+             static_cast<int>(args.vocabulary), targets, args.scale, pointer<T>(args.dlogits.data()),
+             pointer<float>(args.losses.data()));
     };
     if (stride % kPack == 0 && are_aligned({args.logits.data(), args.dlogits.data()})) {
       run(std::integral_constant<int, kPack>{});
     } else {
       run(std::integral_constant<int, 1>{});
     }
-    check_launch("cross-entropy");
   });
 }
 

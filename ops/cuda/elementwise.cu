@@ -268,19 +268,18 @@ __global__ void add_bias_kernel(T* d, std::int64_t rows, std::int64_t columns, s
   }
 }
 
-__constant__ float nf4_levels[16];
-// Sixty-four bytes, so that no device needs to be remembered.
-void upload_nf4_levels(cudaStream_t stream) {
-  check(cudaMemcpyToSymbolAsync(nf4_levels, kNf4Levels.data(), sizeof(kNf4Levels), 0, cudaMemcpyHostToDevice, stream),
-        "uploading levels");
-}
+// Passed to the kernel by value.
+struct Nf4Levels {
+  float level[16];
+};
 
 // A value a thread.
 template <typename T>
-__global__ void unpack_kernel(PackedWeight weight, std::int64_t count, std::int64_t codes_begin, T* out) {
+__global__ void unpack_kernel(PackedWeight weight, const __grid_constant__ Nf4Levels nf4, std::int64_t count,
+                              std::int64_t codes_begin, T* out) {
   __shared__ float levels[16];
   if (threadIdx.x < 16) {
-    levels[threadIdx.x] = weight.packing == Packing::kNf4 ? nf4_levels[threadIdx.x] : 0.0F;
+    levels[threadIdx.x] = nf4.level[threadIdx.x];
   }
   __syncthreads();
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
@@ -403,10 +402,9 @@ void row_norms(const Matrix& x, const Tensor& norms, cudaStream_t stream) {
   }
   with_working_type(norms.dtype(), [&](auto type) {
     using T = decltype(type);
-    row_norms_kernel<T><<<static_cast<unsigned>(norms.count()), kNormThreads, 0, stream>>>(
-        pointer<float>(x.data), x.transposed ? 1 : x.stride, x.transposed ? x.stride : 1,
-        x.transposed ? x.rows : x.columns, pointer<T>(norms.data()));
-    check_launch("norms of rows");
+    launch("norms of rows", row_norms_kernel<T>, {static_cast<unsigned>(norms.count()), kNormThreads}, stream,
+           pointer<float>(x.data), x.transposed ? 1 : x.stride, x.transposed ? x.stride : 1,
+           x.transposed ? x.rows : x.columns, pointer<T>(norms.data()));
   });
 }
 
@@ -420,10 +418,9 @@ void scale_columns(const ColumnScale& scale, cudaStream_t stream) {
     const auto values_of = [](const Tensor& tensor) {
       return tensor.is_defined() ? pointer<T>(tensor.data()) : nullptr;
     };
-    scale_columns_kernel<T><<<blocks_for(count), kThreads, 0, stream>>>(
-        pointer<T>(scale.x.data), scale.x.stride, pointer<T>(scale.y.data), scale.y.stride, scale.y.rows,
-        static_cast<int>(scale.y.columns), values_of(scale.magnitude), values_of(scale.norms), values_of(scale.bias));
-    check_launch("scaling columns");
+    launch("scaling columns", scale_columns_kernel<T>, {blocks_for(count), kThreads}, stream, pointer<T>(scale.x.data),
+           scale.x.stride, pointer<T>(scale.y.data), scale.y.stride, scale.y.rows, static_cast<int>(scale.y.columns),
+           values_of(scale.magnitude), values_of(scale.norms), values_of(scale.bias));
   });
 }
 
@@ -435,13 +432,14 @@ void add_noise(const Noise& noise, const Tensor& x, cudaStream_t stream) {
 }
 
 void unpack(const PackedWeight& weight, const Tensor& out, cudaStream_t stream) {
-  upload_nf4_levels(stream);
+  Nf4Levels levels{};
+  std::copy(kNf4Levels.begin(), kNf4Levels.end(), levels.level);
   const auto begin =
       static_cast<std::int64_t>(codes_offset(weight.packing, static_cast<std::size_t>(out.count())));
   with_working_type(out.dtype(), [&](auto type) {
     using T = decltype(type);
-    unpack_kernel<T><<<blocks_for(out.count()), kThreads, 0, stream>>>(weight, out.count(), begin, pointer<T>(out.data()));
-    check_launch("unpacking weights");
+    launch("unpacking weights", unpack_kernel<T>, {blocks_for(out.count()), kThreads}, stream, weight, levels, out.count(),
+           begin, pointer<T>(out.data()));
   });
 }
 
@@ -494,10 +492,9 @@ void rope(const Rope& rope, cudaStream_t stream) {
   }
   with_working_type(rope.rows.dtype(), [&](auto type) {
     using T = decltype(type);
-    rope_kernel<<<blocks_for(count), kThreads, 0, stream>>>(pointer<T>(rope.rows.data()), count, rope.rows.dim(-1),
-                                                            static_cast<int>(rope.heads), half, rope.rows_per_sequence,
-                                                            rope.first_position, rope.inverse, frequencies);
-    check_launch("rotary embedding");
+    launch("rotary embedding", rope_kernel<T>, {blocks_for(count), kThreads}, stream, pointer<T>(rope.rows.data()), count,
+           rope.rows.dim(-1), static_cast<int>(rope.heads), half, rope.rows_per_sequence, rope.first_position,
+           rope.inverse, frequencies);
   });
 }
 
@@ -510,9 +507,8 @@ void add_bias(const Matrix& d, const void* bias, DType bias_dtype, cudaStream_t 
     with_working_type(bias_dtype, [&](auto bias_type) {
       using T = decltype(type);
       using B = decltype(bias_type);
-      add_bias_kernel<<<blocks_for(count), kThreads, 0, stream>>>(pointer<T>(d.data), d.rows, d.columns, d.stride,
-                                                                  static_cast<const B*>(bias));
-      check_launch("bias");
+      launch("bias", add_bias_kernel<T, B>, {blocks_for(count), kThreads}, stream, pointer<T>(d.data), d.rows, d.columns,
+             d.stride, static_cast<const B*>(bias));
     });
   });
 }

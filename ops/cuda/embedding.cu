@@ -121,10 +121,8 @@ void add_tokens(const RowGroups& groups, const T* dx, int columns, float* table,
   const auto* pieces = reinterpret_cast<const RowGroups::Piece*>(rows + padded_rows);
   const auto blocks = static_cast<unsigned>(groups.pieces.size());
   float* partial = scratch.get<float>(groups.pieces.size() * static_cast<std::size_t>(columns));
-  add_pieces<N><<<blocks, kThreads, 0, stream>>>(dx, columns, rows, pieces, table, partial);
-  check_launch("embedding's gradient");
-  add_partial_sums<N><<<blocks, kThreads, 0, stream>>>(columns, pieces, partial, table);
-  check_launch("embedding's gradient");
+  launch("embedding's gradient", add_pieces<N, T>, {blocks, kThreads}, stream, dx, columns, rows, pieces, table, partial);
+  launch("embedding's gradient", add_partial_sums<N>, {blocks, kThreads}, stream, columns, pieces, partial, table);
 }
 
 }  // namespace

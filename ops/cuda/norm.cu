@@ -376,12 +376,11 @@ template <typename T, bool kHasMean>
 void launch_forward(const ForwardRows<T>& args, bool aligned, cudaStream_t stream) {
   const bool by_warp = aligned && with_packs(args.columns, [&](auto packs) {
                          const auto blocks = static_cast<unsigned>(divided_up(args.rows, kBlock / kWarp));
-                         forward_by_warp<T, decltype(packs)::value, kHasMean><<<blocks, kBlock, 0, stream>>>(args);
+                         launch("norm", forward_by_warp<T, decltype(packs)::value, kHasMean>, {blocks, kBlock}, stream, args);
                        });
   if (!by_warp) {
-    forward_by_block<T, kHasMean><<<static_cast<unsigned>(args.rows), kBlock, 0, stream>>>(args);
+    launch("norm", forward_by_block<T, kHasMean>, {static_cast<unsigned>(args.rows), kBlock}, stream, args);
   }
-  check_launch("norm");
 }
 
 // Whether the rows are short enough for sums in registers.
@@ -398,8 +397,8 @@ bool launch_backward_with_sums(const BackwardRows<T>& args, const ColumnSums& su
     if constexpr (kPacks <= kMostPacksWithSums) {
       const std::int64_t blocks = std::min(kSumBlocks, divided_up(args.rows, kBlock / kWarp));
       float* partial = scratch.get<float>(static_cast<std::size_t>(blocks * 2 * args.columns));
-      backward_with_sums<T, kPacks, kHasMean><<<static_cast<unsigned>(blocks), kBlock, 0, stream>>>(args, partial);
-      check_launch("norm's gradient");
+      launch("norm's gradient", backward_with_sums<T, kPacks, kHasMean>, {static_cast<unsigned>(blocks), kBlock}, stream,
+             args, partial);
       add_partial_sums(partial, blocks, sums, targets, stream);
     }
   });
@@ -409,12 +408,12 @@ template <typename T, bool kHasMean>
 void launch_backward(const BackwardRows<T>& args, bool aligned, cudaStream_t stream) {
   const bool by_warp = aligned && with_packs(args.columns, [&](auto packs) {
                          const auto blocks = static_cast<unsigned>(divided_up(args.rows, kBlock / kWarp));
-                         backward_by_warp<T, decltype(packs)::value, kHasMean><<<blocks, kBlock, 0, stream>>>(args);
+                         launch("norm's gradient", backward_by_warp<T, decltype(packs)::value, kHasMean>,
+                                {blocks, kBlock}, stream, args);
                        });
   if (!by_warp) {
-    backward_by_block<T, kHasMean><<<static_cast<unsigned>(args.rows), kBlock, 0, stream>>>(args);
+    launch("norm's gradient", backward_by_block<T, kHasMean>, {static_cast<unsigned>(args.rows), kBlock}, stream, args);
   }
-  check_launch("norm's gradient");
 }
 
 }  // namespace

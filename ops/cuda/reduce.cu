@@ -82,9 +82,8 @@ void scale_columns_gradient(const ColumnScaleGradient& gradient, Scratch& scratc
 void sums_of_squares(std::span<const float> values, double* block_sums, cudaStream_t stream) {
   const std::size_t blocks = squares_blocks(values.size());
   if (blocks > 0) {
-    squares_kernel<<<static_cast<unsigned>(blocks), kSquaresThreads, 0, stream>>>(
-        values.data(), static_cast<std::int64_t>(values.size()), block_sums);
-    check_launch("sums of squares");
+    launch("sums of squares", squares_kernel, {static_cast<unsigned>(blocks), kSquaresThreads}, stream, values.data(),
+           static_cast<std::int64_t>(values.size()), block_sums);
   }
 }
 

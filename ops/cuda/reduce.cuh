@@ -103,9 +103,8 @@ template <int kSums>
 void add_partial_sums(const float* partial, std::int64_t blocks, const ColumnSums& args,
                       const SumTargets<kSums>& targets, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(divided_up(args.columns, kWarp)), kSums);
-  add_row_blocks<kSums><<<grid, dim3(kWarp, kSumRows), 0, stream>>>(partial, static_cast<int>(blocks), args.columns,
-                                                                    args.accumulate, targets);
-  check_launch("column sums");
+  launch("column sums", add_row_blocks<kSums>, {grid, dim3(kWarp, kSumRows)}, stream, partial, static_cast<int>(blocks),
+         args.columns, args.accumulate, targets);
 }
 
 // targets[s] (f32; null: not wanted) becomes the sum of the s-th terms, or is added to.
@@ -123,14 +122,9 @@ void column_sums(const Terms& terms, const ColumnSums& args, const SumTargets<Te
   if (blocks > 0) {
     const bool in_packs = args.in_packs && args.columns % kPack == 0;
     const auto width = static_cast<unsigned>(divided_up(args.columns, kWarp * (in_packs ? kPack : 1)));
-    const dim3 grid(width, static_cast<unsigned>(blocks));
-    const dim3 threads(kWarp, kSumRows);
-    if (in_packs) {
-      column_sums_kernel<kPack><<<grid, threads, 0, stream>>>(terms, args.rows, args.columns, rows_per_block, partial);
-    } else {
-      column_sums_kernel<1><<<grid, threads, 0, stream>>>(terms, args.rows, args.columns, rows_per_block, partial);
-    }
-    check_launch("column sums");
+    launch("column sums", in_packs ? column_sums_kernel<kPack, Terms> : column_sums_kernel<1, Terms>,
+           {dim3(width, static_cast<unsigned>(blocks)), dim3(kWarp, kSumRows)}, stream, terms, args.rows, args.columns,
+           rows_per_block, partial);
   }
   add_partial_sums(partial, blocks, args, targets, stream);
 }

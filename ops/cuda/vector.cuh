@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <initializer_list>
 
-#include "base/cuda/runtime.h"
+#include "base/cuda/launch.cuh"
 #include "base/dtype.h"
 
 namespace lockstep::cuda {
@@ -155,8 +155,6 @@ __device__ T sum_over_block(T value) {
 
 [[nodiscard]] constexpr std::int64_t divided_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
 
-inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
-
 // Calls f.at<N>(i) for pieces of N = kPack or 1 elements from i on that make up [0, n).
 template <typename F>
 __global__ void sweep_kernel(std::int64_t packs, std::int64_t n, F f) {
@@ -177,8 +175,7 @@ void sweep(std::int64_t n, bool in_packs, cudaStream_t stream, const char* name,
   }
   const std::int64_t packs = in_packs ? n / kPack : 0;
   const std::int64_t threads = packs + (n - packs * kPack);
-  sweep_kernel<<<static_cast<unsigned>(divided_up(threads, kThreads)), kThreads, 0, stream>>>(packs, n, f);
-  check_launch(name);
+  launch(name, sweep_kernel<F>, {static_cast<unsigned>(divided_up(threads, kThreads)), kThreads}, stream, packs, n, f);
 }
 
 }  // namespace lockstep::cuda

@@ -54,6 +54,13 @@ TEST_F(SharedLibraryTest, IsFoundInTheFoldersOfTheEnvironmentVariable) {
   EXPECT_EQ(cosine(0.0), 1.0);
 }
 
+// The loader has a libutil.so.1 of its own, which knows no cosine.
+TEST_F(SharedLibraryTest, ComesFromTheFoldersOfTheEnvironmentVariableBeforeTheLoaders) {
+  put(folder_.path(), "libutil.so.1");
+  setenv("LOCKSTEP_CUDA_LIBRARIES", folder_.path().c_str(), 1);
+  EXPECT_TRUE(SharedLibrary("libutil.so.1").has("cosf"));
+}
+
 TEST_F(SharedLibraryTest, IsFoundWherePipPutsIt) {
   put(folder_ / "lib" / "python3.11" / "site-packages" / "nvidia" / "standin" / "lib", "libstandin2.so.7");
   setenv("VIRTUAL_ENV", folder_.path().c_str(), 1);

@@ -1,0 +1,246 @@
+#include "tests/cuda_emulator/block.h"
+
+#include <algorithm>
+#include <boost/context/fiber.hpp>
+#include <boost/context/protected_fixedsize_stack.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace lockstep::cuda_emulator {
+namespace {
+
+namespace context = boost::context;
+
+constexpr unsigned kWarp = 32;
+constexpr std::size_t kStackBytes = std::size_t{256} << 10;
+
+[[noreturn]] void give_up(const char* kernel, const char* what) {
+  std::fprintf(stderr, "cuda_emulator: kernel \"%s\": %s\n", kernel, what);
+  std::abort();
+}
+
+enum class Waiting : std::uint8_t { kNo, kForWarp, kForBlock };
+
+struct Thread {
+  dim3 index;
+  Waiting waiting = Waiting::kNo;
+  bool has_ended = false;
+  std::uint64_t exchanges = 0;      // so far
+  std::uint64_t offered[2] = {};    // in the even and in the odd ones
+};
+
+class Block;
+
+// Runs threads, one after another, until one has to wait; then it is that thread's until the thread ends.
+struct Carrier {
+  context::fiber fiber;      // while it does not run
+  context::fiber scheduler;  // while it does
+  Thread* thread = nullptr;
+};
+
+// The block that the calling thread of the CPU runs.
+class Block {
+ public:
+  void run(const char* name, const Grid& grid, const std::function<void()>& body) {
+    name_ = name;
+    grid_ = &grid;
+    body_ = &body;
+    threads_.assign(std::size_t{grid.threads.x} * grid.threads.y * grid.threads.z, {});
+    set_order();
+    // Memory that holds what no kernel may read before it is written.
+    shared_ = std::make_unique<std::byte[]>(grid.shared_bytes + alignof(std::max_align_t));
+    for (block_.z = 0; block_.z < grid.blocks.z; ++block_.z) {
+      for (block_.y = 0; block_.y < grid.blocks.y; ++block_.y) {
+        for (block_.x = 0; block_.x < grid.blocks.x; ++block_.x) {
+          run_block();
+        }
+      }
+    }
+  }
+
+  [[nodiscard]] const Thread& current() const { return *carrier_->thread; }
+  [[nodiscard]] const dim3& block() const { return block_; }
+  [[nodiscard]] const Grid& grid() const { return *grid_; }
+  [[nodiscard]] char* shared() { return reinterpret_cast<char*>(shared_.get()); }
+
+  void wait_for_block() { wait(Waiting::kForBlock); }
+
+  std::uint64_t exchange_in_warp(std::uint64_t value, int distance) {
+    Thread& own = *carrier_->thread;
+    const std::size_t turn = own.exchanges++ % 2;
+    own.offered[turn] = value;
+    wait(Waiting::kForWarp);
+    const std::size_t index = static_cast<std::size_t>(&own - threads_.data());
+    const std::size_t other = index ^ static_cast<std::size_t>(distance);
+    if (other >= threads_.size() || threads_[other].exchanges < own.exchanges) {
+      give_up(name_, "a lane takes a value from one that is not there");
+    }
+    return threads_[other].offered[turn];
+  }
+
+ private:
+  void run_block() {
+    std::memset(shared_.get(), 0xFF, grid_->shared_bytes);
+    const dim3& size = grid_->threads;
+    for (std::size_t i = 0; i < threads_.size(); ++i) {
+      threads_[i] = {};
+      threads_[i].index = dim3(static_cast<unsigned>(i % size.x), static_cast<unsigned>(i / size.x % size.y),
+                               static_cast<unsigned>(i / size.x / size.y));
+    }
+    next_ = 0;
+    for (ended_ = 0; ended_ < threads_.size();) {
+      const std::size_t ended_before = ended_;
+      const std::size_t started_before = next_;
+      bool moved = false;
+      while (next_ < threads_.size()) {  // those that wait keep their carriers
+        resume(idle_carrier());
+      }
+      for (Carrier* const carrier : std::exchange(waiting_, {})) {
+        if (carrier->thread->waiting != Waiting::kNo) {
+          waiting_.push_back(carrier);
+          continue;
+        }
+        resume(carrier);
+        moved = true;
+      }
+      moved |= release() || ended_ != ended_before || next_ != started_before;
+      if (!moved) {
+        give_up(name_, "threads wait at a barrier that the others do not come to");
+      }
+    }
+  }
+
+  // Lets those go on whose warp or block has come together.
+  bool release() {
+    bool released = false;
+    const std::size_t warps = (threads_.size() + kWarp - 1) / kWarp;
+    std::size_t at_block_barrier = 0;
+    for (std::size_t warp = 0; warp < warps; ++warp) {
+      const std::size_t begin = warp * kWarp;
+      const std::size_t end = std::min<std::size_t>(begin + kWarp, threads_.size());
+      std::size_t at_warp_barrier = 0;
+      std::size_t running = 0;
+      for (std::size_t i = begin; i < end; ++i) {
+        running += threads_[i].has_ended ? 0 : 1;
+        at_warp_barrier += threads_[i].waiting == Waiting::kForWarp ? 1 : 0;
+        at_block_barrier += threads_[i].waiting == Waiting::kForBlock ? 1 : 0;
+      }
+      if (running > 0 && at_warp_barrier == running) {
+        released = true;
+        for (std::size_t i = begin; i < end; ++i) {
+          threads_[i].waiting = Waiting::kNo;
+        }
+      }
+    }
+    if (at_block_barrier > 0 && at_block_barrier == threads_.size() - ended_) {
+      released = true;
+      for (Thread& thread : threads_) {
+        thread.waiting = Waiting::kNo;
+      }
+    }
+    return released;
+  }
+
+  Carrier* idle_carrier() {
+    if (idle_.empty()) {
+      carriers_.push_back(std::make_unique<Carrier>());
+      Carrier* const carrier = carriers_.back().get();
+      carrier->fiber = context::fiber(std::allocator_arg, context::protected_fixedsize_stack(kStackBytes),
+                                      [this, carrier](context::fiber&& scheduler) {
+                                        carrier->scheduler = std::move(scheduler);
+                                        carry(*carrier);
+                                        return std::move(carrier->scheduler);
+                                      });
+      return carrier;
+    }
+    Carrier* const carrier = idle_.back();
+    idle_.pop_back();
+    return carrier;
+  }
+
+  void resume(Carrier* carrier) {
+    carrier_ = carrier;
+    carrier->fiber = std::move(carrier->fiber).resume();
+  }
+
+  void give_way(Carrier& carrier) { carrier.scheduler = std::move(carrier.scheduler).resume(); }
+
+  void carry(Carrier& carrier) {
+    for (;;) {
+      while (next_ < threads_.size()) {
+        carrier.thread = &threads_[order_[next_++]];
+        (*body_)();
+        carrier.thread->has_ended = true;
+        ++ended_;
+      }
+      idle_.push_back(&carrier);
+      give_way(carrier);
+    }
+  }
+
+  void wait(Waiting waiting) {
+    Carrier& carrier = *carrier_;
+    carrier.thread->waiting = waiting;
+    waiting_.push_back(&carrier);
+    give_way(carrier);
+  }
+
+  void set_order() {
+    order_.resize(threads_.size());
+    std::iota(order_.begin(), order_.end(), std::size_t{0});
+    const char* wanted = std::getenv("LOCKSTEP_EMULATOR_ORDER");
+    if (wanted == nullptr) {
+      return;
+    }
+    if (std::string_view(wanted) == "reverse") {
+      std::reverse(order_.begin(), order_.end());
+    } else {
+      std::shuffle(order_.begin(), order_.end(), std::mt19937(static_cast<unsigned>(std::atoi(wanted))));
+    }
+  }
+
+  const char* name_ = "";
+  const Grid* grid_ = nullptr;
+  const std::function<void()>* body_ = nullptr;
+  dim3 block_;
+  std::vector<Thread> threads_;
+  std::vector<std::size_t> order_;  // in which threads start
+  std::size_t next_ = 0;            // of order_
+  std::size_t ended_ = 0;
+  std::unique_ptr<std::byte[]> shared_;
+  std::vector<std::unique_ptr<Carrier>> carriers_;
+  std::vector<Carrier*> idle_;
+  std::vector<Carrier*> waiting_;
+  Carrier* carrier_ = nullptr;  // that runs
+};
+
+// Never destroyed: its fibers have no end.
+Block& this_block() {
+  thread_local Block& block = *new Block;
+  return block;
+}
+
+}  // namespace
+
+void run_grid(const char* name, const Grid& grid, const std::function<void()>& thread) {
+  this_block().run(name, grid, thread);
+}
+
+const dim3& thread_index() { return this_block().current().index; }
+const dim3& block_index() { return this_block().block(); }
+const dim3& block_size() { return this_block().grid().threads; }
+const dim3& grid_size() { return this_block().grid().blocks; }
+char* shared_memory() { return this_block().shared(); }
+void wait_for_block() { this_block().wait_for_block(); }
+std::uint64_t exchange_in_warp(std::uint64_t value, int distance) {
+  return this_block().exchange_in_warp(value, distance);
+}
+
+}  // namespace lockstep::cuda_emulator

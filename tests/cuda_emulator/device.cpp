@@ -1,0 +1,42 @@
+#include "tests/cuda_emulator/device.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <string>
+#include <utility>
+
+namespace lockstep::cuda_emulator {
+namespace {
+
+std::atomic<cudaError_t> broken_with = cudaSuccess;
+thread_local cudaError_t last_error = cudaSuccess;
+
+}  // namespace
+
+std::uint64_t setting(const char* name, std::uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::stoull(text);
+}
+
+int device_count() { return static_cast<int>(setting("LOCKSTEP_EMULATED_GPUS", 1)); }
+std::size_t device_memory_bytes() { return setting("LOCKSTEP_EMULATED_GPU_MIB", 4096) << 20; }
+
+cudaError_t sticky_error() { return broken_with; }
+void break_device(cudaError_t error) { broken_with = error; }
+
+cudaError_t answer(cudaError_t error) {
+  if (sticky_error() != cudaSuccess) {
+    error = sticky_error();
+  }
+  if (error != cudaSuccess && error != cudaErrorNotReady) {
+    last_error = error;
+  }
+  return error;
+}
+
+cudaError_t take_last_error() {
+  const cudaError_t error = std::exchange(last_error, cudaSuccess);
+  return sticky_error() != cudaSuccess ? sticky_error() : error;
+}
+
+}  // namespace lockstep::cuda_emulator

@@ -1,0 +1,30 @@
+// The state of the emulated GPU of this process, shared by the calls of the runtime. Environment:
+//
+//   LOCKSTEP_EMULATED_GPUS=N         GPUs that this machine shows (default 1)
+//   LOCKSTEP_EMULATED_GPU_MIB=N      memory of each (default 4096)
+//   LOCKSTEP_EMULATED_FAULT=N        the N-th kernel of a process fails as a broken card does, and all calls from then on
+//   LOCKSTEP_EMULATOR_ORDER=reverse  or a number: another order of a block's threads, where barriers leave it open
+#pragma once
+
+#include <driver_types.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lockstep::cuda_emulator {
+
+[[nodiscard]] int device_count();
+[[nodiscard]] std::size_t device_memory_bytes();
+
+// What ended the use of the GPU, as a real one remembers it; cudaSuccess before.
+[[nodiscard]] cudaError_t sticky_error();
+void break_device(cudaError_t error);
+
+// Remembers a failed call for cudaGetLastError(), and returns it. Calls after a broken device fail as it did.
+cudaError_t answer(cudaError_t error);
+[[nodiscard]] cudaError_t take_last_error();
+
+// The value of a variable of the environment, or `otherwise`.
+[[nodiscard]] std::uint64_t setting(const char* name, std::uint64_t otherwise);
+
+}  // namespace lockstep::cuda_emulator

@@ -1,0 +1,43 @@
+// What the compiler of kernels brings along and a C++ compiler does not: included before each of them when they are
+// compiled to run on a CPU.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "tests/cuda_emulator/block.h"
+
+#undef __shared__
+#define __shared__ static thread_local  // one thread of the CPU runs a whole block
+#define __launch_bounds__(...)
+#undef __forceinline__
+#define __forceinline__ inline
+#define threadIdx (::lockstep::cuda_emulator::thread_index())
+#define blockIdx (::lockstep::cuda_emulator::block_index())
+#define blockDim (::lockstep::cuda_emulator::block_size())
+#define gridDim (::lockstep::cuda_emulator::grid_size())
+
+inline void __syncthreads() { lockstep::cuda_emulator::wait_for_block(); }
+
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int distance) {
+  static_assert(sizeof(T) <= sizeof(std::uint64_t));
+  static_cast<void>(mask);  // whole warps everywhere
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = lockstep::cuda_emulator::exchange_in_warp(bits, distance);
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+inline float __expf(float x) { return std::exp(x); }
+inline float rsqrtf(float x) { return 1.0F / std::sqrt(x); }
+using std::max;
+using std::min;
