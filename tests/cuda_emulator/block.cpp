@@ -32,8 +32,8 @@ struct Thread {
   dim3 index;
   Waiting waiting = Waiting::kNo;
   bool has_ended = false;
-  std::uint64_t exchanges = 0;      // so far
-  std::uint64_t offered[2] = {};    // in the even and in the odd ones
+  std::uint64_t exchanges = 0;    // so far
+  std::uint64_t offered[2] = {};  // in the even and in the odd ones
 };
 
 class Block;

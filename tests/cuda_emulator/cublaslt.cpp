@@ -1,4 +1,4 @@
-// A libcublasLt for the emulator: products in f32, each element's terms in their order, with the epilogues that the
+// A libcublasLt for the emulator: products whose terms are added in f64, in their order, with the epilogues that the
 // project asks for. Matrices lie in columns.
 #include <cublasLt.h>
 
@@ -58,9 +58,9 @@ float gelu_slope(float x) {
 }
 
 // op(matrix), `rows` x `columns`, in rows.
-std::vector<float> in_rows(const void* data, const Layout& layout, cublasOperation_t operation, std::int64_t rows,
-                           std::int64_t columns) {
-  std::vector<float> values(static_cast<std::size_t>(rows * columns));
+std::vector<double> in_rows(const void* data, const Layout& layout, cublasOperation_t operation, std::int64_t rows,
+                            std::int64_t columns) {
+  std::vector<double> values(static_cast<std::size_t>(rows * columns));
   for (std::int64_t row = 0; row < rows; ++row) {
     for (std::int64_t column = 0; column < columns; ++column) {
       const std::int64_t i = operation == CUBLAS_OP_N ? column * layout.stride + row : row * layout.stride + column;
@@ -83,21 +83,21 @@ struct Product {
     const std::int64_t columns = out.columns;
     const std::int64_t inner = description.first == CUBLAS_OP_N ? first.columns : first.rows;
     // The transpose of the result, column by column of it, so that the innermost loop runs along memory.
-    const std::vector<float> a = in_rows(first_data, first, description.first == CUBLAS_OP_N ? CUBLAS_OP_T : CUBLAS_OP_N,
-                                         inner, rows);
-    const std::vector<float> b = in_rows(second_data, second, description.second, inner, columns);
-    std::vector<float> sums(static_cast<std::size_t>(rows));
+    const std::vector<double> a =
+        in_rows(first_data, first, description.first == CUBLAS_OP_N ? CUBLAS_OP_T : CUBLAS_OP_N, inner, rows);
+    const std::vector<double> b = in_rows(second_data, second, description.second, inner, columns);
+    std::vector<double> sums(static_cast<std::size_t>(rows));
     for (std::int64_t column = 0; column < columns; ++column) {
-      std::fill(sums.begin(), sums.end(), 0.0F);
+      std::fill(sums.begin(), sums.end(), 0.0);
       for (std::int64_t k = 0; k < inner; ++k) {
-        const float factor = b[static_cast<std::size_t>(k * columns + column)];
-        const float* const from = a.data() + k * rows;
+        const double factor = b[static_cast<std::size_t>(k * columns + column)];
+        const double* const from = a.data() + k * rows;
         for (std::int64_t row = 0; row < rows; ++row) {
           sums[static_cast<std::size_t>(row)] += factor * from[row];
         }
       }
       for (std::int64_t row = 0; row < rows; ++row) {
-        finish(row, column, sums[static_cast<std::size_t>(row)]);
+        finish(row, column, static_cast<float>(sums[static_cast<std::size_t>(row)]));
       }
     }
   }
@@ -224,8 +224,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t /*handle*/, cubla
                                               cublasLtMatmulPreference_t /*preference*/, int /*wanted*/,
                                               cublasLtMatmulHeuristicResult_t* results, int* found) {
   const Description& wanted = description_of(description);
-  const bool has_activation =
-      wanted.epilogue != CUBLASLT_EPILOGUE_DEFAULT && wanted.epilogue != CUBLASLT_EPILOGUE_BIAS;
+  const bool has_activation = wanted.epilogue != CUBLASLT_EPILOGUE_DEFAULT && wanted.epilogue != CUBLASLT_EPILOGUE_BIAS;
   *found = has_activation && layout_of(out).rows % 8 != 0 ? 0 : 1;
   *results = {};
   return *found == 1 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;

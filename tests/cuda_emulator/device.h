@@ -2,8 +2,8 @@
 //
 //   LOCKSTEP_EMULATED_GPUS=N         GPUs that this machine shows (default 1)
 //   LOCKSTEP_EMULATED_GPU_MIB=N      memory of each (default 4096)
-//   LOCKSTEP_EMULATED_FAULT=N        the N-th kernel of a process fails as a broken card does, and all calls from then on
-//   LOCKSTEP_EMULATOR_ORDER=reverse  or a number: another order of a block's threads, where barriers leave it open
+//   LOCKSTEP_EMULATED_FAULT=N        the N-th kernel of a process fails as a broken card does, and all calls from then
+//   on LOCKSTEP_EMULATOR_ORDER=reverse  or a number: another order of a block's threads, where barriers leave it open
 #pragma once
 
 #include <driver_types.h>

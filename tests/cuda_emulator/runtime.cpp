@@ -20,7 +20,7 @@ using namespace lockstep::cuda_emulator;
 namespace {
 
 constexpr std::align_val_t kAlignment{256};
-constexpr std::size_t kSharedBytes = std::size_t{48} << 10;     // of a kernel that asks for no more
+constexpr std::size_t kSharedBytes = std::size_t{48} << 10;       // of a kernel that asks for no more
 constexpr std::size_t kMostSharedBytes = std::size_t{227} << 10;  // Hopper's
 constexpr std::size_t kMostThreads = 1024;
 
@@ -173,7 +173,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     return answer(cudaErrorInvalidDevice);
   }
   *properties = {};
-  std::snprintf(properties->name, sizeof(properties->name), "an emulated GPU");
+  std::snprintf(properties->name, sizeof(properties->name), "NVIDIA H200 (emulated)");
   properties->major = 9;
   properties->minor = 0;
   properties->multiProcessorCount = 4;
