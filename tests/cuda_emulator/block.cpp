@@ -1,5 +1,7 @@
 #include "tests/cuda_emulator/block.h"
 
+#include <alloca.h>
+
 #include <algorithm>
 #include <boost/context/fiber.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
@@ -19,6 +21,7 @@ namespace {
 namespace context = boost::context;
 
 constexpr unsigned kWarp = 32;
+constexpr std::size_t kCacheLine = 64;
 constexpr std::size_t kStackBytes = std::size_t{256} << 10;
 
 [[noreturn]] void give_up(const char* kernel, const char* what) {
@@ -95,57 +98,56 @@ class Block {
                                static_cast<unsigned>(i / size.x / size.y));
     }
     next_ = 0;
-    for (ended_ = 0; ended_ < threads_.size();) {
-      const std::size_t ended_before = ended_;
-      const std::size_t started_before = next_;
-      bool moved = false;
-      while (next_ < threads_.size()) {  // those that wait keep their carriers
-        resume(idle_carrier());
+    ended_ = 0;
+    waiting_.resize((threads_.size() + kWarp - 1) / kWarp);
+    for (std::size_t ended_before = 0; ended_ < threads_.size(); ended_before = ended_) {
+      for (std::size_t turn = 0; turn < waiting_.size(); ++turn) {
+        run_warp(turn);
       }
-      for (Carrier* const carrier : std::exchange(waiting_, {})) {
-        if (carrier->thread->waiting != Waiting::kNo) {
-          waiting_.push_back(carrier);
-          continue;
-        }
-        resume(carrier);
-        moved = true;
-      }
-      moved |= release() || ended_ != ended_before || next_ != started_before;
-      if (!moved) {
+      if (!release_block() && ended_ == ended_before) {
         give_up(name_, "threads wait at a barrier that the others do not come to");
       }
     }
   }
 
-  // Lets those go on whose warp or block has come together.
-  bool release() {
-    bool released = false;
-    const std::size_t warps = (threads_.size() + kWarp - 1) / kWarp;
-    std::size_t at_block_barrier = 0;
-    for (std::size_t warp = 0; warp < warps; ++warp) {
-      const std::size_t begin = warp * kWarp;
-      const std::size_t end = std::min<std::size_t>(begin + kWarp, threads_.size());
-      std::size_t at_warp_barrier = 0;
-      std::size_t running = 0;
-      for (std::size_t i = begin; i < end; ++i) {
-        running += threads_[i].has_ended ? 0 : 1;
-        at_warp_barrier += threads_[i].waiting == Waiting::kForWarp ? 1 : 0;
-        at_block_barrier += threads_[i].waiting == Waiting::kForBlock ? 1 : 0;
-      }
-      if (running > 0 && at_warp_barrier == running) {
-        released = true;
-        for (std::size_t i = begin; i < end; ++i) {
-          threads_[i].waiting = Waiting::kNo;
+  // The warp that comes `turn`-th in order_, up to where all of its threads have ended or wait for other warps.
+  void run_warp(std::size_t turn) {
+    started_warps_end_ = std::min((turn + 1) * kWarp, threads_.size());
+    while (next_ < started_warps_end_) {  // those that wait keep their carriers
+      resume(idle_carrier(), turn);
+    }
+    do {
+      for (Carrier* const carrier : std::exchange(waiting_[turn], {})) {
+        if (carrier->thread->waiting != Waiting::kNo) {
+          waiting_[turn].push_back(carrier);
+        } else {
+          resume(carrier, turn);
         }
       }
+    } while (release_warp(waiting_[turn]));
+  }
+
+  // Lets the threads of a warp go on that have come together.
+  bool release_warp(const std::vector<Carrier*>& warp) {
+    const auto waits = [](const Carrier* carrier) { return carrier->thread->waiting == Waiting::kForWarp; };
+    if (warp.empty() || !std::ranges::all_of(warp, waits)) {
+      return false;
     }
-    if (at_block_barrier > 0 && at_block_barrier == threads_.size() - ended_) {
-      released = true;
-      for (Thread& thread : threads_) {
-        thread.waiting = Waiting::kNo;
-      }
+    for (Carrier* const carrier : warp) {
+      carrier->thread->waiting = Waiting::kNo;
     }
-    return released;
+    return true;
+  }
+
+  bool release_block() {
+    const auto waits = [](const Thread& thread) { return thread.has_ended || thread.waiting == Waiting::kForBlock; };
+    if (!std::ranges::all_of(threads_, waits)) {
+      return false;
+    }
+    for (Thread& thread : threads_) {
+      thread.waiting = Waiting::kNo;
+    }
+    return true;
   }
 
   Carrier* idle_carrier() {
@@ -155,6 +157,8 @@ class Block {
       carrier->fiber = context::fiber(std::allocator_arg, context::protected_fixedsize_stack(kStackBytes),
                                       [this, carrier](context::fiber&& scheduler) {
                                         carrier->scheduler = std::move(scheduler);
+                                        // Or the tops of all stacks share one set of the cache.
+                                        static_cast<void>(alloca(carriers_.size() % kWarp * kCacheLine));
                                         carry(*carrier);
                                         return std::move(carrier->scheduler);
                                       });
@@ -165,7 +169,8 @@ class Block {
     return carrier;
   }
 
-  void resume(Carrier* carrier) {
+  void resume(Carrier* carrier, std::size_t turn) {
+    turn_ = turn;
     carrier_ = carrier;
     carrier->fiber = std::move(carrier->fiber).resume();
   }
@@ -174,7 +179,7 @@ class Block {
 
   void carry(Carrier& carrier) {
     for (;;) {
-      while (next_ < threads_.size()) {
+      while (next_ < started_warps_end_) {
         carrier.thread = &threads_[order_[next_++]];
         (*body_)();
         carrier.thread->has_ended = true;
@@ -188,7 +193,7 @@ class Block {
   void wait(Waiting waiting) {
     Carrier& carrier = *carrier_;
     carrier.thread->waiting = waiting;
-    waiting_.push_back(&carrier);
+    waiting_[turn_].push_back(&carrier);
     give_way(carrier);
   }
 
@@ -196,13 +201,24 @@ class Block {
     order_.resize(threads_.size());
     std::iota(order_.begin(), order_.end(), std::size_t{0});
     const char* wanted = std::getenv("LOCKSTEP_EMULATOR_ORDER");
-    if (wanted == nullptr) {
+    if (wanted == nullptr || order_.size() % kWarp != 0) {
       return;
     }
     if (std::string_view(wanted) == "reverse") {
       std::reverse(order_.begin(), order_.end());
-    } else {
-      std::shuffle(order_.begin(), order_.end(), std::mt19937(static_cast<unsigned>(std::atoi(wanted))));
+      return;
+    }
+    std::mt19937 random(static_cast<unsigned>(std::atoi(wanted)));
+    std::vector<std::size_t> warps(order_.size() / kWarp);
+    std::iota(warps.begin(), warps.end(), std::size_t{0});
+    std::shuffle(warps.begin(), warps.end(), random);
+    order_.clear();
+    for (const std::size_t warp : warps) {
+      const auto begin = static_cast<std::ptrdiff_t>(order_.size());
+      for (std::size_t i = warp * kWarp; i < (warp + 1) * kWarp; ++i) {
+        order_.push_back(i);
+      }
+      std::shuffle(order_.begin() + begin, order_.end(), random);
     }
   }
 
@@ -211,14 +227,16 @@ class Block {
   const std::function<void()>* body_ = nullptr;
   dim3 block_;
   std::vector<Thread> threads_;
-  std::vector<std::size_t> order_;  // in which threads start
-  std::size_t next_ = 0;            // of order_
+  std::vector<std::size_t> order_;     // in which threads start, warp by warp
+  std::size_t started_warps_end_ = 0;  // of order_
+  std::size_t next_ = 0;               // of order_
   std::size_t ended_ = 0;
   std::unique_ptr<std::byte[]> shared_;
   std::vector<std::unique_ptr<Carrier>> carriers_;
   std::vector<Carrier*> idle_;
-  std::vector<Carrier*> waiting_;
-  Carrier* carrier_ = nullptr;  // that runs
+  std::vector<std::vector<Carrier*>> waiting_;  // by the warps' turns
+  std::size_t turn_ = 0;                        // of the warp that runs
+  Carrier* carrier_ = nullptr;                  // that runs
 };
 
 // Never destroyed: its fibers have no end.
