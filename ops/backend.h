@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -234,6 +235,25 @@ class Backend {
   [[nodiscard]] virtual bool has_native(DType working) const = 0;
   // Something that costs time and that a user can change, said once; empty most of the time.
   [[nodiscard]] virtual std::string take_note() { return {}; }
+
+  // A sequence of calls that can be asked for again at less cost than the calls have.
+  class Recording {
+   public:
+    virtual ~Recording() = default;
+    // Asks for all of it again. Throws what the calls throw.
+    virtual void run() = 0;
+  };
+  // Calls `work`, which asks for work of the device without copying to or from the host or waiting, and which was
+  // called before, so that all memory is there. In each run of the recording, the ids (of embeddings and losses) are
+  // what the spans given for them hold then, and what host code `work` consists of is left out but for between();
+  // everything else is as it was. The memory that was used stays with the recording's owner. Null where a backend has
+  // no use for it: `work` was called all the same.
+  [[nodiscard]] virtual std::unique_ptr<Recording> record(const std::function<void()>& work) {
+    work();
+    return nullptr;
+  }
+  // Calls `host_work`, which may also ask for work of the device. Within record(), runs of the recording call it, too.
+  virtual void between(const std::function<void()>& host_work) { host_work(); }
 
   virtual void gemm(const Gemm& gemm) = 0;
   // Products that do not need one another, side by side: on a CPU each is computed by one thread.

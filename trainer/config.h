@@ -188,6 +188,7 @@ struct DeviceConfig {
   DeviceWish kind = DeviceWish::kAuto;
   bool share = false;  // several ranks may use one GPU
   bool tf32 = false;   // f32 products of a GPU by its tensor cores
+  bool graph = false;  // a GPU's kernels of a step in CUDA graphs
 
   friend bool operator==(const DeviceConfig&, const DeviceConfig&) = default;
 };

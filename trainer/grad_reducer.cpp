@@ -1,5 +1,6 @@
 #include "trainer/grad_reducer.h"
 
+#include <algorithm>
 #include <bit>
 #include <cassert>
 
@@ -66,9 +67,11 @@ void GradReducer::gradient_ready(int parameter) {
   const std::size_t bucket = bucket_of_[static_cast<std::size_t>(parameter)];
   assert(bucket_pending_[bucket] > 0);
   if (--bucket_pending_[bucket] == 0 && in_last_micro_batch()) {
-    start_bucket(bucket);
+    backend_.between([this, bucket] { start_bucket(bucket); });
   }
 }
+
+void GradReducer::skip_micro_batch() { std::ranges::fill(bucket_pending_, 0); }
 
 void GradReducer::merge(const ElementRange& range, std::size_t merges) {
   for (std::size_t i = 0; i < merges; ++i) {

@@ -49,6 +49,9 @@ class GradReducer final : public GradientSink {
   [[nodiscard]] Tensor gradient_of(int parameter) override;
   void gradient_ready(int parameter) override;
 
+  // In place of gradient_ready() for all parameters, where the backward pass was recorded (Backend::record()) and runs
+  // again: the recording starts the buckets.
+  void skip_micro_batch();
   // After each backward pass.
   void end_micro_batch();
   // Waits until the sum over all ranks is complete and starts the next step. Tells `waits_for` (may be empty) each

@@ -1,7 +1,9 @@
 #include "trainer/train_step.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "trainer/batch_rows.h"
 #include "trainer/model/architecture.h"
@@ -75,7 +77,9 @@ TrainStep::TrainStep(const Config& config, Communicator& communicator, Backend& 
                 .largest_micro_batches = largest_share(config, world_),
                 .bucket_bytes = static_cast<std::uint64_t>(config.comm.bucket_mib) << 20,
                 .owned = shards_}),
-      tape_(backend, arena_, &reducer_) {
+      tape_(backend, arena_, &reducer_),
+      records_(config.device.graph && backend.device().kind == DeviceKind::kCuda &&
+               why_not_recorded(config, kind).empty()) {
   const std::size_t block_bytes = squares_blocks(replica_.layout().total()) * sizeof(double);
   if (!is_sharded()) {
     block_sums_ = Buffer::allocate(block_bytes);
@@ -106,12 +110,20 @@ std::int64_t TrainStep::tokens_per_step() const {
 std::span<const double> TrainStep::compute_gradients(std::int64_t completed,
                                                      const std::function<const TokenBatch&()>& next) {
   losses_.clear();
+  // By then all memory is there, and where it lies repeats from step to step.
+  constexpr std::int64_t kStepsBefore = 2;
+  const bool may_record = records_ && computed_steps_++ >= kStepsBefore;
   for (std::int64_t m = micro_batches_.begin; m < micro_batches_.end; ++m) {
     const TokenBatch& batch = next();
     step_inputs_ = batch.step_inputs;
     step_targets_ = batch.step_targets;
     step_pairs_ = batch.step_pairs;
     const auto global_index = static_cast<std::uint64_t>(completed * config_.train.micro_batches + m);
+    if (may_record && are_recorded_alike()) {
+      run_recorded(static_cast<std::size_t>(m - micro_batches_.begin), batch);
+      reducer_.end_micro_batch();
+      continue;
+    }
     compute_micro_batch(batch, {.probability = static_cast<float>(config_.model.dropout),
                                 .seed = config_.run.seed,
                                 .adapters = static_cast<float>(config_.tune.dropout),
@@ -147,6 +159,38 @@ void TrainStep::compute_micro_batch(const TokenBatch& batch, const Transformer::
   tape_.backward(loss.value);
   const auto values = sums.values();
   losses_.insert(losses_.end(), values.begin(), values.end());
+}
+
+bool TrainStep::are_recorded_alike() const {
+  return recorded_.empty() || recorded_.front().step_targets == step_targets_;
+}
+
+void TrainStep::run_recorded(std::size_t place, const TokenBatch& batch) {
+  if (place < recorded_.size()) {
+    Recorded& recorded = recorded_[place];
+    std::ranges::copy(batch.inputs, recorded.batch.inputs.begin());
+    std::ranges::copy(batch.targets, recorded.batch.targets.begin());
+    recorded.recording->run();
+    reducer_.skip_micro_batch();
+    pending_.push_back(recorded.loss);
+    return;
+  }
+  Recorded recorded{batch, step_targets_, {}, nullptr};
+  recorded.recording = backend_.record([&] { compute_micro_batch(recorded.batch, {}); });
+  recorded.loss = pending_.back();
+  if (recorded.recording != nullptr) {
+    recorded_.push_back(std::move(recorded));  // the batch's memory stays where it is
+  }
+}
+
+std::string why_not_recorded(const Config& config, DatasetKind kind) {
+  if (kind != DatasetKind::kText || config.data.packing) {
+    return "conversations have batches of different shapes";
+  }
+  if (config.model.dropout > 0 || config.tune.dropout > 0 || config.train.embedding_noise > 0) {
+    return "dropout and noise are others in each step";
+  }
+  return "";
 }
 
 double TrainStep::gradient_norm() {

@@ -70,6 +70,10 @@ class TrainStep {
 
  private:
   void compute_micro_batch(const TokenBatch& batch, const Transformer::DropoutStream& dropout);
+  // Of this rank's `place`-th micro-batch, whose kernels are recorded when there is no recording yet.
+  void run_recorded(std::size_t place, const TokenBatch& batch);
+  // Whether the recordings, or those to be made, are of steps like this one.
+  [[nodiscard]] bool are_recorded_alike() const;
 
   const Config& config_;
   Communicator& communicator_;
@@ -83,8 +87,18 @@ class TrainStep {
   Optimizer optimizer_;
   GradReducer reducer_;
   Tape tape_;
-  std::vector<Loss> pending_;   // of this rank's micro-batches, perhaps still being computed
-  std::vector<double> losses_;  // of this rank's micro-batches in this step: see compute_gradients()
+  // A micro-batch as the device was asked to compute it. The loss and the memory of the batch are the recording's.
+  struct Recorded {
+    TokenBatch batch;
+    std::int64_t step_targets = 0;
+    Loss loss;
+    std::unique_ptr<Backend::Recording> recording;
+  };
+  const bool records_;
+  std::int64_t computed_steps_ = 0;
+  std::vector<Recorded> recorded_;  // by this rank's micro-batches
+  std::vector<Loss> pending_;       // of this rank's micro-batches, perhaps still being computed
+  std::vector<double> losses_;      // of this rank's micro-batches in this step: see compute_gradients()
   std::int64_t step_inputs_ = 0;
   std::int64_t step_targets_ = 0;
   std::int64_t step_pairs_ = 0;
@@ -95,6 +109,9 @@ class TrainStep {
   double gather_ms_ = 0;
   double gather_wait_ms_ = 0;
 };
+
+// Why the micro-batches of a run are not recorded on a GPU (device.graph), for a log; empty: they are.
+[[nodiscard]] std::string why_not_recorded(const Config& config, DatasetKind kind);
 
 // This rank's part of data.train, from a step on. data.trace is left out: the caller decides whether to keep one.
 [[nodiscard]] BatchLoaderOptions loader_options(const Config& config, const Communicator& communicator,

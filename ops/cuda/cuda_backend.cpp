@@ -26,7 +26,7 @@ class CudaBackend final : public Backend {
  public:
   CudaBackend(int index, int threads, bool tf32) : device_(selected(index)), pool_(threads), gemms_(tf32) {
     try {
-      sdpa_ = std::make_unique<cuda::Sdpa>();
+      sdpa_ = std::make_unique<cuda::Sdpa>(recorder_);
     } catch (const Error& error) {
       note_ = fmt::format("attention runs on Lockstep's own kernels, which are slower than cuDNN's: {}", error.what());
     }
@@ -54,6 +54,11 @@ class CudaBackend final : public Backend {
   }
   void synchronize() override { cuda::compute_stream().synchronize(); }
   [[nodiscard]] std::size_t allocated_bytes() const override { return cuda::allocated_device_bytes(); }
+  [[nodiscard]] std::unique_ptr<Recording> record(const std::function<void()>& work) override {
+    return recorder_.record(work);
+  }
+  void between(const std::function<void()>& host_work) override { recorder_.between(host_work); }
+
   // Large chunks fill the GPU; rows begin at multiples of 256 bytes, which the matrix units ask for. In bf16 the logits
   // are as narrow as their gradients are in any case, which halves the way to memory and back.
   [[nodiscard]] LogitsShape logits_shape(std::int64_t vocabulary, DType working) const override {
@@ -123,7 +128,8 @@ class CudaBackend final : public Backend {
 
   void embedding_forward(const Embedding& embedding, const Tensor& tokens_table, const Tensor& positions_table,
                          const Tensor& x) override {
-    cuda::embedding_forward(embedding, upload_(embedding.tokens), tokens_table, positions_table, x, stream());
+    cuda::embedding_forward(embedding, upload_(embedding.tokens, 0, tokens_table.dim(0)), tokens_table, positions_table,
+                            x, stream());
   }
   void embedding_backward(const Embedding& embedding, const Tensor& dx, const Tensor& dtokens_table,
                           const Tensor& dpositions_table) override {
@@ -131,7 +137,7 @@ class CudaBackend final : public Backend {
   }
 
   void cross_entropy(const CrossEntropy& cross_entropy) override {
-    cuda::cross_entropy(cross_entropy, upload_(cross_entropy.targets), stream());
+    cuda::cross_entropy(cross_entropy, upload_(cross_entropy.targets, -1, cross_entropy.vocabulary), stream());
   }
   void column_sum(const Tensor& x, const Tensor& sums, bool accumulate) override {
     cuda::column_sum(x, sums, accumulate, scratch_, stream());
@@ -165,8 +171,9 @@ class CudaBackend final : public Backend {
   Device device_;
   ThreadPool pool_;
   cuda::GemmCache gemms_;
-  cuda::IdUpload upload_;
-  cuda::Scratch scratch_;
+  cuda::Recorder recorder_;
+  cuda::IdUpload upload_{recorder_};
+  cuda::Scratch scratch_{recorder_};
   std::unique_ptr<cuda::Sdpa> sdpa_;  // null: there is no cuDNN
   std::string note_;
   bool refusal_noted_ = false;

@@ -1,4 +1,9 @@
 #include "ops/cuda/embedding.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
 #include "ops/cuda/row_groups.h"
 #include "ops/cuda/vector.cuh"
 
@@ -39,6 +44,9 @@ template <int N, typename T>
 __global__ void add_pieces(const T* dx, int columns, const std::int32_t* rows, const RowGroups::Piece* pieces,
                            float* table, float* partial) {
   const RowGroups::Piece piece = pieces[blockIdx.x];
+  if (piece.count == 0) {
+    return;
+  }
   for (int column = static_cast<int>(threadIdx.x) * N; column < columns; column += kThreads * N) {
     Values<N> sum = {};
 #pragma unroll 4
@@ -107,20 +115,39 @@ struct AddPositions {
   }
 };
 
+// Rows and pieces travel together.
+static_assert(sizeof(RowGroups::Piece) == 4 * sizeof(std::int32_t));
+std::size_t padded_rows(std::size_t rows) { return (rows + 3) / 4 * 4; }
+std::size_t packed_size(std::size_t rows, std::size_t pieces) { return padded_rows(rows) + pieces * 4; }
+
+// `to` may have room for more pieces: those are empty.
+void pack_groups(const RowGroups& groups, std::span<std::int32_t> to) {
+  std::fill(to.begin(), to.end(), 0);
+  std::memcpy(to.data(), groups.rows.data(), groups.rows.size() * sizeof(std::int32_t));
+  std::memcpy(to.data() + padded_rows(groups.rows.size()), groups.pieces.data(),
+              groups.pieces.size() * sizeof(RowGroups::Piece));
+}
+
+// A recorded launch has blocks for as many pieces as there can be.
 template <int N, typename T>
-void add_tokens(const RowGroups& groups, const T* dx, int columns, float* table, IdUpload& upload, Scratch& scratch,
-                cudaStream_t stream) {
-  // Rows and pieces travel together.
-  static_assert(sizeof(RowGroups::Piece) == 4 * sizeof(std::int32_t));
-  const std::size_t padded_rows = (groups.rows.size() + 3) / 4 * 4;
-  thread_local std::vector<std::int32_t> ids;
-  ids.resize(padded_rows + groups.pieces.size() * 4);
-  std::memcpy(ids.data(), groups.rows.data(), groups.rows.size() * sizeof(std::int32_t));
-  std::memcpy(ids.data() + padded_rows, groups.pieces.data(), groups.pieces.size() * sizeof(RowGroups::Piece));
-  const std::int32_t* rows = upload(ids);
-  const auto* pieces = reinterpret_cast<const RowGroups::Piece*>(rows + padded_rows);
-  const auto blocks = static_cast<unsigned>(groups.pieces.size());
-  float* partial = scratch.get<float>(groups.pieces.size() * static_cast<std::size_t>(columns));
+void add_tokens(std::span<const std::int32_t> tokens, std::int64_t vocabulary, const T* dx, int columns, float* table,
+                IdUpload& upload, Scratch& scratch, cudaStream_t stream) {
+  const std::size_t most = most_pieces(tokens.size(), vocabulary);
+  thread_local RowGroups groups;
+  group_rows(tokens, vocabulary, groups);
+  const std::size_t count = upload.is_recording() ? most : groups.pieces.size();
+  IdUpload::Fill fill = [](std::span<std::int32_t> to) { pack_groups(groups, to); };
+  if (upload.is_recording()) {
+    fill = [tokens, vocabulary](std::span<std::int32_t> to) {
+      group_rows(tokens, vocabulary, groups);
+      pack_groups(groups, to);
+    };
+  }
+  const std::int32_t* rows =
+      upload(packed_size(tokens.size(), count), packed_size(tokens.size(), most), std::move(fill));
+  const auto* pieces = reinterpret_cast<const RowGroups::Piece*>(rows + padded_rows(tokens.size()));
+  const auto blocks = static_cast<unsigned>(count);
+  auto* partial = scratch.get<float>(most_pieces_of_several(tokens.size()) * static_cast<std::size_t>(columns));
   launch("embedding's gradient", add_pieces<N, T>, {blocks, kThreads}, stream, dx, columns, rows, pieces, table, partial);
   launch("embedding's gradient", add_partial_sums<N>, {blocks, kThreads}, stream, columns, pieces, partial, table);
 }
@@ -144,8 +171,6 @@ void embedding_backward(const Backend::Embedding& embedding, const Tensor& dx, c
   if (dx.count() == 0) {
     return;
   }
-  thread_local RowGroups groups;
-  group_rows(embedding.tokens, dtokens_table.dim(0), groups);
   with_working_type(dx.dtype(), [&](auto type) {
     using T = decltype(type);
     const T* gradient = pointer<T>(dx.data());
@@ -153,9 +178,9 @@ void embedding_backward(const Backend::Embedding& embedding, const Tensor& dx, c
     const auto columns = static_cast<int>(dx.dim(-1));
     const bool in_packs = columns % kPack == 0 && are_aligned({gradient, table, dpositions_table.data()});
     if (in_packs) {
-      add_tokens<kPack>(groups, gradient, columns, table, upload, scratch, stream);
+      add_tokens<kPack>(embedding.tokens, dtokens_table.dim(0), gradient, columns, table, upload, scratch, stream);
     } else {
-      add_tokens<1>(groups, gradient, columns, table, upload, scratch, stream);
+      add_tokens<1>(embedding.tokens, dtokens_table.dim(0), gradient, columns, table, upload, scratch, stream);
     }
     if (dpositions_table.is_defined()) {
       const std::int64_t positions = std::min(embedding.rows_per_sequence, dx.rows());

@@ -4,20 +4,22 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 
-#include "base/cuda/runtime.h"
+#include "ops/cuda/recorder.h"
 
 namespace lockstep::cuda {
 
 class Scratch {
  public:
+  explicit Scratch(Recorder& recorder) : recorder_(recorder) {}
+
   // Room for `count` elements, until the next call.
   template <typename T>
   [[nodiscard]] T* get(std::size_t count) {
     const std::size_t size_bytes = count * sizeof(T);
     if (memory_.size_bytes() < size_bytes) {
-      compute_stream().synchronize();
-      memory_ = {};
+      recorder_.let_go(std::move(memory_));
       memory_ = allocate_device(std::max(size_bytes, kSmallest));
     }
     return reinterpret_cast<T*>(memory_.data());
@@ -25,6 +27,7 @@ class Scratch {
 
  private:
   static constexpr std::size_t kSmallest = std::size_t{16} << 20;
+  Recorder& recorder_;
   Buffer memory_;
 };
 

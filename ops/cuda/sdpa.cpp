@@ -241,7 +241,7 @@ constexpr std::size_t round_up(std::size_t bytes) { return (bytes + 255) / 256 *
 
 class Sdpa::Implementation {
  public:
-  Implementation() {
+  explicit Implementation(Recorder& recorder) : recorder_(recorder) {
     if (cudnn_.get_version() < kOldestVersion) {
       fail(ErrorCode::kUnsupported, "cudnn: version {} is too old, {} is needed", cudnn_.get_version(), kOldestVersion);
     }
@@ -358,7 +358,7 @@ class Sdpa::Implementation {
   // The old memory goes first, once the GPU is done with it: the two need not fit side by side.
   void reserve(std::size_t size_bytes) {
     if (size_bytes > workspace_.size_bytes()) {
-      workspace_ = {};
+      recorder_.let_go(std::move(workspace_));
       workspace_ = allocate_device(size_bytes);
     }
   }
@@ -386,11 +386,12 @@ class Sdpa::Implementation {
   Handle handle_{cudnn_};
   int compute_capability_ = 0;                  // the major number
   std::map<Key, std::unique_ptr<Plan>> plans_;  // null where cuDNN refused
+  Recorder& recorder_;
   Buffer workspace_;
   std::string last_refusal_;
 };
 
-Sdpa::Sdpa() : implementation_(std::make_unique<Implementation>()) {}
+Sdpa::Sdpa(Recorder& recorder) : implementation_(std::make_unique<Implementation>(recorder)) {}
 Sdpa::~Sdpa() = default;
 bool Sdpa::forward(const AttentionForward& args) { return implementation_->forward(args); }
 bool Sdpa::backward(const AttentionBackward& args) { return implementation_->backward(args); }

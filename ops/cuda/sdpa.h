@@ -12,13 +12,14 @@
 #include <string>
 
 #include "ops/backend.h"
+#include "ops/cuda/recorder.h"
 
 namespace lockstep::cuda {
 
 class Sdpa {
  public:
   // Opens cuDNN and ties it to compute_stream(). Throws Error(kUnsupported) where cuDNN is absent or too old.
-  Sdpa();
+  explicit Sdpa(Recorder& recorder);
   ~Sdpa();
   Sdpa(const Sdpa&) = delete;
   Sdpa& operator=(const Sdpa&) = delete;

@@ -1,6 +1,7 @@
 #include "tests/cuda_emulator/device.h"
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <utility>
@@ -11,7 +12,23 @@ namespace {
 std::atomic<cudaError_t> broken_with = cudaSuccess;
 thread_local cudaError_t last_error = cudaSuccess;
 
+void report() {
+  std::fprintf(stderr, "cuda_emulator: %llu launches, %llu graphs, %llu allocations\n",
+               static_cast<unsigned long long>(requests().launches), static_cast<unsigned long long>(requests().graphs),
+               static_cast<unsigned long long>(requests().allocations));
+}
+
 }  // namespace
+
+Requests& requests() {
+  static Requests& all = []() -> Requests& {
+    if (setting("LOCKSTEP_EMULATOR_REPORT", 0) != 0) {
+      static_cast<void>(std::atexit(report));
+    }
+    return *new Requests;
+  }();
+  return all;
+}
 
 std::uint64_t setting(const char* name, std::uint64_t otherwise) {
   const char* text = std::getenv(name);

@@ -4,10 +4,12 @@
 //   LOCKSTEP_EMULATED_GPU_MIB=N      memory of each (default 4096)
 //   LOCKSTEP_EMULATED_FAULT=N        the N-th kernel of a process fails as a broken card does, and all calls from then
 //   on LOCKSTEP_EMULATOR_ORDER=reverse  or a number: another order of a block's threads, where barriers leave it open
+//   LOCKSTEP_EMULATOR_REPORT=1       writes what the process asked of the GPU to stderr when it ends
 #pragma once
 
 #include <driver_types.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -23,6 +25,14 @@ void break_device(cudaError_t error);
 // Remembers a failed call for cudaGetLastError(), and returns it. Calls after a broken device fail as it did.
 cudaError_t answer(cudaError_t error);
 [[nodiscard]] cudaError_t take_last_error();
+
+// What a process asked for.
+struct Requests {
+  std::atomic<std::uint64_t> launches = 0;  // by the host; those of a graph count when it is captured
+  std::atomic<std::uint64_t> graphs = 0;    // that were run
+  std::atomic<std::uint64_t> allocations = 0;
+};
+[[nodiscard]] Requests& requests();
 
 // The value of a variable of the environment, or `otherwise`.
 [[nodiscard]] std::uint64_t setting(const char* name, std::uint64_t otherwise);

@@ -129,13 +129,16 @@ cudaError_t Queue::wait_for(const std::shared_ptr<Point>& point) {
   return cudaSuccess;
 }
 
-cudaError_t Queue::begin_capture() {
+cudaError_t Queue::begin_capture(cudaStreamCaptureMode mode) {
   if (capture_) {
     return cudaErrorIllegalState;
   }
   const std::lock_guard lock(streams().mutex);
   capture_ = std::make_shared<Graph>();
   capture_->origin = this;
+  if (mode == cudaStreamCaptureModeThreadLocal) {
+    capture_->thread = std::this_thread::get_id();
+  }
   return cudaSuccess;
 }
 
@@ -173,7 +176,8 @@ bool may_interrupt() {
   const std::lock_guard lock(streams().mutex);
   bool captures = false;
   for (Queue* queue : streams().all) {
-    if (queue->capture()) {
+    if (queue->capture() &&
+        (queue->capture()->thread == std::thread::id() || queue->capture()->thread == std::this_thread::get_id())) {
       captures = true;
       queue->capture()->is_valid = false;
     }

@@ -21,6 +21,7 @@ class Queue;
 struct Graph {
   std::vector<std::function<void()>> operations;
   Queue* origin = nullptr;
+  std::thread::id thread;  // whose calls it forbids; of any thread where there is none
   std::vector<Queue*> joined;
   bool is_valid = true;  // false: a call was made that no capture survives
 };
@@ -55,7 +56,7 @@ class Queue final : public CUstream_st {
   [[nodiscard]] std::shared_ptr<Point> record();
   [[nodiscard]] cudaError_t wait_for(const std::shared_ptr<Point>& point);
 
-  [[nodiscard]] cudaError_t begin_capture();
+  [[nodiscard]] cudaError_t begin_capture(cudaStreamCaptureMode mode);
   [[nodiscard]] cudaError_t end_capture(std::shared_ptr<Graph>& graph);
   [[nodiscard]] const std::shared_ptr<Graph>& capture() const { return capture_; }
 
@@ -79,7 +80,7 @@ class Queue final : public CUstream_st {
 
 // Until all streams are idle.
 void wait_for_all_streams();
-// Whether a call that a capture forbids may be made; ends the captures of this process where it may not.
+// Whether a call that a capture forbids may be made by this thread; makes the captures invalid where it may not.
 [[nodiscard]] bool may_interrupt();
 
 }  // namespace lockstep::cuda_emulator

@@ -3,7 +3,6 @@
 // legacy stream. Memory is not zeroed but full of NaNs.
 #include <cuda_runtime_api.h>
 
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -118,7 +117,12 @@ SharedLimits& shared_limits() {
   return limits;
 }
 
-cudaError_t not_while_capturing() { return may_interrupt() ? cudaSuccess : cudaErrorStreamCaptureUnsupported; }
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+
+cudaError_t not_while_capturing() {
+  return capture_mode == cudaStreamCaptureModeRelaxed || may_interrupt() ? cudaSuccess
+                                                                         : cudaErrorStreamCaptureUnsupported;
+}
 
 }  // namespace
 
@@ -137,9 +141,8 @@ cudaError_t launch(const char* name, const void* kernel, const Grid& grid, cudaS
   if (grid.shared_bytes > shared_limits().get(kernel)) {
     return answer(cudaErrorInvalidValue);
   }
-  static std::atomic<std::uint64_t> launched = 0;
   static const std::uint64_t faulty = setting("LOCKSTEP_EMULATED_FAULT", 0);
-  const bool breaks = ++launched == faulty;
+  const bool breaks = ++requests().launches == faulty;
   return put(stream, [name, grid, breaks, thread = std::move(thread)] {
     if (breaks) {
       break_device(cudaErrorECCUncorrectable);
@@ -239,6 +242,7 @@ cudaError_t cudaMalloc(void** data, std::size_t size_bytes) {
   if (device_memory().total_bytes() + size_bytes > device_memory_bytes()) {
     return answer(cudaErrorMemoryAllocation);
   }
+  ++requests().allocations;
   *data = ::operator new(size_bytes, kAlignment);
   std::memset(*data, 0xFF, size_bytes);
   device_memory().add(*data, size_bytes);
@@ -262,6 +266,7 @@ cudaError_t cudaMallocHost(void** data, std::size_t size_bytes) {
   if (const cudaError_t status = not_while_capturing(); status != cudaSuccess) {
     return answer(status);
   }
+  ++requests().allocations;
   *data = ::operator new(size_bytes, kAlignment);
   pinned_memory().add(*data, size_bytes);
   return answer(cudaSuccess);
@@ -371,4 +376,46 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   }
   event->point->wait();
   return answer(cudaSuccess);
+}
+
+// Graphs.
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  return answer(queue_of(stream)->begin_capture(mode));
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = nullptr;
+  std::shared_ptr<Graph> captured;
+  const cudaError_t status = queue_of(stream)->end_capture(captured);
+  if (status == cudaSuccess) {
+    *graph = new CUgraph_st{std::move(captured)};
+  }
+  return answer(status);
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, capture_mode);
+  return answer(cudaSuccess);
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsigned long long /*flags*/) {
+  *ready = new CUgraphExec_st{graph->graph};
+  return answer(cudaSuccess);
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return answer(cudaSuccess);
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) {
+  delete ready;
+  return answer(cudaSuccess);
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
+  if (queue_of(stream)->capture()) {
+    return answer(cudaErrorStreamCaptureUnsupported);
+  }
+  ++requests().graphs;
+  return put(stream, [graph = ready->graph] {
+    for (const std::function<void()>& operation : graph->operations) {
+      operation();
+    }
+  });
 }
