@@ -21,6 +21,7 @@ struct Layout {
   std::int64_t stride;  // between columns
 };
 struct Description {
+  bool tf32 = false;  // factors in f32 are rounded to 10 bits of mantissa
   cublasOperation_t first = CUBLAS_OP_N;
   cublasOperation_t second = CUBLAS_OP_N;
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
@@ -57,14 +58,21 @@ float gelu_slope(float x) {
   return 0.5F * (1 + t) + 0.5F * x * (1 - t * t) * kGeluScale * (1 + 3 * kGeluCubic * x * x);
 }
 
+float rounded_to_tf32(float value) {
+  constexpr std::uint32_t kDropped = 13;  // bits
+  const auto bits = std::bit_cast<std::uint32_t>(value) + (1U << (kDropped - 1));
+  return std::isfinite(value) ? std::bit_cast<float>(bits >> kDropped << kDropped) : value;
+}
+
 // op(matrix), `rows` x `columns`, in rows.
 std::vector<double> in_rows(const void* data, const Layout& layout, cublasOperation_t operation, std::int64_t rows,
-                            std::int64_t columns) {
+                            std::int64_t columns, bool tf32) {
   std::vector<double> values(static_cast<std::size_t>(rows * columns));
   for (std::int64_t row = 0; row < rows; ++row) {
     for (std::int64_t column = 0; column < columns; ++column) {
       const std::int64_t i = operation == CUBLAS_OP_N ? column * layout.stride + row : row * layout.stride + column;
-      values[static_cast<std::size_t>(row * columns + column)] = read(data, layout.type, i);
+      const float value = read(data, layout.type, i);
+      values[static_cast<std::size_t>(row * columns + column)] = tf32 ? rounded_to_tf32(value) : value;
     }
   }
   return values;
@@ -83,9 +91,9 @@ struct Product {
     const std::int64_t columns = out.columns;
     const std::int64_t inner = description.first == CUBLAS_OP_N ? first.columns : first.rows;
     // The transpose of the result, column by column of it, so that the innermost loop runs along memory.
-    const std::vector<double> a =
-        in_rows(first_data, first, description.first == CUBLAS_OP_N ? CUBLAS_OP_T : CUBLAS_OP_N, inner, rows);
-    const std::vector<double> b = in_rows(second_data, second, description.second, inner, columns);
+    const std::vector<double> a = in_rows(
+        first_data, first, description.first == CUBLAS_OP_N ? CUBLAS_OP_T : CUBLAS_OP_N, inner, rows, description.tf32);
+    const std::vector<double> b = in_rows(second_data, second, description.second, inner, columns, description.tf32);
     std::vector<double> sums(static_cast<std::size_t>(rows));
     for (std::int64_t column = 0; column < columns; ++column) {
       std::fill(sums.begin(), sums.end(), 0.0);
@@ -171,9 +179,10 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* description, cublasComputeType_t /*compute*/,
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* description, cublasComputeType_t compute,
                                         cudaDataType_t /*scale_type*/) {
-  *description = reinterpret_cast<cublasLtMatmulDesc_t>(new Description);
+  *description =
+      reinterpret_cast<cublasLtMatmulDesc_t>(new Description{.tf32 = compute == CUBLAS_COMPUTE_32F_FAST_TF32});
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t description) {

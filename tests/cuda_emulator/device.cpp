@@ -32,7 +32,7 @@ Requests& requests() {
 
 std::uint64_t setting(const char* name, std::uint64_t otherwise) {
   const char* text = std::getenv(name);
-  return text == nullptr ? otherwise : std::stoull(text);
+  return text == nullptr || *text == '\0' ? otherwise : std::stoull(text);
 }
 
 int device_count() { return static_cast<int>(setting("LOCKSTEP_EMULATED_GPUS", 1)); }

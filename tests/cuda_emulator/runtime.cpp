@@ -2,6 +2,7 @@
 // real ones where a mistake would pass here: sizes of launches, what a capture forbids, pageable memory, work in the
 // legacy stream. Memory is not zeroed but full of NaNs.
 #include <cuda_runtime_api.h>
+#include <sys/mman.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -18,7 +19,7 @@ using namespace lockstep::cuda_emulator;
 
 namespace {
 
-constexpr std::align_val_t kAlignment{256};
+constexpr std::align_val_t kAlignment{4096};
 constexpr std::size_t kSharedBytes = std::size_t{48} << 10;       // of a kernel that asks for no more
 constexpr std::size_t kMostSharedBytes = std::size_t{227} << 10;  // Hopper's
 constexpr std::size_t kMostThreads = 1024;
@@ -142,7 +143,8 @@ cudaError_t launch(const char* name, const void* kernel, const Grid& grid, cudaS
     return answer(cudaErrorInvalidValue);
   }
   static const std::uint64_t faulty = setting("LOCKSTEP_EMULATED_FAULT", 0);
-  const bool breaks = ++requests().launches == faulty;
+  static const std::uint64_t faulty_gpu = setting("LOCKSTEP_EMULATED_FAULT_GPU", 0);
+  const bool breaks = ++requests().launches == faulty && static_cast<std::uint64_t>(current_device) == faulty_gpu;
   return put(stream, [name, grid, breaks, thread = std::move(thread)] {
     if (breaks) {
       break_device(cudaErrorECCUncorrectable);
@@ -244,6 +246,7 @@ cudaError_t cudaMalloc(void** data, std::size_t size_bytes) {
   }
   ++requests().allocations;
   *data = ::operator new(size_bytes, kAlignment);
+  static_cast<void>(madvise(*data, size_bytes, MADV_HUGEPAGE));  // to touch it costs less
   std::memset(*data, 0xFF, size_bytes);
   device_memory().add(*data, size_bytes);
   return answer(cudaSuccess);

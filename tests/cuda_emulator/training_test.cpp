@@ -1,0 +1,147 @@
+// Training on GPUs as people run it, with emulated ones: the promise, what a steady step asks of a GPU, and what goes
+// wrong with them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "tests/support/training_job.h"
+
+namespace lockstep {
+namespace {
+
+using testing::HasSubstr;
+using Settings = std::vector<std::string>;
+
+Settings operator+(Settings a, const Settings& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+const Settings kShort = {"device.kind=cuda",      "model.dropout=0",          "train.steps=6",
+                         "train.micro_batches=4", "train.micro_batch_size=1", "checkpoint.every_steps=3",
+                         "evaluate.batches=1"};
+
+class EmulatedGpusTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { job_ = new TrainingJob({LOCKSTEP_PROGRAM, LOCKSTEP_MPIRUN}); }
+  static void TearDownTestSuite() {
+    delete job_;
+    job_ = nullptr;
+  }
+
+  static ProcessResult run(const std::string& name, int ranks, const Settings& settings,
+                           const std::vector<std::string>& environment = {}) {
+    return Process(job_->command({name, ranks, kShort + settings}), environment).wait();
+  }
+  static TrainingJob::Result train(const std::string& name, int ranks, const Settings& settings) {
+    const ProcessResult result = run(name, ranks, settings);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return job_->result(name);
+  }
+
+  static TrainingJob* job_;
+};
+TrainingJob* EmulatedGpusTest::job_ = nullptr;
+
+TEST_F(EmulatedGpusTest, GiveTheSameBitsInAnyNumberAndInGraphs) {
+  const TrainingJob::Result one = train("one", 1, {});
+  EXPECT_EQ(one.step, 6);
+  EXPECT_EQ(train("two", 2, {}), one);
+  EXPECT_EQ(train("four-sharded", 4, {"comm.zero=1"}), one);
+  EXPECT_EQ(train("graph", 1, {"device.graph=true"}), one);
+  EXPECT_EQ(train("two-graphs", 2, {"device.graph=true", "train.recompute=block"}), one);
+  EXPECT_EQ(train("shared", 2, {"device.share=true", "comm.backend=mpi"}), one);
+  for (const char* run : {"two", "four-sharded", "graph", "two-graphs", "shared"}) {
+    EXPECT_EQ(job_->curve(run), job_->curve("one")) << run;
+  }
+}
+
+TEST_F(EmulatedGpusTest, GoOnInGraphsWhereAnyNumberOfThemStopped) {
+  const Settings constant = {"schedule.name=constant", "train.precision=bf16"};
+  EXPECT_EQ(train("resumed", 2, constant + Settings{"train.steps=3"}).step, 3);
+  EXPECT_EQ(train("resumed", 1, constant + Settings{"device.graph=true"}), train("constant", 1, constant));
+}
+
+// What the emulator reports at the end of a process.
+struct Requests {
+  unsigned long long launches = 0;
+  unsigned long long graphs = 0;
+  unsigned long long allocations = 0;
+};
+Requests requests_of(const ProcessResult& result) {
+  Requests requests;
+  const std::size_t at = result.err.find("cuda_emulator: ");
+  if (result.exit_code != 0 || at == std::string::npos ||
+      std::sscanf(result.err.c_str() + at, "cuda_emulator: %llu launches, %llu graphs, %llu allocations",
+                  &requests.launches, &requests.graphs, &requests.allocations) != 3) {
+    ADD_FAILURE() << result.err;
+  }
+  return requests;
+}
+
+TEST_F(EmulatedGpusTest, AreAskedForNoMemoryInASteadyStepAndForFewLaunchesWithGraphs) {
+  const auto requests = [&](int steps, const std::string& graph) {
+    const std::string name = "requests-" + std::to_string(steps) + graph;
+    return requests_of(run(name, 1,
+                           {"train.steps=" + std::to_string(steps), "device.graph=" + graph,
+                            "checkpoint.every_steps=100", "evaluate.every_steps=100"},
+                           {"LOCKSTEP_EMULATOR_REPORT=1"}));
+  };
+  const Requests six = requests(6, "false");
+  const Requests ten = requests(10, "false");
+  EXPECT_EQ(ten.allocations, six.allocations);
+  EXPECT_EQ(six.graphs, 0U);
+  const Requests six_in_graphs = requests(6, "true");
+  const Requests ten_in_graphs = requests(10, "true");
+  EXPECT_EQ(ten_in_graphs.allocations, six_in_graphs.allocations);
+  // Four micro-batches, of which the last is cut where its one bucket of gradients is complete.
+  EXPECT_EQ(ten_in_graphs.graphs - six_in_graphs.graphs, 4U * 5U);
+  EXPECT_LT(10 * (ten_in_graphs.launches - six_in_graphs.launches), 2 * (ten.launches - six.launches));
+}
+
+TEST_F(EmulatedGpusTest, SayWhyAStepIsNotPutIntoGraphs) {
+  const ProcessResult result = run("dropped", 1, {"device.graph=true", "model.dropout=0.1", "train.steps=3"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.err, HasSubstr("train: device.graph: the step is not put into CUDA graphs: dropout and noise are "
+                                    "others in each step"));
+}
+
+TEST_F(EmulatedGpusTest, LeaveACheckpointToGoOnFromWhenOneOfThemBreaks) {
+  const TrainingJob::Result whole = train("whole", 2, {});
+  const ProcessResult broken =
+      run("broken", 2, {"comm.timeout_s=60"}, {"LOCKSTEP_EMULATED_FAULT=600", "LOCKSTEP_EMULATED_FAULT_GPU=1"});
+  EXPECT_EQ(broken.exit_code, 1) << broken.err;
+  EXPECT_THAT(broken.err, HasSubstr("uncorrectable ECC error encountered on GPU 1 (NVIDIA H200 (emulated), PCI "
+                                    "0000:11:00.0); why, `dmesg | grep Xid` on this host may tell"));
+  EXPECT_EQ(job_->result("broken").step, 3);
+  EXPECT_EQ(train("broken", 2, {}), whole);
+}
+
+TEST_F(EmulatedGpusTest, SayHowMuchMemoryIsMissing) {
+  const ProcessResult result =
+      run("small", 1, {"train.micro_batch_size=64", "model.width=256"}, {"LOCKSTEP_EMULATED_GPU_MIB=150"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.err, testing::ContainsRegex(
+                              "out of memory on GPU 0 .*: [0-9]+ MiB asked for, [0-9]+ of 150 MiB free; a smaller "
+                              "train.micro_batch_size"));
+}
+
+TEST_F(EmulatedGpusTest, AreNotSharedUnlessAskedFor) {
+  const ProcessResult result = run("many", 3, {}, {"LOCKSTEP_EMULATED_GPUS=2"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("device.share"));
+}
+
+}  // namespace
+}  // namespace lockstep
+
+int main(int argc, char** argv) {
+  setenv("LOCKSTEP_CUDA_LIBRARIES", LOCKSTEP_EMULATED_LIBRARIES, 1);
+  setenv("LOCKSTEP_EMULATED_GPUS", "8", 1);
+  testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}
