@@ -34,6 +34,7 @@ build_packages=(
 test_packages=(
   "libgtest-dev|GoogleTest"
   "libgmock-dev|GoogleTest's matchers"
+  "libboost-context-dev|fibers, which are the threads of emulated GPUs"
   "python3|checks that read the sources"
   "slurmctld|Slurm's controller, for jobs on the hosts of cluster/testbed.sh"
   "slurmd|Slurm on each host, with its plugin for PMIx"

@@ -74,6 +74,12 @@ for options in "train.precision=fp32" "train.precision=bf16" "train.precision=bf
     check "  digest of $run is $expected" test "$(digest $run)" = "$expected"
   done
 done
+check "in CUDA graphs" train graph --set device.graph=true
+check "  without" train no_graph
+check "  on two ranks" shared graph_two 2 --set device.graph=true
+for run in graph graph_two; do
+  check "  digest of $run is that of no_graph" test "$(digest $run)" = "$(digest no_graph)"
+done
 check "fp32 in TF32" train tf32 --set train.precision=fp32 --set device.tf32=true
 check "  again" train tf32_again --set train.precision=fp32 --set device.tf32=true
 check "  digest of tf32_again is that of tf32" test "$(digest tf32_again)" = "$(digest tf32)"
