@@ -120,6 +120,16 @@ SharedLimits& shared_limits() {
 
 thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
+// Whether the fault has not been there before, in any process.
+bool is_first_fault() {
+  const char* const file = std::getenv("LOCKSTEP_EMULATED_FAULT_ONCE");
+  if (file == nullptr) {
+    return true;
+  }
+  std::FILE* const made = std::fopen(file, "wx");
+  return made != nullptr && std::fclose(made) == 0;
+}
+
 cudaError_t not_while_capturing() {
   return capture_mode == cudaStreamCaptureModeRelaxed || may_interrupt() ? cudaSuccess
                                                                          : cudaErrorStreamCaptureUnsupported;
@@ -144,7 +154,8 @@ cudaError_t launch(const char* name, const void* kernel, const Grid& grid, cudaS
   }
   static const std::uint64_t faulty = setting("LOCKSTEP_EMULATED_FAULT", 0);
   static const std::uint64_t faulty_gpu = setting("LOCKSTEP_EMULATED_FAULT_GPU", 0);
-  const bool breaks = ++requests().launches == faulty && static_cast<std::uint64_t>(current_device) == faulty_gpu;
+  const bool breaks =
+      ++requests().launches == faulty && static_cast<std::uint64_t>(current_device) == faulty_gpu && is_first_fault();
   return put(stream, [name, grid, breaks, thread = std::move(thread)] {
     if (breaks) {
       break_device(cudaErrorECCUncorrectable);

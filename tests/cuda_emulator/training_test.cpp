@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -119,6 +120,20 @@ TEST_F(EmulatedGpusTest, LeaveACheckpointToGoOnFromWhenOneOfThemBreaks) {
                                     "0000:11:00.0); why, `dmesg | grep Xid` on this host may tell"));
   EXPECT_EQ(job_->result("broken").step, 3);
   EXPECT_EQ(train("broken", 2, {}), whole);
+}
+
+TEST_F(EmulatedGpusTest, AreTakenUpAgainByTheLauncherWhenOneBreaks) {
+  const TrainingJob::Result whole = train("whole", 2, {});
+  const std::vector<std::string> train_command = job_->command({"launched", 2, kShort});
+  std::vector<std::string> launch = {LOCKSTEP_PROGRAM, "launch", "--ranks", "2"};
+  launch.insert(launch.end(), train_command.begin() + 4, train_command.end());  // after mpirun.sh 2 lockstep train
+  const ProcessResult result = Process(launch, {"LOCKSTEP_EMULATED_FAULT=600", "LOCKSTEP_EMULATED_FAULT_GPU=1",
+                                                "LOCKSTEP_EMULATED_FAULT_ONCE=" + (job_->folder() / "broke").string()})
+                                   .wait();
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_TRUE(std::filesystem::exists(job_->folder() / "broke"));
+  EXPECT_EQ(job_->result("launched"), whole);
+  EXPECT_EQ(job_->curve("launched"), job_->curve("whole"));
 }
 
 TEST_F(EmulatedGpusTest, SayHowMuchMemoryIsMissing) {
