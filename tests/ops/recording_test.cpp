@@ -19,7 +19,7 @@ using Ids = std::vector<std::int32_t>;
 
 constexpr std::int64_t kRows = 260;  // a token of all of them has five pieces in a GPU's sums
 constexpr std::int64_t kWidth = 16;
-constexpr std::int64_t kVocabulary = 96;
+constexpr std::int32_t kVocabulary = 96;
 
 // The gradient of a table from rows that are looked up in it, and from a head that it is as well.
 class TinyModel {
