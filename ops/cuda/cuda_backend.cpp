@@ -14,6 +14,7 @@
 #include "ops/cuda/embedding.h"
 #include "ops/cuda/gemm.h"
 #include "ops/cuda/id_upload.h"
+#include "ops/cuda/matrices.h"
 #include "ops/cuda/norm.h"
 #include "ops/cuda/reduce.h"
 #include "ops/cuda/scratch.h"

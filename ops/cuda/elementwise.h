@@ -14,17 +14,9 @@ void swiglu_forward(const Tensor& gate_up, const Tensor& y, cudaStream_t stream)
 void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& dgate_up, cudaStream_t stream);
 void add(const Tensor& a, const Tensor& b, const Tensor& out, cudaStream_t stream);
 void scale(const Tensor& x, float factor, const Tensor& y, cudaStream_t stream);
-void row_norms(const Matrix& x, const Tensor& norms, cudaStream_t stream);
-void scale_columns(const ColumnScale& scale, cudaStream_t stream);
 void add_noise(const Noise& noise, const Tensor& x, cudaStream_t stream);
-void unpack(const PackedWeight& weight, const Tensor& out, cudaStream_t stream);
 void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out, cudaStream_t stream);
 void convert(const BufferView& from, const BufferView& to, cudaStream_t stream);
 void adamw(const AdamW& adamw, cudaStream_t stream);
-// head_dim is at most kWidestRotaryHead.
-inline constexpr std::int64_t kWidestRotaryHead = 512;
-void rope(const Rope& rope, cudaStream_t stream);
-// d[m, n] += bias[n], for products whose epilogue cannot.
-void add_bias(const Matrix& d, const void* bias, DType bias_dtype, cudaStream_t stream);
 
 }  // namespace lockstep::cuda

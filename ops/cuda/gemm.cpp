@@ -11,6 +11,7 @@
 #include "base/cuda/runtime.h"
 #include "base/error.h"
 #include "ops/cuda/elementwise.h"
+#include "ops/cuda/matrices.h"
 
 namespace lockstep::cuda {
 namespace {

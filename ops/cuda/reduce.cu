@@ -1,4 +1,4 @@
-#include "ops/cuda/elementwise.h"
+#include "ops/cuda/matrices.h"
 #include "ops/cuda/reduce.cuh"
 #include "ops/cuda/reduce.h"
 
