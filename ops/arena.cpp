@@ -1,5 +1,7 @@
 #include "ops/arena.h"
 
+#include <sanitizer/asan_interface.h>
+
 #include <algorithm>
 #include <bit>
 
@@ -25,6 +27,12 @@ SizeClass size_class_of(std::size_t size_bytes) {
 
 }  // namespace
 
+Arena::~Arena() {
+  for (const Buffer& slab : slabs_) {
+    ASAN_UNPOISON_MEMORY_REGION(slab.data(), slab.size_bytes());
+  }
+}
+
 Arena::Block* Arena::allocate(std::size_t size_bytes) {
   const SizeClass size_class = size_class_of(size_bytes);
   if (free_.size() <= size_class.index) {
@@ -36,21 +44,27 @@ Arena::Block* Arena::allocate(std::size_t size_bytes) {
     block = new_record();
     block->arena = this;
     block->size_class = size_class.index;
+    block->size_bytes = size_class.size_bytes;
     block->data = take_from_system(size_class.size_bytes);
   } else {
     block = free_list.back();
     free_list.pop_back();
   }
   block->references = 1;
+  ASAN_UNPOISON_MEMORY_REGION(block->data, size_bytes);
   return block;
 }
 
-void Arena::release(Block* block) { free_[block->size_class].push_back(block); }
+void Arena::release(Block* block) {
+  ASAN_POISON_MEMORY_REGION(block->data, block->size_bytes);
+  free_[block->size_class].push_back(block);
+}
 
 std::byte* Arena::take_from_system(std::size_t size_bytes) {
   if (size_bytes > slab_left_bytes_) {
     const std::size_t slab_bytes = std::max(kSlabBytes, size_bytes);
     slabs_.push_back(allocate_(slab_bytes));
+    ASAN_POISON_MEMORY_REGION(slabs_.back().data(), slab_bytes);
     reserved_bytes_ += slab_bytes;
     if (slab_bytes - size_bytes <= slab_left_bytes_) {  // the old slab has more left than this one will
       return slabs_.back().data();

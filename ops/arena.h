@@ -5,7 +5,8 @@
 // step asks for the same sizes in the same order each time, so from the second step on nothing is taken from the system
 // and no page is touched for the first time.
 //
-// One thread uses an Arena; it outlives its blocks.
+// One thread uses an Arena; it outlives its blocks. Under AddressSanitizer only what a block was asked for can be
+// touched.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +24,7 @@ class Arena {
   struct Block {
     Arena* arena = nullptr;  // null: memory that somebody else owns
     std::byte* data = nullptr;
+    std::size_t size_bytes = 0;  // of the class
     std::uint32_t size_class = 0;
     std::uint32_t references = 0;
   };
@@ -30,6 +32,7 @@ class Arena {
   // `allocate` is where memory comes from: Backend::allocate() for a device's.
   explicit Arena(std::function<Buffer(std::size_t size_bytes)> allocate = Buffer::allocate)
       : allocate_(std::move(allocate)) {}
+  ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 

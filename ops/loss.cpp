@@ -11,7 +11,7 @@
 namespace lockstep {
 namespace {
 
-void check(const Tensor& x, const WeightSizes& sizes, std::span<const std::int32_t> targets) {
+const Tensor& checked(const Tensor& x, const WeightSizes& sizes, std::span<const std::int32_t> targets) {
   require(x.shape().rank() > 0 && x.dim(-1) == sizes.in,
           "linear_cross_entropy: x {} does not fit a head with {} inputs", x.shape(), sizes.in);
   require(static_cast<std::int64_t>(targets.size()) == x.rows(), "linear_cross_entropy: {} targets for x {}",
@@ -20,6 +20,7 @@ void check(const Tensor& x, const WeightSizes& sizes, std::span<const std::int32
     require(target >= -1 && target < sizes.out, "linear_cross_entropy: target {} is outside the vocabulary of {}",
             target, sizes.out);
   }
+  return x;
 }
 
 // The head over the rows of x, a chunk of them at a time: logits = x w, loss = -log softmax(logits)[target], dlogits =
@@ -33,8 +34,7 @@ class HeadLoss {
         head_(head),
         sizes_(sizes_of(head)),
         targets_(targets),
-        x_(x.reshaped({x.rows(), sizes_.in})) {
-    check(x, sizes_, targets);
+        x_(checked(x, sizes_, targets).reshaped({x.rows(), sizes_.in})) {
     require(!head.bias.is_defined(), "linear_cross_entropy: a head with a bias");
     const Backend::LogitsShape shape = backend_.logits_shape(sizes_.out, x.dtype());
     chunk_ = std::min(x.rows(), shape.rows);

@@ -30,7 +30,9 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Buffer allocate(std::size_t size_bytes) override { return Buffer::allocate(size_bytes); }
   void copy(const BufferView& from, const BufferView& to) override {
     assert(from.dtype == to.dtype && from.count == to.count);
-    std::memcpy(to.data, from.data, from.size_bytes());
+    if (from.count > 0) {
+      std::memcpy(to.data, from.data, from.size_bytes());
+    }
   }
   void synchronize() override {}
   [[nodiscard]] std::size_t allocated_bytes() const override { return 0; }

@@ -60,9 +60,15 @@ void Queue::enqueue(std::function<void()> operation) {
     capture_->operations.push_back(std::move(operation));
     return;
   }
-  const std::lock_guard lock(mutex_);
-  operations_.push_back(std::move(operation));
-  changed_.notify_all();
+  {
+    const std::lock_guard lock(mutex_);
+    operations_.push_back(std::move(operation));
+    changed_.notify_all();
+  }
+  static const bool waits = setting("LOCKSTEP_EMULATOR_WAITS", 0) != 0;
+  if (waits) {
+    wait();
+  }
 }
 
 void Queue::work() {
