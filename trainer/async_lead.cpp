@@ -37,6 +37,9 @@ AsyncLead::AsyncLead(const Setup& setup, RunLock lock, TrainStep& train_step, Ba
   sync_folder(run_folder(config_));
   sync_folder(config_.run.dir);
   clear_the_way(checkpoints_folder(config_), static_cast<std::uint64_t>(setup.updated), log_);
+  if (!train_step.not_recorded().empty()) {
+    log_.info("train: device.graph: no step is put into CUDA graphs: {}", train_step.not_recorded());
+  }
   report_ = std::make_unique<TrainReport>(
       config_,
       TrainReport::Options{

@@ -67,11 +67,20 @@ void GradReducer::gradient_ready(int parameter) {
   const std::size_t bucket = bucket_of_[static_cast<std::size_t>(parameter)];
   assert(bucket_pending_[bucket] > 0);
   if (--bucket_pending_[bucket] == 0 && in_last_micro_batch()) {
-    backend_.between([this, bucket] { start_bucket(bucket); });
+    if (communicator_.world_size() > 1) {
+      backend_.between([this, bucket] { start_bucket(bucket); });
+    } else {
+      start_bucket(bucket);
+    }
   }
 }
 
-void GradReducer::skip_micro_batch() { std::ranges::fill(bucket_pending_, 0); }
+void GradReducer::skip_micro_batch() {
+  std::ranges::fill(bucket_pending_, 0);
+  if (in_last_micro_batch()) {
+    works_.resize(buckets_.size());  // a rank alone has nothing to wait for
+  }
+}
 
 void GradReducer::merge(const ElementRange& range, std::size_t merges) {
   for (std::size_t i = 0; i < merges; ++i) {

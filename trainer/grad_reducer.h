@@ -50,7 +50,7 @@ class GradReducer final : public GradientSink {
   void gradient_ready(int parameter) override;
 
   // In place of gradient_ready() for all parameters, where the backward pass was recorded (Backend::record()) and runs
-  // again: the recording starts the buckets.
+  // again: the recording starts the buckets that travel.
   void skip_micro_batch();
   // After each backward pass.
   void end_micro_batch();

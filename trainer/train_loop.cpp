@@ -200,8 +200,8 @@ void TrainLoop::open(RunLock& lock) {
             communicator_.description(), config_.train.micro_batches, config_.train.micro_batch_size,
             config_.data.sequence, name_of(config_.train.precision),
             on_gpu && config_.device.tf32 && replica.working_dtype() == DType::kF32 ? " with products in TF32" : "");
-  if (const std::string why = why_not_recorded(config_, data_.kind); on_gpu && config_.device.graph && !why.empty()) {
-    log_.info("train: device.graph: the step is not put into CUDA graphs: {}", why);
+  if (!train_step_.not_recorded().empty()) {
+    log_.info("train: device.graph: no step is put into CUDA graphs: {}", train_step_.not_recorded());
   }
   if (!backend_->has_native(replica.working_dtype())) {
     log_.info(

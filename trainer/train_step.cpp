@@ -39,6 +39,22 @@ std::vector<ElementRange> shards_of(const Replica& replica, const Config& config
   return shards;
 }
 
+std::string why_not_recorded(const Config& config, DatasetKind kind, const Backend& backend) {
+  if (!config.device.graph) {
+    return "";
+  }
+  if (backend.device().kind != DeviceKind::kCuda) {
+    return "a CPU has none";
+  }
+  if (kind != DatasetKind::kText) {
+    return "conversations have batches of different shapes";
+  }
+  if (config.model.dropout > 0 || config.tune.dropout > 0 || config.train.embedding_noise > 0) {
+    return "dropout and noise are others in each step";
+  }
+  return "";
+}
+
 std::int64_t largest_share(const Config& config, int world) { return (config.train.micro_batches + world - 1) / world; }
 
 }  // namespace
@@ -78,8 +94,8 @@ TrainStep::TrainStep(const Config& config, Communicator& communicator, Backend& 
                 .bucket_bytes = static_cast<std::uint64_t>(config.comm.bucket_mib) << 20,
                 .owned = shards_}),
       tape_(backend, arena_, &reducer_),
-      records_(config.device.graph && backend.device().kind == DeviceKind::kCuda &&
-               why_not_recorded(config, kind).empty()) {
+      not_recorded_(why_not_recorded(config, kind, backend)),
+      records_(config.device.graph && not_recorded_.empty()) {
   const std::size_t block_bytes = squares_blocks(replica_.layout().total()) * sizeof(double);
   if (!is_sharded()) {
     block_sums_ = Buffer::allocate(block_bytes);
@@ -183,14 +199,9 @@ void TrainStep::run_recorded(std::size_t place, const TokenBatch& batch) {
   }
 }
 
-std::string why_not_recorded(const Config& config, DatasetKind kind) {
-  if (kind != DatasetKind::kText || config.data.packing) {
-    return "conversations have batches of different shapes";
-  }
-  if (config.model.dropout > 0 || config.tune.dropout > 0 || config.train.embedding_noise > 0) {
-    return "dropout and noise are others in each step";
-  }
-  return "";
+void TrainStep::stop_recording() {
+  records_ = false;
+  recorded_.clear();
 }
 
 double TrainStep::gradient_norm() {

@@ -51,6 +51,11 @@ class TrainStep {
   [[nodiscard]] std::int64_t step_inputs() const { return step_inputs_; }
   // What its loss is a mean over: targets, or pairs.
   [[nodiscard]] std::int64_t step_weight() const { return reference_ ? step_pairs_ : step_targets_; }
+  // Why a GPU's kernels are not put into graphs although device.graph asks for it, for a log; empty: they are, or it
+  // does not ask.
+  [[nodiscard]] const std::string& not_recorded() const { return not_recorded_; }
+  // From now on each step is computed call by call.
+  void stop_recording();
   // How many numbers compute_gradients() returns for a micro-batch: a loss, or what PreferenceSums has.
   [[nodiscard]] std::size_t values_per_micro_batch() const { return reference_ ? PreferenceSums::kValues : 1; }
 
@@ -94,7 +99,8 @@ class TrainStep {
     Loss loss;
     std::unique_ptr<Backend::Recording> recording;
   };
-  const bool records_;
+  const std::string not_recorded_;
+  bool records_;
   std::int64_t computed_steps_ = 0;
   std::vector<Recorded> recorded_;  // by this rank's micro-batches
   std::vector<Loss> pending_;       // of this rank's micro-batches, perhaps still being computed
@@ -109,9 +115,6 @@ class TrainStep {
   double gather_ms_ = 0;
   double gather_wait_ms_ = 0;
 };
-
-// Why the micro-batches of a run are not recorded on a GPU (device.graph), for a log; empty: they are.
-[[nodiscard]] std::string why_not_recorded(const Config& config, DatasetKind kind);
 
 // This rank's part of data.train, from a step on. data.trace is left out: the caller decides whether to keep one.
 [[nodiscard]] BatchLoaderOptions loader_options(const Config& config, const Communicator& communicator,

@@ -60,20 +60,26 @@ void* open_library(const std::string& path) { return dlopen(path.c_str(), RTLD_N
 
 SharedLibrary::SharedLibrary(const std::string& name) : name_(name) {
   std::string tried;
+  std::string error;  // the most telling: of a library that is there and cannot be opened
   const auto open_in = [&](const std::vector<std::string>& folders) {
     for (const std::string& folder : folders) {
       if (handle_ != nullptr) {
         return;
       }
-      handle_ = open_library((fs::path(folder) / name).string());
+      const std::string path = (fs::path(folder) / name).string();
+      std::error_code ignored;
+      handle_ = open_library(path);
+      if (handle_ == nullptr && error.empty() && fs::exists(path, ignored)) {
+        error = dlerror();
+      }
       tried += ", " + folder;
     }
   };
   open_in(split(environment("LOCKSTEP_CUDA_LIBRARIES")));
-  std::string error;
+  std::string error_of_loader;
   if (handle_ == nullptr) {
     handle_ = open_library(name);
-    error = handle_ == nullptr ? dlerror() : "";
+    error_of_loader = handle_ == nullptr ? dlerror() : "";
   }
   open_in(other_folders());
   if (handle_ == nullptr) {
@@ -81,7 +87,7 @@ SharedLibrary::SharedLibrary(const std::string& name) : name_(name) {
         ErrorCode::kUnsupported,
         "device: cuda: {} cannot be opened ({}); searched the loader's folders{}. LOCKSTEP_CUDA_LIBRARIES=FOLDER[:...] "
         "names where it is",
-        name, error, tried);
+        name, error.empty() ? error_of_loader : error, tried);
   }
 }
 

@@ -77,6 +77,12 @@ class TimedBackend final : public Backend {
     backend_->copy_rows(from, to, rows, columns, dtype);
   }
 
+  // What runs again is not counted. Calls that are waited for cannot be recorded.
+  [[nodiscard]] std::unique_ptr<Recording> record(const std::function<void()>& work) override {
+    return is_waiting_ ? Backend::record(work) : backend_->record(work);
+  }
+  void between(const std::function<void()>& host_work) override { backend_->between(host_work); }
+
   void gemm(const Gemm& gemm) override;
   void gemm_each(std::span<const Gemm> products) override;
   void norm_forward(const NormForward& norm) override;

@@ -147,9 +147,14 @@ void add_tokens(std::span<const std::int32_t> tokens, std::int64_t vocabulary, c
       upload(packed_size(tokens.size(), count), packed_size(tokens.size(), most), std::move(fill));
   const auto* pieces = reinterpret_cast<const RowGroups::Piece*>(rows + padded_rows(tokens.size()));
   const auto blocks = static_cast<unsigned>(count);
-  auto* partial = scratch.get<float>(most_pieces_of_several(tokens.size()) * static_cast<std::size_t>(columns));
+  const std::size_t several = most_pieces_of_several(tokens.size());
+  auto* partial = scratch.get<float>(several * static_cast<std::size_t>(columns));
   launch("embedding's gradient", add_pieces<N, T>, {blocks, kThreads}, stream, dx, columns, rows, pieces, table, partial);
-  launch("embedding's gradient", add_partial_sums<N>, {blocks, kThreads}, stream, columns, pieces, partial, table);
+  if (several > 0) {  // those come first
+    const auto blocks_of_several = static_cast<unsigned>(std::min(count, several));
+    launch("embedding's gradient", add_partial_sums<N>, {blocks_of_several, kThreads}, stream, columns, pieces, partial,
+           table);
+  }
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "base/error.h"
+
 namespace lockstep::cuda {
 
 namespace {
@@ -25,7 +27,7 @@ class CallsThatMayWait {
 // Graphs and what the host does between them. Its destructor waits: a graph must not go while it runs.
 class GraphRecording final : public Backend::Recording {
  public:
-  GraphRecording() = default;
+  explicit GraphRecording(std::shared_ptr<void> counted) : counted_(std::move(counted)) {}
   GraphRecording(const GraphRecording&) = delete;
   GraphRecording& operator=(const GraphRecording&) = delete;
   ~GraphRecording() override {
@@ -80,19 +82,26 @@ class GraphRecording final : public Backend::Recording {
     check(cudaGraphLaunch(graph, compute_stream().get()), "device: running a recorded step");
   }
 
+  std::shared_ptr<void> counted_;
   std::vector<Input> inputs_;
   std::vector<Part> parts_;
   Event done_;
 };
 
 std::unique_ptr<Backend::Recording> Recorder::record(const std::function<void()>& work) {
-  auto recording = std::make_unique<GraphRecording>();
+  auto recording = std::make_unique<GraphRecording>(recordings_);
   current_ = recording.get();
-  has_recorded_ = true;
   try {
     begin_segment();
     work();
     end_segment();
+  } catch (const Error& error) {
+    const bool was_capturing = discard_segment();
+    current_ = nullptr;
+    if (was_capturing && error.code() == ErrorCode::kDevice) {
+      fail(error.code(), "{}; device.graph: false does without recording", error.what());
+    }
+    throw;
   } catch (...) {
     discard_segment();
     current_ = nullptr;
@@ -123,11 +132,12 @@ void Recorder::let_go(Buffer memory) {
   if (memory.size_bytes() == 0) {
     return;
   }
-  if (has_recorded_) {
+  if (recordings_.use_count() > 1) {
     kept_.push_back(std::move(memory));
     return;
   }
   compute_stream().synchronize();
+  kept_.clear();
 }
 
 // Calls of other threads, which read and save, are none of the capture's business.
@@ -147,8 +157,9 @@ void Recorder::end_segment() {
   current_->add_graph(ready);
 }
 
-void Recorder::discard_segment() noexcept {
-  if (std::exchange(is_capturing_, false)) {
+bool Recorder::discard_segment() noexcept {
+  const bool was_capturing = std::exchange(is_capturing_, false);
+  if (was_capturing) {
     cudaGraph_t graph = nullptr;
     static_cast<void>(cudaStreamEndCapture(compute_stream().get(), &graph));
     if (graph != nullptr) {
@@ -156,6 +167,7 @@ void Recorder::discard_segment() noexcept {
     }
     static_cast<void>(cudaGetLastError());
   }
+  return was_capturing;
 }
 
 }  // namespace lockstep::cuda

@@ -27,17 +27,18 @@ class Recorder {
   // While it captures: pinned memory of the recording. `fill` writes it now and before each run.
   [[nodiscard]] const std::byte* input(std::size_t size_bytes, std::function<void(std::span<std::byte>)> fill);
 
-  // Frees memory that launches may be using still; where something was recorded it stays for that.
+  // Frees memory that launches may be using still; while there are recordings it stays for them.
   void let_go(Buffer memory);
 
  private:
   void begin_segment();
   void end_segment();
-  void discard_segment() noexcept;
+  // Whether there was one.
+  bool discard_segment() noexcept;
 
   GraphRecording* current_ = nullptr;
   bool is_capturing_ = false;
-  bool has_recorded_ = false;
+  std::shared_ptr<void> recordings_ = std::make_shared<bool>();  // shared with each of them
   std::vector<Buffer> kept_;
 };
 

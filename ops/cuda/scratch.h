@@ -26,7 +26,7 @@ class Scratch {
   }
 
  private:
-  static constexpr std::size_t kSmallest = std::size_t{16} << 20;
+  static constexpr std::size_t kSmallest = std::size_t{1} << 20;
   Recorder& recorder_;
   Buffer memory_;
 };

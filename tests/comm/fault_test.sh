@@ -1,12 +1,12 @@
 #!/bin/bash
-# fault_test.sh MPIRUN PROGRAM FAULT RANKS_PER_NODE [unnamed]: four ranks, of which rank 2 is killed, stopped, asleep for longer
-# than the timeout (1.5 s), leaves the group, or sums something else. The others have to say so, naming rank 2, in time; with
-# `unnamed` they need not name it, and who comes too late may hear that the others are gone.
+# fault_test.sh MPIRUN PROGRAM FAULT RANKS_PER_NODE [nccl]: four ranks, of which rank 2 is killed, stopped, asleep for longer
+# than the timeout (1.5 s), leaves the group, or sums something else. The others have to say so, naming rank 2, in time. Over
+# NCCL nobody knows who is late, and who comes too late may hear that the others are gone; a timeout, too, is an answer there.
 #
 # mpirun ends a job when one of its processes dies. So that the survivors can be heard, what mpirun starts and watches is a
 # shell, which outlives the rank for as long as they may take.
 set -eu
-mpirun=$1 program=$2 fault=$3 ranks_per_node=$4 naming=${5:-named}
+mpirun=$1 program=$2 fault=$3 ranks_per_node=$4 kind_of_sums=${5:-mpi}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
@@ -21,7 +21,9 @@ case $fault in
   leaves*)   innocent=peer_lost guilty=own within_ms=2000 ;;
   mismatch) innocent='usage|peer_lost' guilty='usage|peer_lost' within_ms=3000 ;;
 esac
-[ "$naming" = named ] || guilty="$guilty|peer_lost"
+if [ "$kind_of_sums" = nccl ]; then
+  innocent="$innocent|timeout" guilty=${guilty/timeout/timeout|peer_lost} within_ms=10000
+fi
 expected='0 1 3'
 [ "$guilty" = none ] || expected="$expected 2"
 
@@ -47,7 +49,7 @@ for rank in $expected; do
     [[ $kind =~ ^($innocent)$ ]] || complain "rank $rank has $kind, expected $innocent"
     [ "$elapsed_ms" -le "$within_ms" ] || complain "rank $rank needed $elapsed_ms ms, expected $within_ms at most"
     # In a mismatch nobody knows who of the two is right: between nodes the message names the other one.
-    [ "$fault" = mismatch ] || [ "$naming" = unnamed ] || [[ $message == *"rank 2 (host "* ]] || complain "rank $rank does not name rank 2"
+    [ "$fault" = mismatch ] || { [ "$kind" = timeout ] && [ "$kind_of_sums" = nccl ]; } || [[ $message == *"rank 2 (host "* ]] || complain "rank $rank does not name rank 2"
   fi
 done
 if [ "$status" != 0 ]; then

@@ -59,10 +59,10 @@ class Block {
     set_order();
     // Memory that holds what no kernel may read before it is written.
     shared_ = std::make_unique<std::byte[]>(grid.shared_bytes + alignof(std::max_align_t));
-    for (block_.z = 0; block_.z < grid.blocks.z; ++block_.z) {
-      for (block_.y = 0; block_.y < grid.blocks.y; ++block_.y) {
-        for (block_.x = 0; block_.x < grid.blocks.x; ++block_.x) {
-          run_block();
+    for (at_.z = 0; at_.z < grid.blocks.z; ++at_.z) {
+      for (at_.y = 0; at_.y < grid.blocks.y; ++at_.y) {
+        for (at_.x = 0; at_.x < grid.blocks.x; ++at_.x) {
+          run_block(grid);
         }
       }
     }
@@ -89,7 +89,10 @@ class Block {
   }
 
  private:
-  void run_block() {
+  // `at_` of the grid's blocks, or the one as far from its end in another order.
+  void run_block(const Grid& grid) {
+    block_ =
+        is_reordered_ ? dim3(grid.blocks.x - 1 - at_.x, grid.blocks.y - 1 - at_.y, grid.blocks.z - 1 - at_.z) : at_;
     std::memset(shared_.get(), 0xFF, grid_->shared_bytes);
     const dim3& size = grid_->threads;
     for (std::size_t i = 0; i < threads_.size(); ++i) {
@@ -201,6 +204,7 @@ class Block {
     order_.resize(threads_.size());
     std::iota(order_.begin(), order_.end(), std::size_t{0});
     const char* wanted = std::getenv("LOCKSTEP_EMULATOR_ORDER");
+    is_reordered_ = wanted != nullptr;
     if (wanted == nullptr || order_.size() % kWarp != 0) {
       return;
     }
@@ -225,7 +229,9 @@ class Block {
   const char* name_ = "";
   const Grid* grid_ = nullptr;
   const std::function<void()>* body_ = nullptr;
+  dim3 at_;
   dim3 block_;
+  bool is_reordered_ = false;
   std::vector<Thread> threads_;
   std::vector<std::size_t> order_;     // in which threads start, warp by warp
   std::size_t started_warps_end_ = 0;  // of order_

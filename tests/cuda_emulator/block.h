@@ -1,6 +1,6 @@
 // Runs the threads of a kernel's blocks on one thread of the CPU, each as a fiber that gives way at barriers. What a
-// GPU leaves open is made to show: an order of threads on which a result depends (set LOCKSTEP_EMULATOR_ORDER), and a
-// barrier that not all threads of a block reach, which ends the process.
+// GPU leaves open is made to show: an order of threads or blocks on which a result depends (set
+// LOCKSTEP_EMULATOR_ORDER), and a barrier that not all threads of a block reach, which ends the process.
 #pragma once
 
 #include <vector_types.h>

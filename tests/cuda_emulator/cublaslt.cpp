@@ -244,6 +244,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t /*handle*/, cublasLtMatmulDesc_t 
                               const void* beta, const void* /*c*/, cublasLtMatrixLayout_t /*before*/, void* d,
                               cublasLtMatrixLayout_t out, const cublasLtMatmulAlgo_t* /*algorithm*/,
                               void* /*workspace*/, std::size_t /*workspace_bytes*/, cudaStream_t stream) {
+  for (const void* operand : {a, b, static_cast<const void*>(d)}) {
+    if (!stream->is_on_device(operand)) {
+      return CUBLAS_STATUS_INVALID_VALUE;
+    }
+  }
   stream->enqueue(Product{description_of(description), layout_of(first), layout_of(second), layout_of(out), a, b, d,
                           *static_cast<const float*>(alpha), *static_cast<const float*>(beta)});
   return CUBLAS_STATUS_SUCCESS;

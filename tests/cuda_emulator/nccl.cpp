@@ -98,7 +98,7 @@ struct ncclComm {
     const std::size_t rings_at = (sizeof(Shared) + 63) / 64 * 64;
     const std::size_t pairs = static_cast<std::size_t>(world_size) * static_cast<std::size_t>(world_size);
     const std::size_t size_bytes = rings_at + pairs * sizeof(Ring);
-    const int file = shm_open(name.c_str(), O_CREAT | O_RDWR, 0600);
+    const int file = shm_open(name.c_str(), O_RDWR, 0600);
     if (file < 0 || ftruncate(file, static_cast<off_t>(size_bytes)) != 0) {
       state = ncclSystemError;
       return;
@@ -268,7 +268,10 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   *id = {};
   std::snprintf(id->internal, sizeof(id->internal), "/lockstep-emulated-nccl-%d-%d", static_cast<int>(getpid()),
                 made.fetch_add(1));
-  return ncclSuccess;
+  // Made here, for the others to find: a left one of the same name is none of this job's.
+  shm_unlink(id->internal);
+  const int file = shm_open(id->internal, O_CREAT | O_EXCL | O_RDWR, 0600);
+  return file < 0 || close(file) != 0 ? ncclSystemError : ncclSuccess;
 }
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int world_size, ncclUniqueId id, int rank, ncclConfig_t* config) {

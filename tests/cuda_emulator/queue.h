@@ -50,6 +50,7 @@ class Queue final : public CUstream_st {
   ~Queue() override;
 
   void enqueue(std::function<void()> operation) override;
+  [[nodiscard]] bool is_on_device(const void* data) const override { return cuda_emulator::is_on_device(data); }
   // Until what is in it now is done.
   void wait();
 

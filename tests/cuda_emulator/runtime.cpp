@@ -4,12 +4,14 @@
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "tests/cuda_emulator/device.h"
@@ -19,7 +21,7 @@ using namespace lockstep::cuda_emulator;
 
 namespace {
 
-constexpr std::align_val_t kAlignment{4096};
+constexpr std::align_val_t kAlignment{256};
 constexpr std::size_t kSharedBytes = std::size_t{48} << 10;       // of a kernel that asks for no more
 constexpr std::size_t kMostSharedBytes = std::size_t{227} << 10;  // Hopper's
 constexpr std::size_t kMostThreads = 1024;
@@ -34,15 +36,17 @@ class Memory {
     pieces_[static_cast<std::byte*>(data)] = size_bytes;
     total_bytes_ += size_bytes;
   }
-  bool remove(void* data) {
+  // How large it was; nothing where `data` is no allocation.
+  std::optional<std::size_t> remove(void* data) {
     const std::lock_guard lock(mutex_);
     const auto found = pieces_.find(static_cast<std::byte*>(data));
     if (found == pieces_.end()) {
-      return false;
+      return std::nullopt;
     }
-    total_bytes_ -= found->second;
+    const std::size_t size_bytes = found->second;
+    total_bytes_ -= size_bytes;
     pieces_.erase(found);
-    return true;
+    return size_bytes;
   }
   [[nodiscard]] bool holds(const void* data) {
     const std::lock_guard lock(mutex_);
@@ -71,6 +75,20 @@ Memory& pinned_memory() {
   return memory;
 }
 
+// How an allocation lies in whole pages: it ends where a page begins that cannot be touched.
+struct Mapping {
+  std::size_t begin = 0;
+  std::size_t used_bytes = 0;
+  std::size_t total_bytes = 0;
+};
+Mapping mapping_of(std::size_t size_bytes) {
+  constexpr std::size_t kPage = 4096;
+  const auto granule = static_cast<std::size_t>(kAlignment);
+  const std::size_t padded = std::max((size_bytes + granule - 1) / granule, std::size_t{1}) * granule;
+  const std::size_t pages = (padded + kPage - 1) / kPage * kPage;
+  return {pages - padded, pages, pages + kPage};
+}
+
 bool is_pageable(const void* data) { return !device_memory().holds(data) && !pinned_memory().holds(data); }
 
 // An operation in a stream that a broken GPU no longer does.
@@ -94,6 +112,23 @@ cudaError_t put_copy(cudaStream_t stream, const void* from, const void* to, std:
     queue_of(stream)->wait();
   }
   return status;
+}
+
+bool is_of(cudaMemcpyKind kind, const void* from, const void* to) {
+  const bool from_device = device_memory().holds(from);
+  const bool to_device = device_memory().holds(to);
+  switch (kind) {
+    case cudaMemcpyHostToDevice:
+      return !from_device && to_device;
+    case cudaMemcpyDeviceToHost:
+      return from_device && !to_device;
+    case cudaMemcpyDeviceToDevice:
+      return from_device && to_device;
+    case cudaMemcpyHostToHost:
+      return !from_device && !to_device;
+    default:
+      return true;
+  }
 }
 
 // The bytes of dynamic shared memory that kernels asked for.
@@ -138,6 +173,8 @@ cudaError_t not_while_capturing() {
 }  // namespace
 
 namespace lockstep::cuda_emulator {
+
+bool is_on_device(const void* data) { return device_memory().holds(data); }
 
 cudaError_t launch(const char* name, const void* kernel, const Grid& grid, cudaStream_t stream,
                    std::function<void()> thread) {
@@ -255,9 +292,15 @@ cudaError_t cudaMalloc(void** data, std::size_t size_bytes) {
   if (device_memory().total_bytes() + size_bytes > device_memory_bytes()) {
     return answer(cudaErrorMemoryAllocation);
   }
+  const Mapping mapping = mapping_of(size_bytes);
+  void* const memory =
+      mmap(nullptr, mapping.total_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED || mprotect(memory, mapping.used_bytes, PROT_READ | PROT_WRITE) != 0) {
+    return answer(cudaErrorMemoryAllocation);
+  }
   ++requests().allocations;
-  *data = ::operator new(size_bytes, kAlignment);
-  static_cast<void>(madvise(*data, size_bytes, MADV_HUGEPAGE));  // to touch it costs less
+  *data = static_cast<std::byte*>(memory) + mapping.begin;
+  static_cast<void>(madvise(memory, mapping.used_bytes, MADV_HUGEPAGE));  // to touch it costs less
   std::memset(*data, 0xFF, size_bytes);
   device_memory().add(*data, size_bytes);
   return answer(cudaSuccess);
@@ -270,17 +313,20 @@ cudaError_t cudaFree(void* data) {
     return answer(status);
   }
   wait_for_all_streams();
-  if (!device_memory().remove(data)) {
+  const std::optional<std::size_t> size_bytes = device_memory().remove(data);
+  if (!size_bytes) {
     return answer(cudaErrorInvalidValue);
   }
-  ::operator delete(data, kAlignment);
+  const Mapping mapping = mapping_of(*size_bytes);
+  void* const memory = static_cast<std::byte*>(data) - mapping.begin;
+  static_cast<void>(madvise(memory, mapping.used_bytes, MADV_DONTNEED));
+  static_cast<void>(mprotect(memory, mapping.used_bytes, PROT_NONE));  // its address is not given again
   return answer(cudaSuccess);
 }
 cudaError_t cudaMallocHost(void** data, std::size_t size_bytes) {
   if (const cudaError_t status = not_while_capturing(); status != cudaSuccess) {
     return answer(status);
   }
-  ++requests().allocations;
   *data = ::operator new(size_bytes, kAlignment);
   pinned_memory().add(*data, size_bytes);
   return answer(cudaSuccess);
@@ -290,7 +336,7 @@ cudaError_t cudaFreeHost(void* data) {
     return answer(status);
   }
   wait_for_all_streams();
-  if (!pinned_memory().remove(data)) {
+  if (!pinned_memory().remove(data).has_value()) {
     return answer(cudaErrorInvalidValue);
   }
   ::operator delete(data, kAlignment);
@@ -301,17 +347,23 @@ cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
   *free_bytes = *total_bytes - device_memory().total_bytes();
   return answer(cudaSuccess);
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size_bytes, cudaMemcpyKind /*kind*/,
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size_bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   if (size_bytes == 0) {
     return answer(cudaSuccess);
   }
+  if (!is_of(kind, from, to)) {
+    return answer(cudaErrorInvalidMemcpyDirection);
+  }
   return put_copy(stream, from, to, [=] { std::memcpy(to, from, size_bytes); });
 }
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
-                              std::size_t width, std::size_t height, cudaMemcpyKind /*kind*/, cudaStream_t stream) {
+                              std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
   if (width > to_pitch || width > from_pitch) {
     return answer(cudaErrorInvalidPitchValue);
+  }
+  if (!is_of(kind, from, to)) {
+    return answer(cudaErrorInvalidMemcpyDirection);
   }
   return put_copy(stream, from, to, [=] {
     for (std::size_t row = 0; row < height; ++row) {
@@ -321,6 +373,9 @@ cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, 
   });
 }
 cudaError_t cudaMemsetAsync(void* data, int value, std::size_t size_bytes, cudaStream_t stream) {
+  if (size_bytes > 0 && !device_memory().holds(data)) {
+    return answer(cudaErrorInvalidValue);
+  }
   return put(stream, [=] { std::memset(data, value, size_bytes); });
 }
 cudaError_t cudaMemset2DAsync(void* data, std::size_t pitch, int value, std::size_t width, std::size_t height,
@@ -376,6 +431,9 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return answer(cudaSuccess);
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (const cudaError_t status = not_while_capturing(); status != cudaSuccess) {
+    return answer(status);
+  }
   if (event->point == nullptr) {
     return answer(cudaSuccess);
   }
@@ -385,6 +443,9 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   return answer(event->point->is_passed() ? cudaSuccess : cudaErrorNotReady);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (const cudaError_t status = not_while_capturing(); status != cudaSuccess) {
+    return answer(status);
+  }
   if (event->point == nullptr) {
     return answer(cudaSuccess);
   }

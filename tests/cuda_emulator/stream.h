@@ -18,11 +18,14 @@ struct CUstream_st {
 
   // Appends to the stream, or to the graph that it is captured into.
   virtual void enqueue(std::function<void()> operation) = 0;
+  // Whether what `data` points to is a GPU's memory, where kernels and products want it.
+  [[nodiscard]] virtual bool is_on_device(const void* data) const = 0;
 };
 
 namespace lockstep::cuda_emulator {
 
 // As a launch of `kernel` fails or succeeds on a GPU.
+[[nodiscard]] bool is_on_device(const void* data);
 [[nodiscard]] cudaError_t launch(const char* name, const void* kernel, const Grid& grid, cudaStream_t stream,
                                  std::function<void()> thread);
 

@@ -108,9 +108,9 @@ TEST_P(RecordingTest, GoesOnWhereLargerCallsCameInBetween) {
   TinyModel model(GetParam());
   const TinyModel::Result expected = model.computed(batches()[1]);
   const std::unique_ptr<Backend::Recording> recording = model.backend().record([&] { model.compute(); });
-  // More ids than the backend had memory for.
-  constexpr std::int64_t kMany = 1 << 16;
-  constexpr std::int64_t kWide = 8;
+  // More ids, and more partial sums, than the backend had memory for.
+  constexpr std::int64_t kMany = 1 << 15;
+  constexpr std::int64_t kWide = 320;
   const Ids tokens(kMany, 3);
   std::vector<Buffer> memory;
   const auto zeros = [&](const Shape& shape, DType dtype) {
@@ -151,8 +151,19 @@ TEST_P(RecordingTest, RefusesAnIdThatWasNotThereWhenItWasRecorded) {
 TEST_P(RecordingTest, LeavesTheBackendUsableWhenTheWorkFails) {
   TinyModel model(GetParam());
   const TinyModel::Result expected = model.computed(batches()[1]);
-  EXPECT_THROW(static_cast<void>(model.backend().record([] { throw Error(ErrorCode::kUsage, "no"); })), Error);
+  const auto fail_after_all = [&] {
+    model.compute();
+    throw Error(ErrorCode::kUsage, "no");
+  };
+  EXPECT_THROW(static_cast<void>(model.backend().record(fail_after_all)), Error);
+  const auto fail_in_between = [&] {
+    model.compute();
+    model.backend().between([] { throw Error(ErrorCode::kUsage, "no"); });
+  };
+  EXPECT_THROW(static_cast<void>(model.backend().record(fail_in_between)), Error);
   EXPECT_EQ(model.computed(batches()[1]), expected);
+  const std::unique_ptr<Backend::Recording> recording = model.backend().record([&] { model.compute(); });
+  EXPECT_EQ(model.result(), expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(Ops, RecordingTest, testing::ValuesIn(all_platforms()), name_of_platform);

@@ -40,6 +40,38 @@ TEST(RowGroups, CutsManyRowsOfOneTokenIntoPiecesThatTheFirstCounts) {
   }
 }
 
+TEST(RowGroups, BeginWithTheTokensOfSeveralPieces) {
+  std::vector<std::int32_t> tokens = {1};
+  tokens.insert(tokens.end(), RowGroups::kMostRows + 1, 6);
+  tokens.push_back(0);
+  RowGroups groups;
+  group_rows(tokens, 8, groups);
+  std::vector<std::int32_t> order;
+  for (const RowGroups::Piece& piece : groups.pieces) {
+    order.push_back(piece.token);
+  }
+  EXPECT_THAT(order, ElementsAre(6, 6, 0, 1));
+}
+
+// Tokens of one row more than a piece has are those that need the most pieces of several.
+TEST(RowGroups, AreAtMostAsManyPiecesAsThereIsRoomFor) {
+  for (const std::int32_t several : {0, 1, 5, 63}) {
+    for (const std::int32_t single : {0, 1, 40}) {
+      SCOPED_TRACE(testing::Message() << several << " tokens of several pieces, " << single << " of one");
+      std::vector<std::int32_t> tokens;
+      for (std::int32_t token = 0; token < several + single; ++token) {
+        tokens.insert(tokens.end(), token < several ? RowGroups::kMostRows + 1 : 1, token);
+      }
+      RowGroups groups;
+      group_rows(tokens, several + single, groups);
+      EXPECT_EQ(groups.pieces.size(), static_cast<std::size_t>(2 * several + single));
+      EXPECT_LE(groups.pieces.size(), most_pieces(tokens.size(), several + single));
+      EXPECT_LE(static_cast<std::size_t>(2 * several), most_pieces_of_several(tokens.size()));
+    }
+  }
+  EXPECT_EQ(most_pieces_of_several(63 * (RowGroups::kMostRows + 1)), 2U * 63U);
+}
+
 TEST(RowGroups, OfNoTokensAreNone) {
   RowGroups groups;
   group_rows(std::vector<std::int32_t>{1}, 2, groups);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "base/cuda/runtime.h"
@@ -22,6 +23,13 @@ template <typename... Parameters, typename... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream,
             const Arguments&... arguments) {
   const cuda_emulator::Grid grid{shape.blocks, shape.threads, shape.shared_bytes};
+  const auto reaches_it = [](const auto& argument) {  // as far as an argument is a pointer itself
+    if constexpr (std::is_pointer_v<std::decay_t<decltype(argument)>>) {
+      return argument == nullptr || cuda_emulator::is_on_device(argument);
+    }
+    return true;
+  };
+  check((reaches_it(arguments) && ...) ? cudaSuccess : cudaErrorIllegalAddress, name);
   check(cuda_emulator::launch(name, reinterpret_cast<const void*>(kernel), grid, stream,
                               [kernel, values = std::tuple<Parameters...>(arguments...)] { std::apply(kernel, values); }),
         name);
