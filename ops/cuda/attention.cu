@@ -1,8 +1,8 @@
 #include <cmath>
 
-#include "base/random.h"
 #include "ops/cuda/attention.h"
-#include "ops/cuda/vector.cuh"
+#include "ops/cuda/attention_arguments.cuh"
+#include "ops/cuda/attention_tensor.h"
 
 namespace lockstep::cuda {
 namespace {
@@ -10,41 +10,6 @@ namespace {
 // 16 x 16 threads. Of a tile of scores, thread (y, x) has rows y + 16 i and columns x + 16 j.
 constexpr int kSide = 16;
 constexpr int kThreads = kSide * kSide;
-
-template <typename T>
-struct Rows {
-  T* data;
-  std::int64_t row_stride;
-  std::int64_t batch_stride;
-};
-template <typename T>
-Rows<T> rows_of(const RowsView& view) {
-  return {static_cast<T*>(view.data), view.row_stride, view.batch_stride};
-}
-
-template <typename T>
-struct Shape {
-  int query_length;
-  int key_length;
-  int heads;
-  int kv_heads;
-  int head_dim;
-  float scale;
-  Dropout dropout;
-  float factor;  // of what dropout keeps
-
-  // How many keys query `row` sees.
-  __device__ int visible(int row) const { return key_length - query_length + row + 1; }
-  // What the probability of (row, key) is multiplied by.
-  __device__ float dropout_factor(int batch, int head, int row, int key) const {
-    if (dropout.probability == 0) {
-      return 1;
-    }
-    const std::int64_t before = (std::int64_t{batch} * heads + head) * query_length + row;
-    const auto element = static_cast<std::uint64_t>(before * key_length + key);
-    return uniform_float(philox(dropout.key, element / 4)[element % 4]) >= dropout.probability ? factor : 0;
-  }
-};
 
 // A tile in shared memory, transposed: [kDim][kRows + 1], zero beyond `valid` rows and head_dim columns. The odd
 // distance keeps threads that walk down a column or along a row in different banks.
@@ -180,14 +145,6 @@ __device__ void store_rows(const float (&sums)[kRows / kSide][kDim / kSide], T* 
   }
 }
 
-template <typename T>
-struct ForwardArgs {
-  Shape<T> shape;
-  Rows<const T> q, k, v;
-  Rows<T> out;
-  float* log_sum_exp;  // null: not wanted
-};
-
 template <int kDim, int kQueries, int kKeys>
 struct ForwardMemory {
   Tile<kDim, kQueries> q;
@@ -199,18 +156,15 @@ struct ForwardMemory {
 template <typename T, int kDim, int kQueries, int kKeys>
 __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ ForwardArgs<T> args) {
   auto& memory = *reinterpret_cast<ForwardMemory<kDim, kQueries, kKeys>*>(dynamic_shared_memory());
-  const Shape<T>& shape = args.shape;
+  const AttentionSizes& shape = args.sizes;
   const int x = static_cast<int>(threadIdx.x) % kSide;
   const int y = static_cast<int>(threadIdx.x) / kSide;
   const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kQueries;
   const int head = static_cast<int>(blockIdx.y);
   const int batch = static_cast<int>(blockIdx.z);
-  const int kv_head = head * shape.kv_heads / shape.heads;
+  const int kv_head = shape.key_head(head);
   const int rows = min(kQueries, shape.query_length - first_row);
-  const auto at = [&](const auto& view, int row, int which) {
-    return view.data + batch * view.batch_stride + row * view.row_stride + which * shape.head_dim;
-  };
-  memory.q.load(at(args.q, first_row, head), args.q.row_stride, rows, shape.head_dim);
+  memory.q.load(args.q.at(batch, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
 
   constexpr int kOwnRows = kQueries / kSide;
   float out[kOwnRows][kDim / kSide] = {};
@@ -225,7 +179,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
   for (int first_key = 0; first_key < keys; first_key += kKeys) {
     const int valid = min(kKeys, keys - first_key);
     __syncthreads();
-    memory.kv.load(at(args.k, first_key, kv_head), args.k.row_stride, valid, shape.head_dim);
+    memory.kv.load(args.k.at(batch, first_key, kv_head * shape.head_dim), args.k.row_stride, valid, shape.head_dim);
     __syncthreads();
     float p[kOwnRows][kKeys / kSide];
     dot_rows(memory.q, memory.kv, p);
@@ -247,7 +201,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
         p[i][j] = now == -INFINITY ? 0 : expf(p[i][j] - now);
         tile_sum += p[i][j];
         if (shape.dropout.probability > 0) {
-          p[i][j] *= shape.dropout_factor(batch, head, row, first_key + x + kSide * j);
+          p[i][j] *= shape.dropout_factor(shape.index_of(batch, head, row), first_key + x + kSide * j);
         }
       }
       sum[i] = sum[i] * shrink + sum_over_lanes<kSide>(tile_sum);
@@ -259,7 +213,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
     }
     memory.p.store(p);
     __syncthreads();
-    memory.kv.load(at(args.v, first_key, kv_head), args.v.row_stride, valid, shape.head_dim);
+    memory.kv.load(args.v.at(batch, first_key, kv_head * shape.head_dim), args.v.row_stride, valid, shape.head_dim);
     __syncthreads();
     add_weighted(memory.p, memory.kv, out);
   }
@@ -272,26 +226,16 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
       out[i][c] *= inverse;
     }
     if (x == 0 && args.log_sum_exp != nullptr && row < shape.query_length) {
-      args.log_sum_exp[(std::int64_t{batch} * shape.heads + head) * shape.query_length + row] =
-          largest[i] + logf(sum[i]);
+      args.log_sum_exp[shape.index_of(batch, head, row)] = largest[i] + logf(sum[i]);
     }
   }
-  store_rows<kDim, kQueries>(out, at(args.out, first_row, head), args.out.row_stride, rows, shape.head_dim);
+  store_rows<kDim, kQueries>(out, args.out.at(batch, first_row, head * shape.head_dim), args.out.row_stride, rows, shape.head_dim);
 }
-
-template <typename T>
-struct BackwardArgs {
-  Shape<T> shape;
-  Rows<const T> q, k, v, out, dout;
-  const float* log_sum_exp;
-  float* delta;  // [batch, heads, query_length]: the dot products of out and dout
-  Rows<T> dq, dk, dv;
-};
 
 // A warp a row.
 template <typename T>
 __global__ void delta_kernel(const __grid_constant__ BackwardArgs<T> args, std::int64_t count) {
-  const Shape<T>& shape = args.shape;
+  const AttentionSizes& shape = args.sizes;
   const std::int64_t index = std::int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   if (index >= count) {
     return;
@@ -299,7 +243,7 @@ __global__ void delta_kernel(const __grid_constant__ BackwardArgs<T> args, std::
   const std::int64_t row = index % shape.query_length;
   const std::int64_t head = index / shape.query_length % shape.heads;
   const std::int64_t batch = index / shape.query_length / shape.heads;
-  const auto at = [&](const Rows<const T>& view) {
+  const auto at = [&](const AttentionRows<const T>& view) {
     return view.data + batch * view.batch_stride + row * view.row_stride + head * shape.head_dim;
   };
   const T* out = at(args.out);
@@ -329,14 +273,14 @@ struct BackwardMemory {
 template <typename T, int kDim, int kQueries, int kKeys>
 __device__ void recompute(BackwardMemory<kDim, kQueries, kKeys>& memory, const BackwardArgs<T>& args, int batch,
                           int head, int first_row, int first_key) {
-  const Shape<T>& shape = args.shape;
+  const AttentionSizes& shape = args.sizes;
   const int x = static_cast<int>(threadIdx.x) % kSide;
   const int y = static_cast<int>(threadIdx.x) / kSide;
   float p[kQueries / kSide][kKeys / kSide];
   float ds[kQueries / kSide][kKeys / kSide];
   dot_rows(memory.q, memory.k, p);
   dot_rows(memory.dout, memory.v, ds);
-  const std::int64_t before = (std::int64_t{batch} * shape.heads + head) * shape.query_length;
+  const std::int64_t before = shape.index_of(batch, head, 0);
 #pragma unroll
   for (int i = 0; i < kQueries / kSide; ++i) {
     const int row = first_row + y + kSide * i;
@@ -348,7 +292,7 @@ __device__ void recompute(BackwardMemory<kDim, kQueries, kKeys>& memory, const B
       const int key = first_key + x + kSide * j;
       const bool sees = is_row && key < shape.visible(row) && key < shape.key_length;
       const float probability = sees ? expf(p[i][j] * shape.scale - log_sum_exp) : 0;
-      const float m = sees ? shape.dropout_factor(batch, head, row, key) : 0;
+      const float m = sees ? shape.dropout_factor(before + row, key) : 0;
       p[i][j] = probability * m;
       ds[i][j] = shape.scale * probability * (m * ds[i][j] - delta);
     }
@@ -361,16 +305,13 @@ __device__ void recompute(BackwardMemory<kDim, kQueries, kKeys>& memory, const B
 template <typename T, int kDim, int kQueries, int kKeys>
 __global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
   auto& memory = *reinterpret_cast<BackwardMemory<kDim, kQueries, kKeys>*>(dynamic_shared_memory());
-  const Shape<T>& shape = args.shape;
+  const AttentionSizes& shape = args.sizes;
   const int first_key = static_cast<int>(blockIdx.x) * kKeys;
   const int kv_head = static_cast<int>(blockIdx.y);
   const int batch = static_cast<int>(blockIdx.z);
   const int keys = min(kKeys, shape.key_length - first_key);
-  const auto at = [&](const auto& view, int row, int which) {
-    return view.data + batch * view.batch_stride + row * view.row_stride + which * shape.head_dim;
-  };
-  memory.k.load(at(args.k, first_key, kv_head), args.k.row_stride, keys, shape.head_dim);
-  memory.v.load(at(args.v, first_key, kv_head), args.v.row_stride, keys, shape.head_dim);
+  memory.k.load(args.k.at(batch, first_key, kv_head * shape.head_dim), args.k.row_stride, keys, shape.head_dim);
+  memory.v.load(args.v.at(batch, first_key, kv_head * shape.head_dim), args.v.row_stride, keys, shape.head_dim);
   float dk[kKeys / kSide][kDim / kSide] = {};
   float dv[kKeys / kSide][kDim / kSide] = {};
   const int group = shape.heads / shape.kv_heads;
@@ -380,8 +321,8 @@ __global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_con
     for (int first_row = first_visible / kQueries * kQueries; first_row < shape.query_length; first_row += kQueries) {
       const int rows = min(kQueries, shape.query_length - first_row);
       __syncthreads();
-      memory.q.load(at(args.q, first_row, head), args.q.row_stride, rows, shape.head_dim);
-      memory.dout.load(at(args.dout, first_row, head), args.dout.row_stride, rows, shape.head_dim);
+      memory.q.load(args.q.at(batch, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
+      memory.dout.load(args.dout.at(batch, first_row, head * shape.head_dim), args.dout.row_stride, rows, shape.head_dim);
       __syncthreads();
       recompute(memory, args, batch, head, first_row, first_key);
       __syncthreads();
@@ -389,50 +330,35 @@ __global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_con
       add_weighted_transposed(memory.ds, memory.q, dk);
     }
   }
-  store_rows<kDim, kKeys>(dk, at(args.dk, first_key, kv_head), args.dk.row_stride, keys, shape.head_dim);
-  store_rows<kDim, kKeys>(dv, at(args.dv, first_key, kv_head), args.dv.row_stride, keys, shape.head_dim);
+  store_rows<kDim, kKeys>(dk, args.dk.at(batch, first_key, kv_head * shape.head_dim), args.dk.row_stride, keys, shape.head_dim);
+  store_rows<kDim, kKeys>(dv, args.dv.at(batch, first_key, kv_head * shape.head_dim), args.dv.row_stride, keys, shape.head_dim);
 }
 
 // A block for kQueries queries of a head: dq.
 template <typename T, int kDim, int kQueries, int kKeys>
 __global__ void __launch_bounds__(kThreads) query_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
   auto& memory = *reinterpret_cast<BackwardMemory<kDim, kQueries, kKeys>*>(dynamic_shared_memory());
-  const Shape<T>& shape = args.shape;
+  const AttentionSizes& shape = args.sizes;
   const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kQueries;
   const int head = static_cast<int>(blockIdx.y);
   const int batch = static_cast<int>(blockIdx.z);
-  const int kv_head = head * shape.kv_heads / shape.heads;
+  const int kv_head = shape.key_head(head);
   const int rows = min(kQueries, shape.query_length - first_row);
-  const auto at = [&](const auto& view, int row, int which) {
-    return view.data + batch * view.batch_stride + row * view.row_stride + which * shape.head_dim;
-  };
-  memory.q.load(at(args.q, first_row, head), args.q.row_stride, rows, shape.head_dim);
-  memory.dout.load(at(args.dout, first_row, head), args.dout.row_stride, rows, shape.head_dim);
+  memory.q.load(args.q.at(batch, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
+  memory.dout.load(args.dout.at(batch, first_row, head * shape.head_dim), args.dout.row_stride, rows, shape.head_dim);
   float dq[kQueries / kSide][kDim / kSide] = {};
   const int keys = min(shape.key_length, shape.visible(first_row + rows - 1));
   for (int first_key = 0; first_key < keys; first_key += kKeys) {
     const int valid = min(kKeys, keys - first_key);
     __syncthreads();
-    memory.k.load(at(args.k, first_key, kv_head), args.k.row_stride, valid, shape.head_dim);
-    memory.v.load(at(args.v, first_key, kv_head), args.v.row_stride, valid, shape.head_dim);
+    memory.k.load(args.k.at(batch, first_key, kv_head * shape.head_dim), args.k.row_stride, valid, shape.head_dim);
+    memory.v.load(args.v.at(batch, first_key, kv_head * shape.head_dim), args.v.row_stride, valid, shape.head_dim);
     __syncthreads();
     recompute(memory, args, batch, head, first_row, first_key);
     __syncthreads();
     add_weighted(memory.ds, memory.k, dq);
   }
-  store_rows<kDim, kQueries>(dq, at(args.dq, first_row, head), args.dq.row_stride, rows, shape.head_dim);
-}
-
-template <typename T>
-Shape<T> shape_of(const AttentionShape& shape, const Dropout& dropout) {
-  return {static_cast<int>(shape.query_length),
-          static_cast<int>(shape.key_length),
-          static_cast<int>(shape.heads),
-          static_cast<int>(shape.kv_heads),
-          static_cast<int>(shape.head_dim),
-          shape.scale,
-          dropout,
-          1.0F / (1.0F - dropout.probability)};
+  store_rows<kDim, kQueries>(dq, args.dq.at(batch, first_row, head * shape.head_dim), args.dq.row_stride, rows, shape.head_dim);
 }
 
 // The width that a head is padded to.
@@ -449,17 +375,6 @@ void with_width(std::int64_t head_dim, const F& f) {
   }
 }
 
-template <typename Args>
-void launch_tiles(const char* name, void (*kernel)(Args), dim3 grid, std::size_t shared_bytes, cudaStream_t stream,
-                  const Args& args) {
-  allow_shared_memory(name, kernel, shared_bytes);
-  launch(name, kernel, {grid, kThreads, shared_bytes}, stream, args);
-}
-
-dim3 grid_of(std::int64_t length, int tile, std::int64_t heads, std::int64_t batch) {
-  return {static_cast<unsigned>(divided_up(length, tile)), static_cast<unsigned>(heads), static_cast<unsigned>(batch)};
-}
-
 }  // namespace
 
 void attention_forward(const AttentionForward& args, cudaStream_t stream) {
@@ -467,18 +382,19 @@ void attention_forward(const AttentionForward& args, cudaStream_t stream) {
   if (shape.batch * shape.query_length == 0) {
     return;
   }
+  if (tensor_cores::take(args)) {
+    tensor_cores::attention_forward(args, stream);
+    return;
+  }
   with_working_type(args.dtype, [&](auto type) {
     using T = decltype(type);
-    const ForwardArgs<T> kernel_args{
-        shape_of<T>(shape, args.dropout), rows_of<const T>(args.q), rows_of<const T>(args.k),
-        rows_of<const T>(args.v),         rows_of<T>(args.out),     static_cast<float*>(args.log_sum_exp.data())};
     with_width(shape.head_dim, [&](auto width) {
       constexpr int kDim = decltype(width)::value;
       constexpr int kQueries = kDim == 256 ? 32 : 64;
       constexpr int kKeys = kDim == 256 ? 32 : 64;
-      launch_tiles("attention", forward_kernel<T, kDim, kQueries, kKeys>,
-             grid_of(shape.query_length, kQueries, shape.heads, shape.batch),
-             sizeof(ForwardMemory<kDim, kQueries, kKeys>), stream, kernel_args);
+      launch_attention("attention", forward_kernel<T, kDim, kQueries, kKeys>,
+                       {shape.query_length, kQueries, shape.heads, shape.batch, kThreads},
+                       sizeof(ForwardMemory<kDim, kQueries, kKeys>), stream, forward_args<T>(args));
     });
   });
 }
@@ -489,30 +405,25 @@ void attention_backward(const AttentionBackward& args, Scratch& scratch, cudaStr
   if (rows == 0) {
     return;
   }
+  auto* const delta = scratch.get<float>(static_cast<std::size_t>(rows));
   with_working_type(args.dtype, [&](auto type) {
     using T = decltype(type);
-    const BackwardArgs<T> kernel_args{shape_of<T>(shape, args.dropout),
-                                      rows_of<const T>(args.q),
-                                      rows_of<const T>(args.k),
-                                      rows_of<const T>(args.v),
-                                      rows_of<const T>(args.out),
-                                      rows_of<const T>(args.dout),
-                                      static_cast<const float*>(args.log_sum_exp.data()),
-                                      scratch.get<float>(static_cast<std::size_t>(rows)),
-                                      rows_of<T>(args.dq),
-                                      rows_of<T>(args.dk),
-                                      rows_of<T>(args.dv)};
-    launch("attention's gradient", delta_kernel<T>, {static_cast<unsigned>(divided_up(rows, kThreads / kWarp)), kThreads},
-           stream, kernel_args, rows);
+    const BackwardArgs<T> kernel_args = backward_args<T>(args, delta);
+    launch("attention's gradient", delta_kernel<T>,
+           {static_cast<unsigned>(divided_up(rows, kThreads / kWarp)), kThreads}, stream, kernel_args, rows);
+    if (tensor_cores::take(args)) {
+      tensor_cores::attention_backward(args, delta, stream);
+      return;
+    }
     with_width(shape.head_dim, [&](auto width) {
       constexpr int kDim = decltype(width)::value;
       constexpr int kQueries = 32;
       constexpr int kKeys = kDim == 256 ? 32 : 64;
       constexpr std::size_t kBytes = sizeof(BackwardMemory<kDim, kQueries, kKeys>);
-      launch_tiles("attention's gradient", key_gradient_kernel<T, kDim, kQueries, kKeys>,
-             grid_of(shape.key_length, kKeys, shape.kv_heads, shape.batch), kBytes, stream, kernel_args);
-      launch_tiles("attention's gradient", query_gradient_kernel<T, kDim, kQueries, kKeys>,
-             grid_of(shape.query_length, kQueries, shape.heads, shape.batch), kBytes, stream, kernel_args);
+      launch_attention("attention's gradient", key_gradient_kernel<T, kDim, kQueries, kKeys>,
+                       {shape.key_length, kKeys, shape.kv_heads, shape.batch, kThreads}, kBytes, stream, kernel_args);
+      launch_attention("attention's gradient", query_gradient_kernel<T, kDim, kQueries, kKeys>,
+                       {shape.query_length, kQueries, shape.heads, shape.batch, kThreads}, kBytes, stream, kernel_args);
     });
   });
 }

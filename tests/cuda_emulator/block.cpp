@@ -24,7 +24,7 @@ constexpr unsigned kWarp = 32;
 constexpr std::size_t kCacheLine = 64;
 constexpr std::size_t kStackBytes = std::size_t{256} << 10;
 
-[[noreturn]] void give_up(const char* kernel, const char* what) {
+[[noreturn]] void give_up_on(const char* kernel, const char* what) {
   std::fprintf(stderr, "cuda_emulator: kernel \"%s\": %s\n", kernel, what);
   std::abort();
 }
@@ -37,6 +37,12 @@ struct Thread {
   bool has_ended = false;
   std::uint64_t exchanges = 0;    // so far
   std::uint64_t offered[2] = {};  // in the even and in the odd ones
+};
+
+// What its lanes bring to calls that all of them hear all of.
+struct Warp {
+  std::uint64_t exchanges = 0;  // of all lanes, so far
+  alignas(16) std::byte offered[2][kWarp * kMostExchangedBytes];
 };
 
 class Block;
@@ -56,6 +62,7 @@ class Block {
     grid_ = &grid;
     body_ = &body;
     threads_.assign(std::size_t{grid.threads.x} * grid.threads.y * grid.threads.z, {});
+    warps_.resize((threads_.size() + kWarp - 1) / kWarp);
     set_order();
     // Memory that holds what no kernel may read before it is written.
     shared_ = std::make_unique<std::byte[]>(grid.shared_bytes + alignof(std::max_align_t));
@@ -77,16 +84,34 @@ class Block {
 
   std::uint64_t exchange_in_warp(std::uint64_t value, int distance) {
     Thread& own = *carrier_->thread;
+    const std::size_t index = static_cast<std::size_t>(&own - threads_.data());
+    ++warps_[index / kWarp].exchanges;
     const std::size_t turn = own.exchanges++ % 2;
     own.offered[turn] = value;
     wait(Waiting::kForWarp);
-    const std::size_t index = static_cast<std::size_t>(&own - threads_.data());
     const std::size_t other = index ^ static_cast<std::size_t>(distance);
     if (other >= threads_.size() || threads_[other].exchanges < own.exchanges) {
-      give_up(name_, "a lane takes a value from one that is not there");
+      give_up("a lane takes a value from one that is not there");
     }
     return threads_[other].offered[turn];
   }
+
+  const void* gather_from_warp(const void* value, std::size_t size_bytes) {
+    Thread& own = *carrier_->thread;
+    const std::size_t index = static_cast<std::size_t>(&own - threads_.data());
+    Warp& warp = warps_[index / kWarp];
+    ++warp.exchanges;
+    std::byte* const offered = warp.offered[own.exchanges++ % 2];
+    std::memcpy(offered + index % kWarp * size_bytes, value, size_bytes);
+    wait(Waiting::kForWarp);
+    // The first lane that goes on sees whether one is missing.
+    if (warp.exchanges < kWarp * own.exchanges) {
+      give_up("a lane takes what all lanes bring, and not all are there");
+    }
+    return offered;
+  }
+
+  [[noreturn]] void give_up(const char* what) const { give_up_on(name_, what); }
 
  private:
   // `at_` of the grid's blocks, or the one as far from its end in another order.
@@ -100,15 +125,18 @@ class Block {
       threads_[i].index = dim3(static_cast<unsigned>(i % size.x), static_cast<unsigned>(i / size.x % size.y),
                                static_cast<unsigned>(i / size.x / size.y));
     }
+    for (Warp& warp : warps_) {
+      warp.exchanges = 0;
+    }
     next_ = 0;
     ended_ = 0;
-    waiting_.resize((threads_.size() + kWarp - 1) / kWarp);
+    waiting_.resize(warps_.size());
     for (std::size_t ended_before = 0; ended_ < threads_.size(); ended_before = ended_) {
       for (std::size_t turn = 0; turn < waiting_.size(); ++turn) {
         run_warp(turn);
       }
       if (!release_block() && ended_ == ended_before) {
-        give_up(name_, "threads wait at a barrier that the others do not come to");
+        give_up("threads wait at a barrier that the others do not come to");
       }
     }
   }
@@ -233,6 +261,7 @@ class Block {
   dim3 block_;
   bool is_reordered_ = false;
   std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
   std::vector<std::size_t> order_;     // in which threads start, warp by warp
   std::size_t started_warps_end_ = 0;  // of order_
   std::size_t next_ = 0;               // of order_
@@ -266,5 +295,9 @@ void wait_for_block() { this_block().wait_for_block(); }
 std::uint64_t exchange_in_warp(std::uint64_t value, int distance) {
   return this_block().exchange_in_warp(value, distance);
 }
+const void* gather_from_warp(const void* own, std::size_t size_bytes) {
+  return this_block().gather_from_warp(own, size_bytes);
+}
+void give_up(const char* what) { this_block().give_up(what); }
 
 }  // namespace lockstep::cuda_emulator

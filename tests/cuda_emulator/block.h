@@ -31,5 +31,12 @@ void run_grid(const char* name, const Grid& grid, const std::function<void()>& t
 void wait_for_block();
 // What the lane with this one's index xor `distance` brings to the same call.
 [[nodiscard]] std::uint64_t exchange_in_warp(std::uint64_t value, int distance);
+// What all 32 lanes bring to the same call, one after another: `size_bytes` each, at most kMostExchangedBytes. It stays
+// until the lane's next exchange.
+inline constexpr std::size_t kMostExchangedBytes = 32;
+[[nodiscard]] const void* gather_from_warp(const void* own, std::size_t size_bytes);
+
+// Ends the process: the kernel that runs does what a GPU would not let it do.
+[[noreturn]] void give_up(const char* what);
 
 }  // namespace lockstep::cuda_emulator

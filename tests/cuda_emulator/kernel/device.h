@@ -25,6 +25,7 @@
 #define gridDim (::lockstep::cuda_emulator::grid_size())
 
 inline void __syncthreads() { lockstep::cuda_emulator::wait_for_block(); }
+inline void __syncwarp() { static_cast<void>(lockstep::cuda_emulator::exchange_in_warp(0, 0)); }
 
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int distance) {

@@ -1,0 +1,139 @@
+// What both sets of attention kernels (attention.cu, attention_tensor.cu) are given.
+#pragma once
+
+#include <array>
+
+#include "base/random.h"
+#include "ops/backend.h"
+#include "ops/cuda/vector.cuh"
+
+namespace lockstep::cuda {
+
+template <typename T>
+struct AttentionRows {
+  T* data;
+  std::int64_t row_stride;
+  std::int64_t batch_stride;
+
+  __device__ T* at(int batch, int row, int column) const {
+    return data + batch * batch_stride + row * row_stride + column;
+  }
+};
+template <typename T>
+AttentionRows<T> attention_rows(const RowsView& view) {
+  return {static_cast<T*>(view.data), view.row_stride, view.batch_stride};
+}
+
+struct AttentionSizes {
+  int query_length;
+  int key_length;
+  int heads;
+  int kv_heads;
+  int head_dim;
+  float scale;
+  Dropout dropout;
+  float factor;  // of what dropout keeps
+
+  [[nodiscard]] __device__ int key_head(int head) const { return head * kv_heads / heads; }
+  // How many keys query `row` sees.
+  [[nodiscard]] __device__ int visible(int row) const { return key_length - query_length + row + 1; }
+  // Of a row in [batch, heads, query_length].
+  [[nodiscard]] __device__ std::int64_t index_of(int batch, int head, int row) const {
+    return (std::int64_t{batch} * heads + head) * query_length + row;
+  }
+
+  // Whether dropout keeps the probability of (row, key), `index` being the row's.
+  [[nodiscard]] __device__ bool keeps(std::int64_t index, int key) const {
+    const auto element = static_cast<std::uint64_t>(index * key_length + key);
+    return keeps_word(philox(dropout.key, element / 4), element % 4);
+  }
+  // What it multiplies that probability by.
+  [[nodiscard]] __device__ float dropout_factor(std::int64_t index, int key) const {
+    return dropout.probability == 0 || keeps(index, key) ? factor : 0;
+  }
+  // keeps() of `key` and the one after it, for which one draw is mostly enough.
+  struct Pair {
+    bool kept[2];
+  };
+  [[nodiscard]] __device__ Pair keeps_pair(std::int64_t index, int key) const {
+    const auto element = static_cast<std::uint64_t>(index * key_length + key);
+    const std::array<std::uint32_t, 4> words = philox(dropout.key, element / 4);
+    const bool first = keeps_word(words, element % 4);
+    return {first, element % 4 < 3 ? keeps_word(words, element % 4 + 1)
+                                   : keeps_word(philox(dropout.key, element / 4 + 1), 0)};
+  }
+
+ private:
+  // An index that is not known at compile time would put the words into memory.
+  [[nodiscard]] __device__ bool keeps_word(const std::array<std::uint32_t, 4>& words, std::uint64_t i) const {
+    const std::uint32_t lower = i % 2 == 0 ? words[0] : words[1];
+    const std::uint32_t upper = i % 2 == 0 ? words[2] : words[3];
+    return uniform_float(i < 2 ? lower : upper) >= dropout.probability;
+  }
+};
+inline AttentionSizes attention_sizes(const AttentionShape& shape, const Dropout& dropout) {
+  return {static_cast<int>(shape.query_length),
+          static_cast<int>(shape.key_length),
+          static_cast<int>(shape.heads),
+          static_cast<int>(shape.kv_heads),
+          static_cast<int>(shape.head_dim),
+          shape.scale,
+          dropout,
+          1.0F / (1.0F - dropout.probability)};
+}
+
+template <typename T>
+struct ForwardArgs {
+  AttentionSizes sizes;
+  AttentionRows<const T> q, k, v;
+  AttentionRows<T> out;
+  float* log_sum_exp;  // null: not wanted
+};
+template <typename T>
+ForwardArgs<T> forward_args(const AttentionForward& args) {
+  return {attention_sizes(args.shape, args.dropout), attention_rows<const T>(args.q), attention_rows<const T>(args.k),
+          attention_rows<const T>(args.v),           attention_rows<T>(args.out),
+          static_cast<float*>(args.log_sum_exp.data())};
+}
+
+template <typename T>
+struct BackwardArgs {
+  AttentionSizes sizes;
+  AttentionRows<const T> q, k, v, out, dout;
+  const float* log_sum_exp;
+  float* delta;  // [batch, heads, query_length]: the dot products of out and dout
+  AttentionRows<T> dq, dk, dv;
+};
+template <typename T>
+BackwardArgs<T> backward_args(const AttentionBackward& args, float* delta) {
+  return {attention_sizes(args.shape, args.dropout),
+          attention_rows<const T>(args.q),
+          attention_rows<const T>(args.k),
+          attention_rows<const T>(args.v),
+          attention_rows<const T>(args.out),
+          attention_rows<const T>(args.dout),
+          static_cast<const float*>(args.log_sum_exp.data()),
+          delta,
+          attention_rows<T>(args.dq),
+          attention_rows<T>(args.dk),
+          attention_rows<T>(args.dv)};
+}
+
+// A block of `threads` for each `tile` of the `length` rows of each head.
+struct AttentionGrid {
+  std::int64_t length;
+  int tile;
+  std::int64_t heads;
+  std::int64_t batch;
+  unsigned threads;
+};
+template <typename Args>
+void launch_attention(const char* name, void (*kernel)(Args), const AttentionGrid& grid, std::size_t shared_bytes,
+                      cudaStream_t stream, const Args& args) {
+  allow_shared_memory(name, kernel, shared_bytes);
+  const dim3 blocks(static_cast<unsigned>(divided_up(grid.length, grid.tile)), static_cast<unsigned>(grid.heads),
+                    static_cast<unsigned>(grid.batch));
+  launch(name, kernel, {blocks, grid.threads, shared_bytes}, stream, args);
+}
+
+}  // namespace lockstep::cuda

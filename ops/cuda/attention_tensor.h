@@ -1,0 +1,20 @@
+// Attention in bf16 on the tensor cores, in the manner of Dao 2023, "FlashAttention-2": attention.h calls it where it
+// can. Sums, softmax and what the gradient is given (log_sum_exp, delta) are f32 and mean the same as there;
+// probabilities and their gradients are rounded to bf16 as factors of the next product, and only there.
+#pragma once
+
+#include "ops/backend.h"
+#include "ops/cuda/recorder.h"
+
+namespace lockstep::cuda::tensor_cores {
+
+// bf16, heads of 8, 16, ... or 128, and rows that lie where 16 bytes can be read at once.
+[[nodiscard]] bool take(const AttentionForward& args);
+[[nodiscard]] bool take(const AttentionBackward& args);
+
+// Of a call that take() takes, with at least one query.
+void attention_forward(const AttentionForward& args, cudaStream_t stream);
+// `delta` is [batch, heads, query_length]: the dot products of out and dout.
+void attention_backward(const AttentionBackward& args, float* delta, cudaStream_t stream);
+
+}  // namespace lockstep::cuda::tensor_cores
