@@ -51,16 +51,14 @@ struct AttentionSizes {
   [[nodiscard]] __device__ float dropout_factor(std::int64_t index, int key) const {
     return dropout.probability == 0 || keeps(index, key) ? factor : 0;
   }
-  // keeps() of `key` and the one after it, for which one draw is mostly enough.
-  struct Pair {
-    bool kept[2];
-  };
-  [[nodiscard]] __device__ Pair keeps_pair(std::int64_t index, int key) const {
+  // keeps() of `key` in bit 0 and of the one after it in bit 1: one draw is mostly enough for both.
+  [[nodiscard]] __device__ unsigned keeps_pair(std::int64_t index, int key) const {
     const auto element = static_cast<std::uint64_t>(index * key_length + key);
     const std::array<std::uint32_t, 4> words = philox(dropout.key, element / 4);
     const bool first = keeps_word(words, element % 4);
-    return {first, element % 4 < 3 ? keeps_word(words, element % 4 + 1)
-                                   : keeps_word(philox(dropout.key, element / 4 + 1), 0)};
+    const bool second = element % 4 < 3 ? keeps_word(words, element % 4 + 1)
+                                        : keeps_word(philox(dropout.key, element / 4 + 1), 0);
+    return static_cast<unsigned>(first) | static_cast<unsigned>(second) << 1;
   }
 
  private:

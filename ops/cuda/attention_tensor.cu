@@ -51,6 +51,63 @@ struct QueryPlace {
   [[nodiscard]] __device__ int row(int i, int h) const { return warp_row + 16 * i + 8 * h + lane_row(); }
 };
 
+// Of a tile of scores, those of keys that lie after the query become -inf.
+template <int kColumns>
+__device__ void mask_future(float (&scores)[kQueryBlocks][kColumns / 8][4], const AttentionSizes& sizes,
+                            const QueryPlace& place, int first_key) {
+  if (first_key + kColumns <= sizes.visible(place.warp_row)) {
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kQueryBlocks; ++i) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int seen = sizes.visible(place.row(i, h)) - first_key - lane_column();
+#pragma unroll
+      for (int j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& score = scores[i][j][2 * h + e];
+          score = 8 * j + e < seen ? score : -INFINITY;
+        }
+      }
+    }
+  }
+}
+
+// Which of a tile's probabilities dropout keeps: bit 4 j + e of word i for [i][j][e]. They are drawn before there are
+// scores, when registers are free, and few at a time.
+template <int kBlocks>
+struct Kept {
+  unsigned bits[kBlocks];
+
+  [[nodiscard]] __device__ bool at(int i, int j, int e) const { return (bits[i] >> (4 * j + e) & 1) != 0; }
+};
+
+// Without dropout, all.
+template <int kColumns, bool kDropout>
+__device__ Kept<kQueryBlocks> draw_kept(const AttentionSizes& sizes, const QueryPlace& place, int first_key) {
+  Kept<kQueryBlocks> kept;
+#pragma unroll
+  for (int i = 0; i < kQueryBlocks; ++i) {
+    kept.bits[i] = kDropout ? 0 : ~0U;
+  }
+  if constexpr (kDropout) {
+#pragma unroll 1
+    for (int j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < kQueryBlocks; ++i) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const std::int64_t index = sizes.index_of(place.batch, place.head, place.row(i, h));
+          kept.bits[i] |= sizes.keeps_pair(index, first_key + 8 * j + lane_column()) << (4 * j + 2 * h);
+        }
+      }
+    }
+  }
+  return kept;
+}
+
 template <int kDim>
 struct ForwardMemory {
   static constexpr int kKeys = 64;
@@ -65,10 +122,11 @@ struct RunningSoftmax {
   float sum[kQueryBlocks][2];
 };
 
-// scores become 2^(scale (score - largest)), `scale` being that of a power of two; what was added up is brought to the
-// new largest.
+// scores become 2^(scale (score - largest)), `scale` being that of a power of two, or 0 where they are not kept; what was
+// added up is brought to the new largest.
 template <int kDim, int kColumns>
-__device__ void exponentiate(float (&scores)[kQueryBlocks][kColumns / 8][4], float scale, RunningSoftmax& softmax,
+__device__ void exponentiate(float (&scores)[kQueryBlocks][kColumns / 8][4], float scale,
+                             const Kept<kQueryBlocks>& kept, RunningSoftmax& softmax,
                              float (&out)[kQueryBlocks][kDim / 8][4]) {
 #pragma unroll
   for (int i = 0; i < kQueryBlocks; ++i) {
@@ -88,8 +146,9 @@ __device__ void exponentiate(float (&scores)[kQueryBlocks][kColumns / 8][4], flo
       for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
         for (int e = 2 * h; e < 2 * h + 2; ++e) {
-          scores[i][j][e] = power_of_two(fmaf(scores[i][j][e], scale, offset));
-          sum += scores[i][j][e];
+          const float power = power_of_two(fmaf(scores[i][j][e], scale, offset));
+          sum += power;
+          scores[i][j][e] = kept.at(i, j, e) ? power : 0;
         }
       }
       softmax.largest[i][h] = largest;
@@ -133,38 +192,14 @@ __global__ void __launch_bounds__(kTileThreads) forward_kernel(const __grid_cons
     wait_for_copies();
     __syncthreads();  // the keys are there, and all are done with the values before
     start_loading_keys(memory.v, args.v, first_key);
-    float p[kQueryBlocks][kKeys / 8][4];
+    Factor<kQueryBlocks, kKeys> p;
     if (is_seen) {
-      multiply_rows<kDim>(memory.q, memory.k, p);
-      if (first_key + kKeys > sizes.visible(place.warp_row)) {
-#pragma unroll
-        for (int i = 0; i < kQueryBlocks; ++i) {
-#pragma unroll
-          for (int j = 0; j < kKeys / 8; ++j) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              const int key = first_key + 8 * j + lane_column() + e % 2;
-              p[i][j][e] = key < sizes.visible(place.row(i, e / 2)) ? p[i][j][e] : -INFINITY;
-            }
-          }
-        }
-      }
-      exponentiate<kDim, kKeys>(p, sizes.scale * kLog2E, softmax, out);
-      if constexpr (kDropout) {
-#pragma unroll
-        for (int i = 0; i < kQueryBlocks; ++i) {
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const std::int64_t index = sizes.index_of(place.batch, place.head, place.row(i, h));
-#pragma unroll
-            for (int j = 0; j < kKeys / 8; ++j) {
-              const auto [kept] = sizes.keeps_pair(index, first_key + 8 * j + lane_column());
-              p[i][j][2 * h] = kept[0] ? p[i][j][2 * h] : 0;
-              p[i][j][2 * h + 1] = kept[1] ? p[i][j][2 * h + 1] : 0;
-            }
-          }
-        }
-      }
+      const Kept<kQueryBlocks> kept = draw_kept<kKeys, kDropout>(sizes, place, first_key);
+      float scores[kQueryBlocks][kKeys / 8][4];
+      multiply_rows<kDim>(memory.q, memory.k, scores);
+      mask_future<kKeys>(scores, sizes, place, first_key);
+      exponentiate<kDim, kKeys>(scores, sizes.scale * kLog2E, kept, softmax, out);
+      p = Factor<kQueryBlocks, kKeys>(scores);
     }
     wait_for_copies();
     __syncthreads();  // the values are there, and all are done with the keys
@@ -172,7 +207,7 @@ __global__ void __launch_bounds__(kTileThreads) forward_kernel(const __grid_cons
       start_loading_keys(memory.k, args.k, first_key + kKeys);
     }
     if (is_seen) {
-      add_weighted(p, memory.v, out);
+      add_product(p, memory.v, out);
     }
   }
 
@@ -198,12 +233,6 @@ __global__ void __launch_bounds__(kTileThreads) forward_kernel(const __grid_cons
 
 // How many rows of the other tile a gradient's kernel works on at a time.
 constexpr int kStep = 32;
-
-// The factor of the gradient of a probability.
-template <bool kDropout>
-__device__ float dropout_factor(bool is_kept, float factor) {
-  return kDropout ? (is_kept ? factor : 0) : 1;
-}
 
 template <int kDim>
 struct QueryGradientMemory {
@@ -235,6 +264,7 @@ __global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __gr
   start_loading_keys(0, 0);
 
   const float scale = sizes.scale * kLog2E;
+  const float factor = kDropout ? sizes.factor : 1;
   float offset[kQueryBlocks][2];  // -log_sum_exp, of base 2
   float delta[kQueryBlocks][2];
 #pragma unroll
@@ -259,33 +289,25 @@ __global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __gr
     if (first_key >= place.warp_keys) {
       continue;
     }
+    const Kept<kQueryBlocks> kept = draw_kept<kStep, kDropout>(sizes, place, first_key);
     float p[kQueryBlocks][kStep / 8][4];
     float ds[kQueryBlocks][kStep / 8][4];
     multiply_rows<kDim>(memory.q, memory.k[current], p);
     multiply_rows<kDim>(memory.dout, memory.v[current], ds);
+    mask_future<kStep>(p, sizes, place, first_key);
 #pragma unroll
     for (int i = 0; i < kQueryBlocks; ++i) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int row = place.row(i, h);
+      for (int j = 0; j < kStep / 8; ++j) {
 #pragma unroll
-        for (int j = 0; j < kStep / 8; ++j) {
-          const int key = first_key + 8 * j + lane_column();
-          AttentionSizes::Pair pair{{true, true}};
-          if constexpr (kDropout) {
-            pair = sizes.keeps_pair(sizes.index_of(place.batch, place.head, row), key);
-          }
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            float& gradient = ds[i][j][2 * h + e];
-            const float probability =
-                key + e < sizes.visible(row) ? power_of_two(fmaf(p[i][j][2 * h + e], scale, offset[i][h])) : 0;
-            gradient = probability * (dropout_factor<kDropout>(pair.kept[e], sizes.factor) * gradient - delta[i][h]);
-          }
+        for (int e = 0; e < 4; ++e) {
+          const float probability = power_of_two(fmaf(p[i][j][e], scale, offset[i][e / 2]));
+          const float m = kept.at(i, j, e) ? factor : 0;
+          ds[i][j][e] = probability * (m * ds[i][j][e] - delta[i][e / 2]);
         }
       }
     }
-    add_weighted(ds, memory.k[current], dq);
+    add_product(Factor<kQueryBlocks, kStep>(ds), memory.k[current], dq);
   }
   store_rows<kDim>(dq, [&](int, int) { return sizes.scale; }, memory.q,
                    args.dq.at(place.batch, place.first_row, place.head * sizes.head_dim), args.dq.row_stride,
@@ -306,6 +328,56 @@ struct KeyGradientMemory {
   float log_sum_exp[2][kStep];
   float delta[2][kStep];
 };
+
+// Of a tile of transposed scores, those of queries that lie before the key become -inf.
+template <int kBlocks>
+__device__ void mask_past(float (&scores)[kBlocks][kStep / 8][4], const AttentionSizes& sizes, int warp_key,
+                          int first_row) {
+  if (warp_key + 16 * kBlocks <= sizes.visible(first_row)) {
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int key = warp_key + 16 * i + 8 * h + lane_row();
+      const int hidden = key - sizes.visible(first_row + lane_column());  // row first_row + n sees it from n > hidden on
+#pragma unroll
+      for (int j = 0; j < kStep / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& score = scores[i][j][2 * h + e];
+          score = 8 * j + e > hidden ? score : -INFINITY;
+        }
+      }
+    }
+  }
+}
+
+// draw_kept() of a tile of transposed scores, `index` being its first row's.
+template <int kBlocks, bool kDropout>
+__device__ Kept<kBlocks> draw_kept_transposed(const AttentionSizes& sizes, std::int64_t index, int warp_key) {
+  Kept<kBlocks> kept;
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+    kept.bits[i] = kDropout ? 0 : ~0U;
+  }
+  if constexpr (kDropout) {
+#pragma unroll 1
+    for (int j = 0; j < kStep / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < kBlocks; ++i) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int key = warp_key + 16 * i + 8 * (e / 2) + lane_row();
+          const bool is_kept = sizes.keeps(index + 8 * j + lane_column() + e % 2, key);
+          kept.bits[i] |= static_cast<unsigned>(is_kept) << (4 * j + e);
+        }
+      }
+    }
+  }
+  return kept;
+}
 
 // A block for some keys of a key head: dk and dv, over all queries of all query heads that use it, in order. Scores are
 // transposed here: their rows are keys.
@@ -339,8 +411,8 @@ __global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid
     // Rows after the last are zero in everything, so that they add nothing.
     const std::int64_t index = sizes.index_of(batch, head_of(tile), first_row);
     if (const int row = static_cast<int>(threadIdx.x); row < kStep) {
-      start_copy<4>(&memory.log_sum_exp[into][row], args.log_sum_exp + index + (row < rows ? row : 0), row < rows);
-      start_copy<4>(&memory.delta[into][row], args.delta + index + (row < rows ? row : 0), row < rows);
+      start_copy<4>(&memory.log_sum_exp[into][row], args.log_sum_exp + index + row, row < rows);
+      start_copy<4>(&memory.delta[into][row], args.delta + index + row, row < rows);
     }
   };
   start_loading(memory.k, args.k.at(batch, first_key, key_column), args.k.row_stride, keys, sizes.head_dim);
@@ -348,6 +420,7 @@ __global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid
   start_loading_queries(0, 0);
 
   const float scale = sizes.scale * kLog2E;
+  const float factor = kDropout ? sizes.factor : 1;
   float dk[kBlocks][kDim / 8][4] = {};
   float dv[kBlocks][kDim / 8][4] = {};
   for (int tile = 0; tile < tiles; ++tile) {
@@ -361,34 +434,34 @@ __global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid
     if (warp_key >= min(sizes.key_length, sizes.visible(first_row + kStep - 1))) {
       continue;
     }
+    const auto kept =
+        draw_kept_transposed<kBlocks, kDropout>(sizes, sizes.index_of(batch, head_of(tile), first_row), warp_key);
     float p[kBlocks][kStep / 8][4];
     float ds[kBlocks][kStep / 8][4];
     multiply_rows<kDim>(memory.k, memory.q[current], p);
     multiply_rows<kDim>(memory.v, memory.dout[current], ds);
+    mask_past<kBlocks>(p, sizes, warp_key, first_row);
 #pragma unroll
     for (int j = 0; j < kStep / 8; ++j) {
 #pragma unroll
       for (int side = 0; side < 2; ++side) {
         const int column = 8 * j + lane_column() + side;
-        const int row = first_row + column;
         const float offset = memory.log_sum_exp[current][column] * -kLog2E;
         const float delta = memory.delta[current][column];
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
           for (int e = side; e < 4; e += 2) {
-            const int key = warp_key + 16 * i + 8 * (e / 2) + lane_row();
-            const float probability =
-                key < sizes.visible(row) ? power_of_two(fmaf(p[i][j][e], scale, offset)) : 0;
-            const bool is_kept = !kDropout || sizes.keeps(sizes.index_of(batch, head_of(tile), row), key);
-            p[i][j][e] = is_kept ? probability : 0;
-            ds[i][j][e] = probability * (dropout_factor<kDropout>(is_kept, sizes.factor) * ds[i][j][e] - delta);
+            const float probability = power_of_two(fmaf(p[i][j][e], scale, offset));
+            const float m = kept.at(i, j, e) ? factor : 0;
+            p[i][j][e] = kept.at(i, j, e) ? probability : 0;
+            ds[i][j][e] = probability * (m * ds[i][j][e] - delta);
           }
         }
       }
     }
-    add_weighted(p, memory.dout[current], dv);
-    add_weighted(ds, memory.q[current], dk);
+    add_product(Factor<kBlocks, kStep>(p), memory.dout[current], dv);
+    add_product(Factor<kBlocks, kStep>(ds), memory.q[current], dk);
   }
   store_rows<kDim>(dk, [&](int, int) { return sizes.scale; }, memory.k, args.dk.at(batch, first_key, key_column),
                    args.dk.row_stride, keys, sizes.head_dim);

@@ -31,13 +31,19 @@ struct alignas(16) Tile {
 template <int kDim, int kRows>
 __device__ void start_loading(Tile<kDim, kRows>& tile, const __nv_bfloat16* from, std::int64_t row_stride, int valid,
                               int width) {
-  constexpr int kPacks = kDim / kPack;
+  constexpr int kAcross = kDim % (8 * kPack) == 0 ? 8 : 4;  // threads side by side: 128 or 64 bytes of a row
+  constexpr int kDown = kTileThreads / kAcross;
+  const int first_row = static_cast<int>(threadIdx.x) / kAcross;
+  const int first_column = static_cast<int>(threadIdx.x) % kAcross * kPack;
+  from += first_row * row_stride + first_column;
 #pragma unroll
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kPacks; i += kTileThreads) {
-    const int row = i / kPacks;
-    const int column = i % kPacks * kPack;
-    const bool is_there = row < valid && column < width;
-    start_copy<16>(&tile.values[row][column], is_there ? from + row * row_stride + column : from, is_there);
+  for (int r = 0; r < kRows; r += kDown) {
+    const int row = first_row + r;
+#pragma unroll
+    for (int c = 0; c < kDim; c += kAcross * kPack) {
+      start_copy<16>(&tile.values[row][first_column + c], from + c, row < valid && first_column + c < width);
+    }
+    from += kDown * row_stride;
   }
 }
 
@@ -81,41 +87,52 @@ __device__ void multiply_rows(const Tile<kDim, kTileWarps * 16 * kBlocks>& a, co
   }
 }
 
-// sums += weights, rounded to bf16, times the tile.
-template <int kDim, int kBlocks, int kRows>
-__device__ void add_weighted(const float (&weights)[kBlocks][kRows / 8][4], const Tile<kDim, kRows>& tile,
-                             float (&sums)[kBlocks][kDim / 8][4]) {
-  const int lane = lane_of_tile();
-#pragma unroll
-  for (int k = 0; k < kRows / 16; ++k) {
-    // Two pieces of a result side by side are one of a first factor.
-    unsigned left[kBlocks][4];
+// A result, rounded to bf16, as the first factor of a product: two of its pieces side by side are one of that.
+template <int kBlocks, int kColumns>
+struct Factor {
+  unsigned pieces[kBlocks][kColumns / 16][4];
+
+  Factor() = default;
+  __device__ explicit Factor(const float (&result)[kBlocks][kColumns / 8][4]) {
 #pragma unroll
     for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const float(&piece)[4] = weights[i][2 * k + r / 2];
-        left[i][r] = pair_of(piece[r % 2 * 2], piece[r % 2 * 2 + 1]);
+      for (int k = 0; k < kColumns / 16; ++k) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          const float(&piece)[4] = result[i][2 * k + r / 2];
+          pieces[i][k][r] = pair_of(piece[r % 2 * 2], piece[r % 2 * 2 + 1]);
+        }
       }
     }
+  }
+};
+
+// sums += weights times the tile.
+template <int kDim, int kBlocks, int kRows>
+__device__ void add_product(const Factor<kBlocks, kRows>& weights, const Tile<kDim, kRows>& tile,
+                            float (&sums)[kBlocks][kDim / 8][4]) {
+  const int lane = lane_of_tile();
+#pragma unroll
+  for (int k = 0; k < kRows / 16; ++k) {
 #pragma unroll
     for (int n = 0; n < kDim / 16; ++n) {
       unsigned right[4];  // of columns 16 n and 16 n + 8
       load_transposed_matrices(right, &tile.values[16 * k + lane % 16][16 * n + lane / 16 * 8]);
 #pragma unroll
       for (int i = 0; i < kBlocks; ++i) {
-        add_product(sums[i][2 * n], left[i], right[0], right[1]);
-        add_product(sums[i][2 * n + 1], left[i], right[2], right[3]);
+        add_product(sums[i][2 * n], weights.pieces[i][k], right[0], right[1]);
+        add_product(sums[i][2 * n + 1], weights.pieces[i][k], right[2], right[3]);
       }
     }
   }
 }
 
-// Writes `factor` (of block i and half h of its rows) times the warp's rows of `sums` to `to`, where row 0 of the block
+// Writes `scale` (of block i and half h of its rows) times the warp's rows of `sums` to `to`, where row 0 of the block
 // of threads is; `valid` of those rows and `width` of their elements exist. The warp's rows of `tile` serve on the way:
 // rows are written as a whole.
-template <int kDim, int kBlocks, typename Factor>
-__device__ void store_rows(const float (&sums)[kBlocks][kDim / 8][4], const Factor& factor,
+template <int kDim, int kBlocks, typename Scale>
+__device__ void store_rows(const float (&sums)[kBlocks][kDim / 8][4], const Scale& scale,
                            Tile<kDim, kTileWarps * 16 * kBlocks>& tile, __nv_bfloat16* to, std::int64_t row_stride,
                            int valid, int width) {
   constexpr int kRows = 16 * kBlocks;
@@ -126,7 +143,7 @@ __device__ void store_rows(const float (&sums)[kBlocks][kDim / 8][4], const Fact
   for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float by = factor(i, h);
+      const float by = scale(i, h);
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {
         *reinterpret_cast<unsigned*>(&tile.values[first_row + 16 * i + 8 * h + lane_row()][8 * n + lane_column()]) =

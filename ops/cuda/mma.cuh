@@ -36,8 +36,8 @@ __device__ inline void load_transposed_matrices(unsigned (&matrices)[4], const v
                : "memory");
 }
 
-// Starts a copy of kBytes (4 or 16, to which both addresses are aligned) from global to shared memory, or of zeros,
-// without reading, where `is_there` is false. Each thread calls by itself.
+// Starts a copy of kBytes (4 or 16, to which both addresses are aligned) from global to shared memory, or of zeros where
+// `is_there` is false: `from` may then be anything. Each thread calls by itself.
 template <int kBytes>
 __device__ void start_copy(void* to, const void* from, bool is_there) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
