@@ -229,7 +229,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
       args.log_sum_exp[shape.index_of(batch, head, row)] = largest[i] + logf(sum[i]);
     }
   }
-  store_rows<kDim, kQueries>(out, args.out.at(batch, first_row, head * shape.head_dim), args.out.row_stride, rows, shape.head_dim);
+  store_rows<kDim, kQueries>(out, args.out.at(batch, first_row, head * shape.head_dim), args.out.row_stride, rows,
+                             shape.head_dim);
 }
 
 // A warp a row.
@@ -322,7 +323,8 @@ __global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_con
       const int rows = min(kQueries, shape.query_length - first_row);
       __syncthreads();
       memory.q.load(args.q.at(batch, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
-      memory.dout.load(args.dout.at(batch, first_row, head * shape.head_dim), args.dout.row_stride, rows, shape.head_dim);
+      memory.dout.load(args.dout.at(batch, first_row, head * shape.head_dim), args.dout.row_stride, rows,
+                       shape.head_dim);
       __syncthreads();
       recompute(memory, args, batch, head, first_row, first_key);
       __syncthreads();
@@ -330,8 +332,10 @@ __global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_con
       add_weighted_transposed(memory.ds, memory.q, dk);
     }
   }
-  store_rows<kDim, kKeys>(dk, args.dk.at(batch, first_key, kv_head * shape.head_dim), args.dk.row_stride, keys, shape.head_dim);
-  store_rows<kDim, kKeys>(dv, args.dv.at(batch, first_key, kv_head * shape.head_dim), args.dv.row_stride, keys, shape.head_dim);
+  store_rows<kDim, kKeys>(dk, args.dk.at(batch, first_key, kv_head * shape.head_dim), args.dk.row_stride, keys,
+                          shape.head_dim);
+  store_rows<kDim, kKeys>(dv, args.dv.at(batch, first_key, kv_head * shape.head_dim), args.dv.row_stride, keys,
+                          shape.head_dim);
 }
 
 // A block for kQueries queries of a head: dq.
@@ -358,7 +362,8 @@ __global__ void __launch_bounds__(kThreads) query_gradient_kernel(const __grid_c
     __syncthreads();
     add_weighted(memory.ds, memory.k, dq);
   }
-  store_rows<kDim, kQueries>(dq, args.dq.at(batch, first_row, head * shape.head_dim), args.dq.row_stride, rows, shape.head_dim);
+  store_rows<kDim, kQueries>(dq, args.dq.at(batch, first_row, head * shape.head_dim), args.dq.row_stride, rows,
+                             shape.head_dim);
 }
 
 // The width that a head is padded to.

@@ -56,8 +56,8 @@ struct AttentionSizes {
     const auto element = static_cast<std::uint64_t>(index * key_length + key);
     const std::array<std::uint32_t, 4> words = philox(dropout.key, element / 4);
     const bool first = keeps_word(words, element % 4);
-    const bool second = element % 4 < 3 ? keeps_word(words, element % 4 + 1)
-                                        : keeps_word(philox(dropout.key, element / 4 + 1), 0);
+    const bool second =
+        element % 4 < 3 ? keeps_word(words, element % 4 + 1) : keeps_word(philox(dropout.key, element / 4 + 1), 0);
     return static_cast<unsigned>(first) | static_cast<unsigned>(second) << 1;
   }
 
@@ -89,8 +89,11 @@ struct ForwardArgs {
 };
 template <typename T>
 ForwardArgs<T> forward_args(const AttentionForward& args) {
-  return {attention_sizes(args.shape, args.dropout), attention_rows<const T>(args.q), attention_rows<const T>(args.k),
-          attention_rows<const T>(args.v),           attention_rows<T>(args.out),
+  return {attention_sizes(args.shape, args.dropout),
+          attention_rows<const T>(args.q),
+          attention_rows<const T>(args.k),
+          attention_rows<const T>(args.v),
+          attention_rows<T>(args.out),
           static_cast<float*>(args.log_sum_exp.data())};
 }
 

@@ -1,8 +1,8 @@
 // Tiles of bf16 rows in shared memory, and the products of a warp with them: what attention_tensor.cu is made of.
 //
 // A block has four warps. A warp has kBlocks times 16 rows of the result, its own from first to last: rows
-// 16 kBlocks w + 16 i + {g, g + 8} belong to block i of lane 4 g + t of warp w. float[kBlocks][n / 8][4] is a matrix of n
-// columns of these rows, in pieces of mma.cuh's D: [i][j][e] is row g + 8 (e / 2), column 8 j + 2 t + e % 2.
+// 16 kBlocks w + 16 i + {g, g + 8} belong to block i of lane 4 g + t of warp w. float[kBlocks][n / 8][4] is a matrix of
+// n columns of these rows, in pieces of mma.cuh's D: [i][j][e] is row g + 8 (e / 2), column 8 j + 2 t + e % 2.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -17,8 +17,8 @@ inline constexpr int kTileThreads = kTileWarps * kWarp;
 
 __device__ inline int warp_of_tile() { return static_cast<int>(threadIdx.x) / kWarp; }
 __device__ inline int lane_of_tile() { return static_cast<int>(threadIdx.x) % kWarp; }
-__device__ inline int lane_row() { return lane_of_tile() / 4; }           // g
-__device__ inline int lane_column() { return lane_of_tile() % 4 * 2; }    // 2 t
+__device__ inline int lane_row() { return lane_of_tile() / 4; }         // g
+__device__ inline int lane_column() { return lane_of_tile() % 4 * 2; }  // 2 t
 
 // Eight elements, 16 bytes, between the end of a row and the start of the next: eight rows that are read at once then
 // lie in different banks, kDim being a multiple of 32.

@@ -1,5 +1,5 @@
-// What tensor cores do and C++ has no words for: products of pieces of matrices that lie in the registers of a warp, and
-// the ways there. Only code of kernels includes it: in tests/cuda_emulator a file of the same name takes its place.
+// What tensor cores do and C++ has no words for: products of pieces of matrices that lie in the registers of a warp,
+// and the ways there. Only code of kernels includes it: in tests/cuda_emulator a file of the same name takes its place.
 //
 // A piece is spread over the lanes of a warp; of two bf16 in a register the first is the lower half. Lane 4 g + t holds
 // (PTX ISA, "Matrix fragments for mma.m16n8k16")
@@ -15,7 +15,8 @@ namespace lockstep::cuda {
 
 // d += a b, with sums in f32.
 __device__ inline void add_product(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -36,8 +37,8 @@ __device__ inline void load_transposed_matrices(unsigned (&matrices)[4], const v
                : "memory");
 }
 
-// Starts a copy of kBytes (4 or 16, to which both addresses are aligned) from global to shared memory, or of zeros where
-// `is_there` is false: `from` may then be anything. Each thread calls by itself.
+// Starts a copy of kBytes (4 or 16, to which both addresses are aligned) from global to shared memory, or of zeros
+// where `is_there` is false: `from` may then be anything. Each thread calls by itself.
 template <int kBytes>
 __device__ void start_copy(void* to, const void* from, bool is_there) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));

@@ -1,0 +1,266 @@
+// With S = scale q k^T, P = exp(S - log_sum_exp) and m what dropout multiplies by:
+//   dv = (m P)^T dout      dS = P (m dout v^T - delta)      dq = scale dS k      dk = scale dS^T q
+#include "ops/cuda/attention_scores.cuh"
+#include "ops/cuda/attention_tensor.h"
+
+namespace lockstep::cuda::tensor_cores {
+namespace {
+
+// How many rows of the other tile a gradient's kernel works on at a time.
+constexpr int kStep = 32;
+
+template <int kDim>
+struct QueryGradientMemory {
+  Tile<kDim, kQueries> q;
+  Tile<kDim, kQueries> dout;
+  Tile<kDim, kStep> k[2];
+  Tile<kDim, kStep> v[2];
+};
+
+// A block for kQueries queries of a head: dq.
+template <int kDim, bool kDropout>
+__global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __grid_constant__ BackwardArgs<BF16> args) {
+  auto& memory = *reinterpret_cast<QueryGradientMemory<kDim>*>(dynamic_shared_memory());
+  const AttentionSizes& sizes = args.sizes;
+  const QueryPlace place(sizes);
+  const auto start_loading_queries = [&](Tile<kDim, kQueries>& tile, const AttentionRows<const BF16>& from) {
+    start_loading(tile, from.at(place.batch, place.first_row, place.head * sizes.head_dim), from.row_stride, place.rows,
+                  sizes.head_dim);
+  };
+  const auto start_loading_keys = [&](int first_key, int into) {
+    const int column = place.kv_head * sizes.head_dim;
+    start_loading(memory.k[into], args.k.at(place.batch, first_key, column), args.k.row_stride, place.keys - first_key,
+                  sizes.head_dim);
+    start_loading(memory.v[into], args.v.at(place.batch, first_key, column), args.v.row_stride, place.keys - first_key,
+                  sizes.head_dim);
+  };
+  start_loading_queries(memory.q, args.q);
+  start_loading_queries(memory.dout, args.dout);
+  start_loading_keys(0, 0);
+
+  const float scale = sizes.scale * kLog2E;
+  const float factor = kDropout ? sizes.factor : 1;
+  float offset[kQueryBlocks][2];  // -log_sum_exp, of base 2
+  float delta[kQueryBlocks][2];
+#pragma unroll
+  for (int i = 0; i < kQueryBlocks; ++i) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = place.row(i, h);
+      const bool is_row = row < sizes.query_length;
+      const std::int64_t index = sizes.index_of(place.batch, place.head, row);
+      offset[i][h] = is_row ? args.log_sum_exp[index] * -kLog2E : 0;
+      delta[i][h] = is_row ? args.delta[index] : 0;
+    }
+  }
+  float dq[kQueryBlocks][kDim / 8][4] = {};
+  int current = 0;
+  for (int first_key = 0; first_key < place.keys; first_key += kStep, current ^= 1) {
+    wait_for_copies();
+    __syncthreads();  // these keys are there, and all are done with those before
+    if (first_key + kStep < place.keys) {
+      start_loading_keys(first_key + kStep, current ^ 1);
+    }
+    if (first_key >= place.warp_keys) {
+      continue;
+    }
+    const Kept<kQueryBlocks> kept = draw_kept<kStep, kDropout>(sizes, place, first_key);
+    float p[kQueryBlocks][kStep / 8][4];
+    float ds[kQueryBlocks][kStep / 8][4];
+    multiply_rows<kDim>(memory.q, memory.k[current], p);
+    multiply_rows<kDim>(memory.dout, memory.v[current], ds);
+    mask_future<kStep>(p, sizes, place, first_key);
+#pragma unroll
+    for (int i = 0; i < kQueryBlocks; ++i) {
+#pragma unroll
+      for (int j = 0; j < kStep / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float probability = power_of_two(fmaf(p[i][j][e], scale, offset[i][e / 2]));
+          const float m = kept.at(i, j, e) ? factor : 0;
+          ds[i][j][e] = probability * (m * ds[i][j][e] - delta[i][e / 2]);
+        }
+      }
+    }
+    add_product(Factor<kQueryBlocks, kStep>(ds), memory.k[current], dq);
+  }
+  store_rows<kDim>(
+      dq, [&](int, int) { return sizes.scale; }, memory.q,
+      args.dq.at(place.batch, place.first_row, place.head * sizes.head_dim), args.dq.row_stride, place.rows,
+      sizes.head_dim);
+}
+
+// How many times 16 keys a warp has: two gradients have to fit into its registers.
+template <int kDim>
+constexpr int kKeyBlocks = kDim <= 64 ? 2 : 1;
+
+template <int kDim>
+struct KeyGradientMemory {
+  static constexpr int kKeys = kTileWarps * 16 * kKeyBlocks<kDim>;
+  Tile<kDim, kKeys> k;
+  Tile<kDim, kKeys> v;
+  Tile<kDim, kStep> q[2];
+  Tile<kDim, kStep> dout[2];
+  float log_sum_exp[2][kStep];
+  float delta[2][kStep];
+};
+
+// Of a tile of transposed scores, those of queries that lie before the key become -inf.
+template <int kBlocks>
+__device__ void mask_past(float (&scores)[kBlocks][kStep / 8][4], const AttentionSizes& sizes, int warp_key,
+                          int first_row) {
+  if (warp_key + 16 * kBlocks <= sizes.visible(first_row)) {
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int key = warp_key + 16 * i + 8 * h + lane_row();
+      const int hidden =
+          key - sizes.visible(first_row + lane_column());  // row first_row + n sees it from n > hidden on
+#pragma unroll
+      for (int j = 0; j < kStep / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& score = scores[i][j][2 * h + e];
+          score = 8 * j + e > hidden ? score : -INFINITY;
+        }
+      }
+    }
+  }
+}
+
+// draw_kept() of a tile of transposed scores, `index` being its first row's.
+template <int kBlocks, bool kDropout>
+__device__ Kept<kBlocks> draw_kept_transposed(const AttentionSizes& sizes, std::int64_t index, int warp_key) {
+  Kept<kBlocks> kept;
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+    kept.bits[i] = kDropout ? 0 : ~0U;
+  }
+  if constexpr (kDropout) {
+#pragma unroll 1
+    for (int j = 0; j < kStep / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < kBlocks; ++i) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int key = warp_key + 16 * i + 8 * (e / 2) + lane_row();
+          const bool is_kept = sizes.keeps(index + 8 * j + lane_column() + e % 2, key);
+          kept.bits[i] |= static_cast<unsigned>(is_kept) << (4 * j + e);
+        }
+      }
+    }
+  }
+  return kept;
+}
+
+// A block for some keys of a key head: dk and dv, over all queries of all query heads that use it, in order. Scores are
+// transposed here: their rows are keys.
+template <int kDim, bool kDropout>
+__global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid_constant__ BackwardArgs<BF16> args) {
+  constexpr int kBlocks = kKeyBlocks<kDim>;
+  constexpr int kKeys = KeyGradientMemory<kDim>::kKeys;
+  auto& memory = *reinterpret_cast<KeyGradientMemory<kDim>*>(dynamic_shared_memory());
+  const AttentionSizes& sizes = args.sizes;
+  const int first_key = static_cast<int>(blockIdx.x) * kKeys;
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int batch = static_cast<int>(blockIdx.z);
+  const int keys = min(kKeys, sizes.key_length - first_key);
+  const int warp_key = first_key + warp_of_tile() * 16 * kBlocks;
+  const int key_column = kv_head * sizes.head_dim;
+
+  // Tiles of queries: of each head in turn, from the first that sees a key of the block.
+  const int first_tile = max(0, first_key - (sizes.key_length - sizes.query_length)) / kStep;
+  const int tiles_per_head = (sizes.query_length + kStep - 1) / kStep - first_tile;
+  const int group = sizes.heads / sizes.kv_heads;
+  const int tiles = group * tiles_per_head;
+  const auto head_of = [&](int tile) { return kv_head * group + tile / tiles_per_head; };
+  const auto first_row_of = [&](int tile) { return (first_tile + tile % tiles_per_head) * kStep; };
+  const auto start_loading_queries = [&](int tile, int into) {
+    const int first_row = first_row_of(tile);
+    const int rows = sizes.query_length - first_row;
+    const int column = head_of(tile) * sizes.head_dim;
+    start_loading(memory.q[into], args.q.at(batch, first_row, column), args.q.row_stride, rows, sizes.head_dim);
+    start_loading(memory.dout[into], args.dout.at(batch, first_row, column), args.dout.row_stride, rows,
+                  sizes.head_dim);
+    // Rows after the last are zero in everything, so that they add nothing.
+    const std::int64_t index = sizes.index_of(batch, head_of(tile), first_row);
+    if (const int row = static_cast<int>(threadIdx.x); row < kStep) {
+      start_copy<4>(&memory.log_sum_exp[into][row], args.log_sum_exp + index + row, row < rows);
+      start_copy<4>(&memory.delta[into][row], args.delta + index + row, row < rows);
+    }
+  };
+  start_loading(memory.k, args.k.at(batch, first_key, key_column), args.k.row_stride, keys, sizes.head_dim);
+  start_loading(memory.v, args.v.at(batch, first_key, key_column), args.v.row_stride, keys, sizes.head_dim);
+  start_loading_queries(0, 0);
+
+  const float scale = sizes.scale * kLog2E;
+  const float factor = kDropout ? sizes.factor : 1;
+  float dk[kBlocks][kDim / 8][4] = {};
+  float dv[kBlocks][kDim / 8][4] = {};
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int current = tile % 2;
+    const int first_row = first_row_of(tile);
+    wait_for_copies();
+    __syncthreads();  // these queries are there, and all are done with those before
+    if (tile + 1 < tiles) {
+      start_loading_queries(tile + 1, current ^ 1);
+    }
+    if (warp_key >= min(sizes.key_length, sizes.visible(first_row + kStep - 1))) {
+      continue;
+    }
+    const auto kept =
+        draw_kept_transposed<kBlocks, kDropout>(sizes, sizes.index_of(batch, head_of(tile), first_row), warp_key);
+    float p[kBlocks][kStep / 8][4];
+    float ds[kBlocks][kStep / 8][4];
+    multiply_rows<kDim>(memory.k, memory.q[current], p);
+    multiply_rows<kDim>(memory.v, memory.dout[current], ds);
+    mask_past<kBlocks>(p, sizes, warp_key, first_row);
+#pragma unroll
+    for (int j = 0; j < kStep / 8; ++j) {
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const int column = 8 * j + lane_column() + side;
+        const float offset = memory.log_sum_exp[current][column] * -kLog2E;
+        const float delta = memory.delta[current][column];
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i) {
+#pragma unroll
+          for (int e = side; e < 4; e += 2) {
+            const float probability = power_of_two(fmaf(p[i][j][e], scale, offset));
+            const float m = kept.at(i, j, e) ? factor : 0;
+            p[i][j][e] = kept.at(i, j, e) ? probability : 0;
+            ds[i][j][e] = probability * (m * ds[i][j][e] - delta);
+          }
+        }
+      }
+    }
+    add_product(Factor<kBlocks, kStep>(p), memory.dout[current], dv);
+    add_product(Factor<kBlocks, kStep>(ds), memory.q[current], dk);
+  }
+  store_rows<kDim>(
+      dk, [&](int, int) { return sizes.scale; }, memory.k, args.dk.at(batch, first_key, key_column), args.dk.row_stride,
+      keys, sizes.head_dim);
+  store_rows<kDim>(
+      dv, [&](int, int) { return sizes.factor; }, memory.v, args.dv.at(batch, first_key, key_column),
+      args.dv.row_stride, keys, sizes.head_dim);
+}
+
+}  // namespace
+
+void attention_backward(const AttentionBackward& args, float* delta, cudaStream_t stream) {
+  const AttentionShape& shape = args.shape;
+  const BackwardArgs<BF16> kernel_args = backward_args<BF16>(args, delta);
+  with_variant(shape, args.dropout, [&](auto width, auto has_dropout) {
+    launch_attention("attention's gradient", key_gradient_kernel<width, has_dropout>,
+                     {shape.key_length, KeyGradientMemory<width>::kKeys, shape.kv_heads, shape.batch, kTileThreads},
+                     sizeof(KeyGradientMemory<width>), stream, kernel_args);
+    launch_attention("attention's gradient", query_gradient_kernel<width, has_dropout>,
+                     {shape.query_length, kQueries, shape.heads, shape.batch, kTileThreads},
+                     sizeof(QueryGradientMemory<width>), stream, kernel_args);
+  });
+}
+
+}  // namespace lockstep::cuda::tensor_cores
