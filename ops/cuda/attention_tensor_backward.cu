@@ -9,13 +9,15 @@ namespace {
 // How many rows of the other tile a gradient's kernel works on at a time.
 constexpr int kStep = 32;
 
+// Less than the 99 KiB that a block may have on cards for desktops; a second tile of values would be too much.
 template <int kDim>
 struct QueryGradientMemory {
   Tile<kDim, kQueries> q;
   Tile<kDim, kQueries> dout;
   Tile<kDim, kStep> k[2];
-  Tile<kDim, kStep> v[2];
+  Tile<kDim, kStep> v;
 };
+static_assert(sizeof(QueryGradientMemory<kWidest>) <= 99 << 10);
 
 // A block for kQueries queries of a head: dq.
 template <int kDim, bool kDropout>
@@ -27,16 +29,13 @@ __global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __gr
     start_loading(tile, from.at(place.batch, place.first_row, place.head * sizes.head_dim), from.row_stride, place.rows,
                   sizes.head_dim);
   };
-  const auto start_loading_keys = [&](int first_key, int into) {
-    const int column = place.kv_head * sizes.head_dim;
-    start_loading(memory.k[into], args.k.at(place.batch, first_key, column), args.k.row_stride, place.keys - first_key,
-                  sizes.head_dim);
-    start_loading(memory.v[into], args.v.at(place.batch, first_key, column), args.v.row_stride, place.keys - first_key,
-                  sizes.head_dim);
+  const auto start_loading_keys = [&](Tile<kDim, kStep>& tile, const AttentionRows<const BF16>& from, int first_key) {
+    start_loading(tile, from.at(place.batch, first_key, place.kv_head * sizes.head_dim), from.row_stride,
+                  place.keys - first_key, sizes.head_dim);
   };
   start_loading_queries(memory.q, args.q);
   start_loading_queries(memory.dout, args.dout);
-  start_loading_keys(0, 0);
+  start_loading_keys(memory.k[0], args.k, 0);
 
   const float scale = sizes.scale * kLog2E;
   const float factor = kDropout ? sizes.factor : 1;
@@ -56,20 +55,27 @@ __global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __gr
   float dq[kQueryBlocks][kDim / 8][4] = {};
   int current = 0;
   for (int first_key = 0; first_key < place.keys; first_key += kStep, current ^= 1) {
+    const bool is_seen = first_key < place.warp_keys;
     wait_for_copies();
-    __syncthreads();  // these keys are there, and all are done with those before
+    __syncthreads();  // the keys are there, and all are done with keys and values before
+    start_loading_keys(memory.v, args.v, first_key);
     if (first_key + kStep < place.keys) {
-      start_loading_keys(first_key + kStep, current ^ 1);
+      start_loading_keys(memory.k[current ^ 1], args.k, first_key + kStep);
     }
-    if (first_key >= place.warp_keys) {
+    Kept<kQueryBlocks> kept;
+    float p[kQueryBlocks][kStep / 8][4];
+    if (is_seen) {
+      kept = draw_kept<kStep, kDropout>(sizes, place, first_key);
+      multiply_rows<kDim>(memory.q, memory.k[current], p);
+      mask_future<kStep>(p, sizes, place, first_key);
+    }
+    wait_for_copies();
+    __syncthreads();  // the values are there
+    if (!is_seen) {
       continue;
     }
-    const Kept<kQueryBlocks> kept = draw_kept<kStep, kDropout>(sizes, place, first_key);
-    float p[kQueryBlocks][kStep / 8][4];
     float ds[kQueryBlocks][kStep / 8][4];
-    multiply_rows<kDim>(memory.q, memory.k[current], p);
-    multiply_rows<kDim>(memory.dout, memory.v[current], ds);
-    mask_future<kStep>(p, sizes, place, first_key);
+    multiply_rows<kDim>(memory.dout, memory.v, ds);
 #pragma unroll
     for (int i = 0; i < kQueryBlocks; ++i) {
 #pragma unroll
@@ -117,8 +123,8 @@ __device__ void mask_past(float (&scores)[kBlocks][kStep / 8][4], const Attentio
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int key = warp_key + 16 * i + 8 * h + lane_row();
-      const int hidden =
-          key - sizes.visible(first_row + lane_column());  // row first_row + n sees it from n > hidden on
+      // As many rows from the lane's first on do not see the key, and one more.
+      const int hidden = key - sizes.visible(first_row + lane_column());
 #pragma unroll
       for (int j = 0; j < kStep / 8; ++j) {
 #pragma unroll
@@ -211,7 +217,7 @@ __global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid
     if (warp_key >= min(sizes.key_length, sizes.visible(first_row + kStep - 1))) {
       continue;
     }
-    const auto kept =
+    const Kept<kBlocks> kept =
         draw_kept_transposed<kBlocks, kDropout>(sizes, sizes.index_of(batch, head_of(tile), first_row), warp_key);
     float p[kBlocks][kStep / 8][4];
     float ds[kBlocks][kStep / 8][4];
