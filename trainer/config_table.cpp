@@ -22,7 +22,8 @@ std::vector<ConfigKey> device_keys() {
        .help = "products in fp32 on a GPU's tensor cores, which round what they multiply to 10 bits; CPUs never do"},
       {.name = "device.graph",
        .slot = LOCKSTEP_SLOT(device.graph),
-       .help = "forward and backward passes in CUDA graphs, which start faster: for small models; text without dropout only"},
+       .help = "forward and backward passes in CUDA graphs, which start faster: for small models; text without dropout "
+               "only"},
   };
 }
 

@@ -33,6 +33,18 @@ void allow_shared_memory(const char* name, void (*kernel)(Parameters...), std::s
         name);
 }
 
+// Bytes of it that a kernel may be allowed on the GPU in use.
+[[nodiscard]] inline std::size_t most_shared_memory() {
+  static const std::size_t bytes = [] {
+    int device = 0;
+    int most = 0;
+    check(cudaGetDevice(&device), "device: asking which");
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "device: asking");
+    return static_cast<std::size_t>(most);
+  }();
+  return bytes;
+}
+
 // Of the calling thread's block, aligned to 16 bytes.
 __device__ inline char* dynamic_shared_memory() {
   extern __shared__ __align__(16) char shared[];

@@ -380,6 +380,25 @@ void with_width(std::int64_t head_dim, const F& f) {
   }
 }
 
+// What a block of a gradient's kernel works on at a time.
+template <int kDim, int kQueries, int kKeys>
+struct BackwardTiles {
+  static constexpr int kWidth = kDim;
+  static constexpr int kRowsOfQueries = kQueries;
+  static constexpr int kRowsOfKeys = kKeys;
+  static constexpr std::size_t kBytes = sizeof(BackwardMemory<kDim, kQueries, kKeys>);
+};
+
+template <typename T, typename Tiles>
+void launch_backward(const AttentionShape& shape, const BackwardArgs<T>& args, cudaStream_t stream) {
+  constexpr int kQueries = Tiles::kRowsOfQueries;
+  constexpr int kKeys = Tiles::kRowsOfKeys;
+  launch_attention("attention's gradient", key_gradient_kernel<T, Tiles::kWidth, kQueries, kKeys>,
+                   {shape.key_length, kKeys, shape.kv_heads, shape.batch, kThreads}, Tiles::kBytes, stream, args);
+  launch_attention("attention's gradient", query_gradient_kernel<T, Tiles::kWidth, kQueries, kKeys>,
+                   {shape.query_length, kQueries, shape.heads, shape.batch, kThreads}, Tiles::kBytes, stream, args);
+}
+
 }  // namespace
 
 void attention_forward(const AttentionForward& args, cudaStream_t stream) {
@@ -422,13 +441,16 @@ void attention_backward(const AttentionBackward& args, Scratch& scratch, cudaStr
     }
     with_width(shape.head_dim, [&](auto width) {
       constexpr int kDim = decltype(width)::value;
-      constexpr int kQueries = 32;
-      constexpr int kKeys = kDim == 256 ? 32 : 64;
-      constexpr std::size_t kBytes = sizeof(BackwardMemory<kDim, kQueries, kKeys>);
-      launch_attention("attention's gradient", key_gradient_kernel<T, kDim, kQueries, kKeys>,
-                       {shape.key_length, kKeys, shape.kv_heads, shape.batch, kThreads}, kBytes, stream, kernel_args);
-      launch_attention("attention's gradient", query_gradient_kernel<T, kDim, kQueries, kKeys>,
-                       {shape.query_length, kQueries, shape.heads, shape.batch, kThreads}, kBytes, stream, kernel_args);
+      using Usual = BackwardTiles<kDim, 32, kDim == 256 ? 32 : 64>;
+      if constexpr (Usual::kBytes > kLeastSharedBytes) {
+        using Small = BackwardTiles<kDim, kDim == 256 ? 16 : 32, kDim == 256 ? 16 : 32>;
+        static_assert(Small::kBytes <= kLeastSharedBytes);
+        if (Usual::kBytes > most_shared_memory()) {
+          launch_backward<T, Small>(shape, kernel_args, stream);
+          return;
+        }
+      }
+      launch_backward<T, Usual>(shape, kernel_args, stream);
     });
   });
 }

@@ -128,6 +128,9 @@ struct AttentionGrid {
   std::int64_t batch;
   unsigned threads;
 };
+// Of shared memory that a block may have on any card: what those for desktops give it.
+inline constexpr std::size_t kLeastSharedBytes = std::size_t{99} << 10;
+
 template <typename Args>
 void launch_attention(const char* name, void (*kernel)(Args), const AttentionGrid& grid, std::size_t shared_bytes,
                       cudaStream_t stream, const Args& args) {

@@ -1,5 +1,4 @@
-// One query alone, as generation has it, is served here, too: warps without rows do not compute, and the time is that
-// of reading the cache.
+// One query alone, as generation has it, is served here, too: warps without rows do not compute.
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>

@@ -9,7 +9,7 @@ namespace {
 // How many rows of the other tile a gradient's kernel works on at a time.
 constexpr int kStep = 32;
 
-// Less than the 99 KiB that a block may have on cards for desktops; a second tile of values would be too much.
+// A second tile of values would be too much.
 template <int kDim>
 struct QueryGradientMemory {
   Tile<kDim, kQueries> q;
@@ -17,7 +17,7 @@ struct QueryGradientMemory {
   Tile<kDim, kStep> k[2];
   Tile<kDim, kStep> v;
 };
-static_assert(sizeof(QueryGradientMemory<kWidest>) <= 99 << 10);
+static_assert(sizeof(QueryGradientMemory<kWidest>) <= kLeastSharedBytes);
 
 // A block for kQueries queries of a head: dq.
 template <int kDim, bool kDropout>

@@ -75,6 +75,7 @@ class Block {
     }
   }
 
+  [[nodiscard]] bool is_reordered() const { return is_reordered_; }
   [[nodiscard]] const Thread& current() const { return *carrier_->thread; }
   [[nodiscard]] const dim3& block() const { return block_; }
   [[nodiscard]] const Grid& grid() const { return *grid_; }
@@ -299,5 +300,7 @@ const void* gather_from_warp(const void* own, std::size_t size_bytes) {
   return this_block().gather_from_warp(own, size_bytes);
 }
 void give_up(const char* what) { this_block().give_up(what); }
+
+bool is_reordered() { return this_block().is_reordered(); }
 
 }  // namespace lockstep::cuda_emulator

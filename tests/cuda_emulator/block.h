@@ -38,5 +38,7 @@ inline constexpr std::size_t kMostExchangedBytes = 32;
 
 // Ends the process: the kernel that runs does what a GPU would not let it do.
 [[noreturn]] void give_up(const char* what);
+// Whether threads and blocks come in another order than theirs (LOCKSTEP_EMULATOR_ORDER).
+[[nodiscard]] bool is_reordered();
 
 }  // namespace lockstep::cuda_emulator

@@ -2,10 +2,12 @@
 //
 //   LOCKSTEP_EMULATED_GPUS=N         GPUs that this machine shows (default 1)
 //   LOCKSTEP_EMULATED_GPU_MIB=N      memory of each (default 4096)
+//   LOCKSTEP_EMULATED_SHARED_KIB=N   shared memory that a block may have (default 227)
 //   LOCKSTEP_EMULATED_FAULT=N        the N-th kernel of a process fails as on a broken card, and all calls after it
 //   LOCKSTEP_EMULATED_FAULT_GPU=N    where the process uses this GPU (default 0)
 //   LOCKSTEP_EMULATED_FAULT_ONCE=F   and makes the file F, which was not there
 //   LOCKSTEP_EMULATOR_ORDER=N        another order of threads between barriers, and of blocks: a seed, or "reverse"
+//                                    Asynchronous copies then arrive at once, and otherwise when they are waited for
 //   LOCKSTEP_EMULATOR_WAITS=1        operations are done when their calls return
 //   LOCKSTEP_EMULATOR_REPORT=1       writes what the process asked of the GPU to stderr when it ends
 #pragma once

@@ -22,9 +22,11 @@ using namespace lockstep::cuda_emulator;
 namespace {
 
 constexpr std::align_val_t kAlignment{256};
-constexpr std::size_t kSharedBytes = std::size_t{48} << 10;       // of a kernel that asks for no more
-constexpr std::size_t kMostSharedBytes = std::size_t{227} << 10;  // Hopper's
+constexpr std::size_t kSharedBytes = std::size_t{48} << 10;  // of a kernel that asks for no more
 constexpr std::size_t kMostThreads = 1024;
+
+// Hopper's, or another card's.
+std::size_t most_shared_bytes() { return setting("LOCKSTEP_EMULATED_SHARED_KIB", 227) << 10; }
 
 thread_local int current_device = 0;
 
@@ -241,6 +243,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*d
     case cudaDevAttrComputeCapabilityMinor:
       *value = 0;
       return answer(cudaSuccess);
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = static_cast<int>(most_shared_bytes());
+      return answer(cudaSuccess);
     default:
       std::fprintf(stderr, "cuda_emulator: attribute %d is not known\n", static_cast<int>(attribute));
       return answer(cudaErrorInvalidValue);
@@ -391,7 +396,7 @@ cudaError_t cudaMemset2DAsync(void* data, std::size_t pitch, int value, std::siz
 }
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
-      static_cast<std::size_t>(value) > kMostSharedBytes) {
+      static_cast<std::size_t>(value) > most_shared_bytes()) {
     return answer(cudaErrorInvalidValue);
   }
   shared_limits().set(kernel, static_cast<std::size_t>(value));

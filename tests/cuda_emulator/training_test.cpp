@@ -54,10 +54,9 @@ TEST_F(EmulatedGpusTest, GiveTheSameBitsInAnyNumberAndInGraphs) {
   EXPECT_EQ(train("two", 2, {}), one);
   EXPECT_EQ(train("four-sharded", 4, {"comm.zero=1"}), one);
   EXPECT_EQ(train("graph", 1, {"device.graph=true"}), one);
-  EXPECT_EQ(train("two-graphs", 2, {"device.graph=true", "train.recompute=block"}), one);
-  EXPECT_EQ(train("four-graphs", 4, {"device.graph=true", "comm.zero=1"}), one);
+  EXPECT_EQ(train("two-graphs", 2, {"device.graph=true", "comm.zero=1", "train.recompute=block"}), one);
   EXPECT_EQ(train("shared", 2, {"device.share=true", "comm.backend=mpi"}), one);
-  for (const char* run : {"two", "four-sharded", "graph", "two-graphs", "four-graphs", "shared"}) {
+  for (const char* run : {"two", "four-sharded", "graph", "two-graphs", "shared"}) {
     EXPECT_EQ(job_->curve(run), job_->curve("one")) << run;
   }
 }
@@ -118,20 +117,12 @@ TEST_F(EmulatedGpusTest, SayWhyAStepIsNotPutIntoGraphs) {
                                     "others in each step"));
 }
 
-TEST_F(EmulatedGpusTest, LeaveACheckpointToGoOnFromWhenOneOfThemBreaks) {
+// One of two breaks in the fifth step; the launcher starts the job again, which then has the bits of one that was left
+// alone.
+TEST_F(EmulatedGpusTest, LeaveTheLauncherACheckpointToGoOnFromWhenOneBreaks) {
   const TrainingJob::Result whole = train("whole", 2, {});
-  const ProcessResult broken = run("broken", 2, {"checkpoint.background=false"},
-                                   {"LOCKSTEP_EMULATED_FAULT=600", "LOCKSTEP_EMULATED_FAULT_GPU=1"});
-  EXPECT_EQ(broken.exit_code, 1) << broken.err;
-  EXPECT_THAT(broken.err, HasSubstr("uncorrectable ECC error encountered on GPU 1 (NVIDIA H200 (emulated), PCI "
-                                    "0000:11:00.0); why, `dmesg | grep Xid` on this host may tell"));
-  EXPECT_EQ(job_->result("broken").step, 3);
-  EXPECT_EQ(train("broken", 2, {}), whole);
-}
-
-TEST_F(EmulatedGpusTest, AreTakenUpAgainByTheLauncherWhenOneBreaks) {
-  const TrainingJob::Result whole = train("whole", 2, {});
-  const std::vector<std::string> train_command = job_->command({"launched", 2, kShort});
+  const std::vector<std::string> train_command =
+      job_->command({"broken", 2, kShort + Settings{"checkpoint.background=false"}});
   std::vector<std::string> launch = {LOCKSTEP_PROGRAM, "launch", "--ranks", "2"};
   launch.insert(launch.end(), train_command.begin() + 4, train_command.end());  // after mpirun.sh 2 lockstep train
   const ProcessResult result = Process(launch, {"LOCKSTEP_EMULATED_FAULT=600", "LOCKSTEP_EMULATED_FAULT_GPU=1",
@@ -139,8 +130,11 @@ TEST_F(EmulatedGpusTest, AreTakenUpAgainByTheLauncherWhenOneBreaks) {
                                    .wait();
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_TRUE(std::filesystem::exists(job_->folder() / "broke"));
-  EXPECT_EQ(job_->result("launched"), whole);
-  EXPECT_EQ(job_->curve("launched"), job_->curve("whole"));
+  EXPECT_THAT(result.err + result.out,
+              HasSubstr("uncorrectable ECC error encountered on GPU 1 (NVIDIA H200 (emulated), PCI 0000:11:00.0); why, "
+                        "`dmesg | grep Xid` on this host may tell"));
+  EXPECT_EQ(job_->result("broken"), whole);
+  EXPECT_EQ(job_->curve("broken"), job_->curve("whole"));
 }
 
 TEST_F(EmulatedGpusTest, SayHowMuchMemoryIsMissing) {

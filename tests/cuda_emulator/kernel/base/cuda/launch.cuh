@@ -42,6 +42,12 @@ void allow_shared_memory(const char* name, void (*kernel)(Parameters...), std::s
         name);
 }
 
+[[nodiscard]] inline std::size_t most_shared_memory() {
+  int most = 0;
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0), "device: asking");
+  return static_cast<std::size_t>(most);
+}
+
 inline char* dynamic_shared_memory() { return cuda_emulator::shared_memory(); }
 
 }  // namespace lockstep::cuda

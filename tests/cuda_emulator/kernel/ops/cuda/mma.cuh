@@ -25,11 +25,20 @@ inline void check_alignment(const void* address, std::size_t bytes) {
   }
 }
 
-// What start_copy() was asked for by a thread. Its bytes come when the thread waits for them, and not before.
+// What start_copy() was asked for by a thread. A GPU brings the bytes at any time up to when the thread waits for them:
+// here at the last moment, or at the first where LOCKSTEP_EMULATOR_ORDER is set.
 struct Copy {
   void* to;
   const void* from;  // null: zeros
   std::size_t bytes;
+
+  void arrive() const {
+    if (from == nullptr) {
+      std::memset(to, 0, bytes);
+    } else {
+      std::memcpy(to, from, bytes);
+    }
+  }
 };
 inline std::vector<Copy>& copies_of_thread() {
   static thread_local std::array<std::vector<Copy>, 1024> copies;
@@ -91,17 +100,18 @@ void start_copy(void* to, const void* from, bool is_there) {
   static_assert(kBytes == 4 || kBytes == 16);
   emulated::check_alignment(to, kBytes);
   emulated::check_alignment(from, kBytes);
-  emulated::copies_of_thread().push_back({to, is_there ? from : nullptr, kBytes});
+  const emulated::Copy copy{to, is_there ? from : nullptr, kBytes};
+  if (cuda_emulator::is_reordered()) {
+    copy.arrive();
+  } else {
+    emulated::copies_of_thread().push_back(copy);
+  }
 }
 
 inline void wait_for_copies() {
   std::vector<emulated::Copy>& copies = emulated::copies_of_thread();
   for (const emulated::Copy& copy : copies) {
-    if (copy.from == nullptr) {
-      std::memset(copy.to, 0, copy.bytes);
-    } else {
-      std::memcpy(copy.to, copy.from, copy.bytes);
-    }
+    copy.arrive();
   }
   copies.clear();
 }
