@@ -99,15 +99,15 @@ TEST_F(EmulatedGpusTest, AreAskedForNoMemoryInASteadyStepAndForFewLaunchesWithGr
                             "checkpoint.every_steps=100", "evaluate.every_steps=100"},
                            {"LOCKSTEP_EMULATOR_REPORT=1"}));
   };
-  const Requests six = requests(6, "false");
-  const Requests ten = requests(10, "false");
-  EXPECT_EQ(ten.allocations, six.allocations);
-  EXPECT_EQ(six.graphs, 0U);
-  const Requests six_in_graphs = requests(6, "true");
-  const Requests ten_in_graphs = requests(10, "true");
-  EXPECT_EQ(ten_in_graphs.allocations, six_in_graphs.allocations);
-  EXPECT_EQ(ten_in_graphs.graphs - six_in_graphs.graphs, 4U * 4U);  // micro-batches
-  EXPECT_LT(10 * (ten_in_graphs.launches - six_in_graphs.launches), 2 * (ten.launches - six.launches));
+  const Requests four = requests(4, "false");
+  const Requests five = requests(5, "false");
+  EXPECT_EQ(five.allocations, four.allocations);
+  EXPECT_EQ(four.graphs, 0U);
+  const Requests four_in_graphs = requests(4, "true");
+  const Requests five_in_graphs = requests(5, "true");
+  EXPECT_EQ(five_in_graphs.allocations, four_in_graphs.allocations);
+  EXPECT_EQ(five_in_graphs.graphs - four_in_graphs.graphs, 4U);  // one for each micro-batch
+  EXPECT_LT(10 * (five_in_graphs.launches - four_in_graphs.launches), 2 * (five.launches - four.launches));
 }
 
 TEST_F(EmulatedGpusTest, SayWhyAStepIsNotPutIntoGraphs) {
