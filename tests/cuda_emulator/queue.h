@@ -79,6 +79,11 @@ class Queue final : public CUstream_st {
 // The stream behind a handle; null where there is none, as for the legacy stream, which the project does not use.
 [[nodiscard]] Queue* queue_of(cudaStream_t stream);
 
+// Puts an operation into a stream, which a broken GPU no longer does. Fails where there is no stream.
+[[nodiscard]] cudaError_t put(cudaStream_t stream, std::function<void()> operation);
+// What a call that a capture forbids fails with, when there is one that it would disturb.
+[[nodiscard]] cudaError_t not_while_capturing();
+
 // Until all streams are idle.
 void wait_for_all_streams();
 // Whether a call that a capture forbids may be made by this thread; makes the captures invalid where it may not.
