@@ -58,6 +58,14 @@ bool is_first_fault() {
   return made != nullptr && std::fclose(made) == 0;
 }
 
+// What the host's question about an event fails with.
+cudaError_t may_ask(cudaEvent_t event) {
+  if (const cudaError_t status = not_while_capturing(); status != cudaSuccess) {
+    return status;
+  }
+  return event->point != nullptr && event->point->graph ? cudaErrorCapturedEvent : cudaSuccess;
+}
+
 }  // namespace
 
 namespace lockstep::cuda_emulator {
@@ -231,28 +239,18 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return answer(cudaSuccess);
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  if (const cudaError_t status = not_while_capturing(); status != cudaSuccess) {
+  if (const cudaError_t status = may_ask(event); status != cudaSuccess) {
     return answer(status);
   }
-  if (event->point == nullptr) {
-    return answer(cudaSuccess);
-  }
-  if (event->point->graph) {
-    return answer(cudaErrorCapturedEvent);
-  }
-  return answer(event->point->is_passed() ? cudaSuccess : cudaErrorNotReady);
+  return answer(event->point == nullptr || event->point->is_passed() ? cudaSuccess : cudaErrorNotReady);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  if (const cudaError_t status = not_while_capturing(); status != cudaSuccess) {
+  if (const cudaError_t status = may_ask(event); status != cudaSuccess) {
     return answer(status);
   }
-  if (event->point == nullptr) {
-    return answer(cudaSuccess);
+  if (event->point != nullptr) {
+    event->point->wait();
   }
-  if (event->point->graph) {
-    return answer(cudaErrorCapturedEvent);
-  }
-  event->point->wait();
   return answer(cudaSuccess);
 }
 
