@@ -78,17 +78,20 @@ template <int kBlocks>
 struct Kept {
   unsigned bits[kBlocks];
 
+  Kept() = default;
+  __device__ explicit Kept(bool all) {
+#pragma unroll
+    for (unsigned& word : bits) {
+      word = all ? ~0U : 0;
+    }
+  }
   [[nodiscard]] __device__ bool at(int i, int j, int e) const { return (bits[i] >> (4 * j + e) & 1) != 0; }
 };
 
 // Without dropout, all.
 template <int kColumns, bool kDropout>
 __device__ Kept<kQueryBlocks> draw_kept(const AttentionSizes& sizes, const QueryPlace& place, int first_key) {
-  Kept<kQueryBlocks> kept;
-#pragma unroll
-  for (int i = 0; i < kQueryBlocks; ++i) {
-    kept.bits[i] = kDropout ? 0 : ~0U;
-  }
+  Kept<kQueryBlocks> kept(!kDropout);
   if constexpr (kDropout) {
 #pragma unroll 1
     for (int j = 0; j < kColumns / 8; ++j) {

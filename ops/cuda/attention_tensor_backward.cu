@@ -140,11 +140,7 @@ __device__ void mask_past(float (&scores)[kBlocks][kStep / 8][4], const Attentio
 // draw_kept() of a tile of transposed scores, `index` being its first row's.
 template <int kBlocks, bool kDropout>
 __device__ Kept<kBlocks> draw_kept_transposed(const AttentionSizes& sizes, std::int64_t index, int warp_key) {
-  Kept<kBlocks> kept;
-#pragma unroll
-  for (int i = 0; i < kBlocks; ++i) {
-    kept.bits[i] = kDropout ? 0 : ~0U;
-  }
+  Kept<kBlocks> kept(!kDropout);
   if constexpr (kDropout) {
 #pragma unroll 1
     for (int j = 0; j < kStep / 8; ++j) {

@@ -1,23 +1,17 @@
 // The emulator's twin of base/cuda/launch.cuh: the stream's thread runs the kernel, with what the arguments are now.
 #pragma once
 
-#include <cstddef>
 #include <functional>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 
+#include "base/cuda/launch_shape.h"
 #include "base/cuda/runtime.h"
 #include "tests/cuda_emulator/block.h"
 #include "tests/cuda_emulator/stream.h"
 
 namespace lockstep::cuda {
-
-struct LaunchShape {
-  dim3 blocks;
-  dim3 threads;
-  std::size_t shared_bytes = 0;
-};
 
 template <typename... Parameters, typename... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream,
@@ -33,19 +27,6 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
   check(cuda_emulator::launch(name, reinterpret_cast<const void*>(kernel), grid, stream,
                               [kernel, values = std::tuple<Parameters...>(arguments...)] { std::apply(kernel, values); }),
         name);
-}
-
-template <typename... Parameters>
-void allow_shared_memory(const char* name, void (*kernel)(Parameters...), std::size_t size_bytes) {
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(size_bytes)),
-        name);
-}
-
-[[nodiscard]] inline std::size_t most_shared_memory() {
-  int most = 0;
-  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0), "device: asking");
-  return static_cast<std::size_t>(most);
 }
 
 inline char* dynamic_shared_memory() { return cuda_emulator::shared_memory(); }
