@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <thread>
 
 #include "tests/comm/store_server_fixture.h"
@@ -131,10 +132,12 @@ TEST(StoreServerTest, PullsForAStepLookAheadByTheUsualStaleness) {
 
 TEST(StoreServerTest, InModeAsyncNobodyWaitsAndTheSlowOneIsNamed) {
   StoreJob job(Mode::kAsync, 2);
+  std::promise<void> has_pulled;
   std::atomic<bool> is_through = false;
   std::thread slow([&] {
     Worker worker(job, 1);
     (void)worker.pull();
+    has_pulled.set_value();
     while (!is_through || job.said().find("is slow") == std::string::npos) {
       std::this_thread::sleep_for(milliseconds(5));
     }
@@ -143,6 +146,7 @@ TEST(StoreServerTest, InModeAsyncNobodyWaitsAndTheSlowOneIsNamed) {
     (void)worker.finish();
   });
   Worker worker(job, 0);
+  has_pulled.get_future().wait();
   worker.steps();
   is_through = true;
   (void)worker.finish();
