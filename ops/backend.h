@@ -2,8 +2,8 @@
 //
 // All tensors, spans and views of a call lie on the backend's device, except where said; tensors are dense and
 // row-major, and outputs never alias inputs except where said. A GPU's calls return before they are done and are
-// computed in order: what the host reads goes through copy(). "Working dtype" is f32 or bf16, the same for all such
-// tensors of a call; sums, means, exponentials and gradients of parameters are computed and kept in f32.
+// computed in order: what the host reads goes through copy(). "Working dtype" is f32, bf16 or f16, the same for all
+// such tensors of a call; sums, means, exponentials and gradients of parameters are computed and kept in f32.
 //
 // Results are a pure function of the inputs: they do not depend on the number of threads, on memory addresses or on
 // what ran before. Where values are reduced, the order is fixed by the shape alone.
@@ -40,7 +40,7 @@ enum class Epilogue : std::uint8_t {
   kGeluGradient,  // d = v * gelu'(before)
 };
 
-// d[m, n] = a[m, k] b[k, n] + bias[n], or d += a b when `accumulate`. a and b share a dtype (f32 or bf16); d is f32 or
+// d[m, n] = a[m, k] b[k, n] + bias[n], or d += a b when `accumulate`. a and b share a working dtype; d is f32 or
 // that dtype; bias (optional, not with accumulate) has a's dtype. The element sums run in f32. With an epilogue d has
 // a's dtype, and like it `before` is dense.
 struct Gemm {
@@ -176,7 +176,7 @@ struct CrossEntropy {
   std::int64_t vocabulary = 0;            // V: what follows in a row counts for nothing
   std::span<const std::int32_t> targets;  // [R], on the host
   float scale = 1;
-  Tensor dlogits;  // out, as logits, f32 or bf16; undefined when only losses are wanted
+  Tensor dlogits;  // out, as logits, of a working dtype; undefined when only losses are wanted
   Tensor losses;   // out [R] f32
   // Out [R] i32: the token of the largest logit, the lowest of several; -1 in rows with target -1 and where the loss is
   // NaN. Undefined when nobody asks.
@@ -327,7 +327,7 @@ class Backend {
   // out[i] = a[i] + b[i]; out may be a or b.
   virtual void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out) = 0;
   virtual void adamw(const AdamW& adamw) = 0;
-  // Conversion between f32 and bf16 (round to nearest even), or a copy when the dtypes are equal.
+  // Conversion between f32 and bf16 or f16 (round to nearest even), or a copy when the dtypes are equal.
   virtual void convert(const BufferView& from, const BufferView& to) = 0;
   virtual void fill_zero(const Tensor& x) = 0;
 };

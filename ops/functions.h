@@ -1,8 +1,8 @@
 // Every differentiable op. Each checks its shapes, computes through the tape's backend, and records its gradient.
 //
 // x[N, C] stands for any tensor whose innermost size is C; N is the product of the others. Activations and parameters
-// share one working dtype (f32 or bf16); gradients of parameters are f32. A wrong shape throws Error(kUsage) that names
-// the op and the shapes. Gradients of tensors that are not variables of the tape are not computed.
+// share one working dtype (f32, bf16 or f16); gradients of parameters are f32. A wrong shape throws Error(kUsage) that
+// names the op and the shapes. Gradients of tensors that are not variables of the tape are not computed.
 #pragma once
 
 #include <array>

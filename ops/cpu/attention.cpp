@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "ops/cpu/dispatch.h"
 #include "ops/cpu/softmax.h"
 
 namespace lockstep::cpu {
@@ -108,10 +109,11 @@ void store_rows(const Matrix& from, const Matrix& to) {
       std::memcpy(static_cast<float*>(to.data) + row * to.stride, source,
                   static_cast<std::size_t>(from.columns) * sizeof(float));
     } else {
-      auto* target = static_cast<BFloat16*>(to.data) + row * to.stride;
-      for (std::int64_t column = 0; column < from.columns; ++column) {
-        target[column] = BFloat16(source[column]);
-      }
+      with_narrow_type(to.dtype, [&](auto type) {
+        using T = decltype(type);
+        std::transform(source, source + from.columns, static_cast<T*>(to.data) + row * to.stride,
+                       [](float value) { return T(value); });
+      });
     }
   }
 }

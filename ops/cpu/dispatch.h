@@ -7,17 +7,28 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/half.h"
 
 namespace lockstep::cpu {
 
-// Calls body(T()) with T = float or BFloat16.
+// Calls body(T()) with T = BFloat16 or Float16.
+template <typename Body>
+void with_narrow_type(DType dtype, const Body& body) {
+  assert(dtype == DType::kBF16 || dtype == DType::kF16);
+  if (dtype == DType::kBF16) {
+    body(BFloat16());
+  } else {
+    body(Float16());
+  }
+}
+
+// Calls body(T()) with T = float, BFloat16 or Float16.
 template <typename Body>
 void with_working_type(DType dtype, const Body& body) {
-  assert(dtype == DType::kF32 || dtype == DType::kBF16);
   if (dtype == DType::kF32) {
     body(float());
   } else {
-    body(BFloat16());
+    with_narrow_type(dtype, body);
   }
 }
 

@@ -231,12 +231,12 @@ void add_f32_kernel(std::span<const float> a, std::span<const float> b, std::spa
   map(pool, Addition(), out.size(), out.data(), a.data(), b.data());
 }
 
-void widen_kernel(const BFloat16* from, float* to, std::size_t count, ThreadPool& pool) {
-  map(pool, Copy(), count, to, from);
+void widen_kernel(const BufferView& from, float* to, ThreadPool& pool) {
+  with_narrow_type(from.dtype, [&](auto type) { map(pool, Copy(), from.count, to, from.as<decltype(type)>().data()); });
 }
 
-void narrow_kernel(const float* from, BFloat16* to, std::size_t count, ThreadPool& pool) {
-  map(pool, Copy(), count, to, from);
+void narrow_kernel(const float* from, const BufferView& to, ThreadPool& pool) {
+  with_narrow_type(to.dtype, [&](auto type) { map(pool, Copy(), to.count, to.as<decltype(type)>().data(), from); });
 }
 
 template <typename Out, typename In>
@@ -248,11 +248,11 @@ void convert_rows_of(const Matrix& from, const Matrix& to, std::int64_t first, s
 }
 
 void convert_rows_kernel(const Matrix& from, const Matrix& to, std::int64_t first, std::int64_t count) {
-  if (to.dtype == DType::kF32) {
-    convert_rows_of<float, BFloat16>(from, to, first, count);
-  } else {
-    convert_rows_of<BFloat16, float>(from, to, first, count);
-  }
+  const bool widens = to.dtype == DType::kF32;
+  with_narrow_type(widens ? from.dtype : to.dtype, [&](auto type) {
+    using T = decltype(type);
+    widens ? convert_rows_of<float, T>(from, to, first, count) : convert_rows_of<T, float>(from, to, first, count);
+  });
 }
 
 }  // namespace
@@ -351,9 +351,9 @@ void convert(const BufferView& from, const BufferView& to, ThreadPool& pool) {
       std::memcpy(static_cast<std::byte*>(to.data) + begin, static_cast<const std::byte*>(from.data) + begin, size);
     });
   } else if (to.dtype == DType::kF32) {
-    HWY_DYNAMIC_DISPATCH(widen_kernel)(from.as<BFloat16>().data(), to.as<float>().data(), from.count, pool);
+    HWY_DYNAMIC_DISPATCH(widen_kernel)(from, to.as<float>().data(), pool);
   } else {
-    HWY_DYNAMIC_DISPATCH(narrow_kernel)(from.as<float>().data(), to.as<BFloat16>().data(), from.count, pool);
+    HWY_DYNAMIC_DISPATCH(narrow_kernel)(from.as<float>().data(), to, pool);
   }
 }
 

@@ -24,7 +24,8 @@ void unpack(const PackedWeight& weight, const Tensor& out, ThreadPool& pool);
 void add_f32(std::span<const float> a, std::span<const float> b, std::span<float> out, ThreadPool& pool);
 
 void convert(const BufferView& from, const BufferView& to, ThreadPool& pool);
-// Rows [first, first + count) of one matrix into another of the same size, between f32 and bf16; on the calling thread.
+// Rows [first, first + count) of one matrix into another of the same size, between f32 and bf16 or f16; on the
+// calling thread.
 void convert_rows(const Matrix& from, const Matrix& to, std::int64_t first, std::int64_t count);
 void fill_zero(const Tensor& x, ThreadPool& pool);
 

@@ -315,7 +315,9 @@ struct GemmCache::State {
 GemmCache::GemmCache() : state_(std::make_unique<State>()) {}
 GemmCache::~GemmCache() = default;
 
-bool GemmCache::has_native(DType working) const { return working != DType::kBF16 || state_->has_native_bf16; }
+bool GemmCache::has_native(DType working) const {
+  return working == DType::kF32 || (working == DType::kBF16 && state_->has_native_bf16);
+}
 
 void GemmCache::run(const Gemm& gemm, ThreadPool& pool) {
   if (!has_native(gemm.a.dtype)) {

@@ -21,7 +21,8 @@ class GemmCache {
   GemmCache(const GemmCache&) = delete;
   GemmCache& operator=(const GemmCache&) = delete;
 
-  // Whether oneDNN has products in `working` (f32 or bf16) for this processor. Without, they are computed in f32.
+  // Whether oneDNN has products in `working` for this processor; of f16 it is not asked for any. Without, they are
+  // computed in f32.
   [[nodiscard]] bool has_native(DType working) const;
 
   // The whole product, on all threads of the pool.

@@ -2,7 +2,8 @@
 // fixed by the count alone, and the exponential. A file of kernels includes it after hwy/foreach_target.h, so that it
 // is compiled once for each instruction set; the best one is chosen at run time.
 //
-// Arithmetic is in f32. bf16 is widened on load and rounded to nearest even on store, exactly as BFloat16(float) does.
+// Arithmetic is in f32. bf16 and f16 are widened on load and rounded to nearest even on store, exactly as
+// BFloat16(float) and Float16(float) do.
 #if defined(LOCKSTEP_OPS_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LOCKSTEP_OPS_CPU_SIMD_INL_H_
 #undef LOCKSTEP_OPS_CPU_SIMD_INL_H_
@@ -20,6 +21,7 @@
 #include <utility>
 
 #include "base/dtype.h"
+#include "base/half.h"
 
 // Lambdas of kernels: the pragma of HWY_BEFORE_NAMESPACE does not reach them on every compiler, and they hold inner
 // loops.
@@ -54,11 +56,29 @@ HWY_INLINE Float set(float value) { return hn::Set(kFloat, value); }
 
 HWY_INLINE Float load(const float* from, Whole) { return hn::LoadU(kFloat, from); }
 
-HWY_INLINE Float widened(hn::Vec<HalfBitsTag> bits) {
+HWY_INLINE Float widened(hn::Vec<HalfBitsTag> bits, BFloat16) {
   return hn::BitCast(kFloat, hn::ShiftLeft<16>(hn::PromoteTo(BitsTag(), bits)));
 }
 
-HWY_INLINE hn::Vec<HalfBitsTag> narrowed(Float value) {
+// The fraction and exponent move into place, and the exponent's bias changes by 112. Multiples of 2^-24 below 2^-14 get
+// the exponent of 2^-14, which is then subtracted; infinities and NaN get the largest exponent.
+HWY_INLINE Float widened(hn::Vec<HalfBitsTag> bits, Float16) {
+  const BitsTag tag;
+  const auto wide = hn::PromoteTo(tag, bits);
+  const auto magnitude = hn::And(wide, hn::Set(tag, 0x7fffU));
+  const auto shifted = hn::ShiftLeft<13>(magnitude);
+  const auto normal = hn::Add(shifted, hn::Set(tag, 112U << 23));
+  const auto special = hn::Add(shifted, hn::Set(tag, 224U << 23));
+  const Float least = hn::BitCast(kFloat, hn::Set(tag, 113U << 23));
+  const auto small = hn::BitCast(tag, hn::Sub(hn::BitCast(kFloat, hn::Add(shifted, hn::Set(tag, 113U << 23))), least));
+  const auto is_small = hn::Lt(magnitude, hn::Set(tag, 0x400U));
+  const auto is_special = hn::Gt(magnitude, hn::Set(tag, 0x7bffU));
+  const auto result = hn::IfThenElse(is_special, special, hn::IfThenElse(is_small, small, normal));
+  const auto sign = hn::ShiftLeft<16>(hn::And(wide, hn::Set(tag, 0x8000U)));
+  return hn::BitCast(kFloat, hn::Or(result, sign));
+}
+
+HWY_INLINE hn::Vec<HalfBitsTag> narrowed(Float value, BFloat16) {
   const BitsTag tag;
   const auto bits = hn::BitCast(tag, value);
   const auto upper = hn::ShiftRight<16>(bits);
@@ -70,8 +90,30 @@ HWY_INLINE hn::Vec<HalfBitsTag> narrowed(Float value) {
   return hn::TruncateTo(HalfBitsTag(), result);
 }
 
-HWY_INLINE Float load(const BFloat16* from, Whole) {
-  return widened(hn::LoadU(HalfBitsTag(), reinterpret_cast<const std::uint16_t*>(from)));
+// Adding 0.5 to what is below 2^-14 rounds it to a multiple of 2^-24 and leaves that in the low bits of the sum.
+HWY_INLINE hn::Vec<HalfBitsTag> narrowed(Float value, Float16) {
+  const BitsTag tag;
+  const auto bits = hn::BitCast(tag, value);
+  const auto magnitude = hn::And(bits, hn::Set(tag, 0x7fffffffU));
+  const auto is_odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(tag, 1U));
+  const auto shifted = hn::Sub(hn::Add(hn::Add(magnitude, hn::Set(tag, 0xfffU)), is_odd), hn::Set(tag, 112U << 23));
+  const auto normal = hn::ShiftRight<13>(shifted);
+  const auto half = hn::Set(tag, 126U << 23);
+  const auto small =
+      hn::Sub(hn::BitCast(tag, hn::Add(hn::BitCast(kFloat, magnitude), hn::BitCast(kFloat, half))), half);
+  const auto is_small = hn::Lt(magnitude, hn::Set(tag, 113U << 23));
+  const auto is_infinite = hn::Gt(magnitude, hn::Set(tag, 0x477fefffU));  // from 65520 on
+  const auto is_nan = hn::Gt(magnitude, hn::Set(tag, 0x7f800000U));
+  auto result = hn::IfThenElse(is_small, small, normal);
+  result = hn::IfThenElse(is_infinite, hn::Set(tag, 0x7c00U), result);
+  result = hn::IfThenElse(is_nan, hn::Set(tag, 0x7e00U), result);
+  const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(tag, 0x8000U));
+  return hn::TruncateTo(HalfBitsTag(), hn::Or(result, sign));
+}
+
+template <typename T>
+HWY_INLINE Float load(const T* from, Whole) {
+  return widened(hn::LoadU(HalfBitsTag(), reinterpret_cast<const std::uint16_t*>(from)), T());
 }
 
 // Lanes past the end are 0. Masks do it where they keep the processor from touching what lies past the end, a copy
@@ -86,14 +128,15 @@ HWY_INLINE Float load(const T* from, Part part) {
     return hn::MaskedLoad(hn::FirstN(kFloat, part.size), kFloat, from);
   } else {
     const HalfBitsTag tag;
-    return widened(hn::MaskedLoad(hn::FirstN(tag, part.size), tag, reinterpret_cast<const std::uint16_t*>(from)));
+    return widened(hn::MaskedLoad(hn::FirstN(tag, part.size), tag, reinterpret_cast<const std::uint16_t*>(from)), T());
   }
 }
 
 HWY_INLINE void store(Float value, float* to, Whole) { hn::StoreU(value, kFloat, to); }
 
-HWY_INLINE void store(Float value, BFloat16* to, Whole) {
-  hn::StoreU(narrowed(value), HalfBitsTag(), reinterpret_cast<std::uint16_t*>(to));
+template <typename T>
+HWY_INLINE void store(Float value, T* to, Whole) {
+  hn::StoreU(narrowed(value, T()), HalfBitsTag(), reinterpret_cast<std::uint16_t*>(to));
 }
 
 template <typename T>
@@ -106,7 +149,7 @@ HWY_INLINE void store(Float value, T* to, Part part) {
     hn::BlendedStore(value, hn::FirstN(kFloat, part.size), kFloat, to);
   } else {
     const HalfBitsTag tag;
-    hn::BlendedStore(narrowed(value), hn::FirstN(tag, part.size), tag, reinterpret_cast<std::uint16_t*>(to));
+    hn::BlendedStore(narrowed(value, T()), hn::FirstN(tag, part.size), tag, reinterpret_cast<std::uint16_t*>(to));
   }
 }
 

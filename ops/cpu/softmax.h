@@ -28,7 +28,7 @@ struct SoftmaxRows {
   float scale = 1;
   float* scores = nullptr;  // [rows, score_stride], destroyed
   std::int64_t score_stride = 0;
-  DType dtype = DType::kF32;  // of the probabilities: f32 or bf16
+  DType dtype = DType::kF32;  // of the probabilities
   void* probabilities =
       nullptr;  // out [rows, probability_stride]; may be `scores` when both are f32 and the strides agree
   std::int64_t probability_stride = 0;  // elements
@@ -52,7 +52,7 @@ struct SoftmaxBackwardRows {
   std::int64_t dprobability_stride = 0;
   const float* log_sum_exp = nullptr;  // [rows]
   const float* delta = nullptr;        // [rows]: row_dots of the output and its gradient
-  DType dtype = DType::kF32;           // of the two results: f32 or bf16
+  DType dtype = DType::kF32;           // of the two results
   // Out [rows, its stride], 0 where masked. In f32, probabilities may be `scores` and dscores may be `dprobabilities`
   // with the same stride.
   void* probabilities = nullptr;
@@ -67,7 +67,7 @@ void softmax_backward_rows(const SoftmaxBackwardRows& args);
 struct RowDots {
   std::int64_t rows = 0;
   std::int64_t columns = 0;
-  DType dtype = DType::kF32;  // of a and b: f32 or bf16
+  DType dtype = DType::kF32;  // of a and b
   const void* a = nullptr;
   std::int64_t a_stride = 0;  // elements
   const void* b = nullptr;

@@ -34,8 +34,8 @@ Matrix place(const Matrix& matrix, float*& next) {
 }  // namespace
 
 void multiply_widened(const Gemm& gemm, ThreadPool* pool, const std::function<void(const Gemm& wide)>& product) {
-  const bool narrow_d = gemm.d.dtype == DType::kBF16;
-  const Matrix bias{const_cast<void*>(gemm.bias), DType::kBF16, gemm.bias == nullptr ? 0 : 1, gemm.d.columns,
+  const bool narrow_d = gemm.d.dtype != DType::kF32;
+  const Matrix bias{const_cast<void*>(gemm.bias), gemm.a.dtype, gemm.bias == nullptr ? 0 : 1, gemm.d.columns,
                     gemm.d.columns};
   constexpr std::size_t kPadding = 16;
   const std::size_t floats = elements_of(gemm.a) + elements_of(gemm.b) + elements_of(bias) +

@@ -1,5 +1,5 @@
-// bf16 products on processors for which oneDNN has none (below AVX-512): the operands are widened to f32, multiplied
-// there and, when d is bf16, rounded once, which is what the native primitives compute.
+// Products of f16, and of bf16 on processors for which oneDNN has none (below AVX-512): the operands are widened to
+// f32, multiplied there and, when d is narrow, rounded once, which is what the native primitives of bf16 compute.
 #pragma once
 
 #include <functional>

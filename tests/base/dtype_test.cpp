@@ -7,6 +7,8 @@
 #include <set>
 #include <string>
 
+#include "base/half.h"
+
 namespace lockstep {
 namespace {
 
@@ -47,6 +49,36 @@ TEST(BFloat16Test, KeepsInfinitiesAndNan) {
   EXPECT_EQ(static_cast<float>(BFloat16(std::numeric_limits<float>::max())), infinity);
   EXPECT_TRUE(std::isnan(static_cast<float>(BFloat16(std::bit_cast<float>(0x7f800001U)))));
   EXPECT_TRUE(std::isnan(static_cast<float>(BFloat16(std::bit_cast<float>(0xffffffffU)))));
+}
+
+// The expected bits are numpy's.
+TEST(Float16Test, HasTheBitsOfAHalf) {
+  EXPECT_EQ(Float16(-0.0F).bits, 0x8000);
+  EXPECT_EQ(Float16(1.0F).bits, 0x3c00);
+  EXPECT_EQ(Float16(-2.5F).bits, 0xc100);
+  EXPECT_EQ(Float16(65504.0F).bits, 0x7bff);
+  EXPECT_EQ(Float16(0x1p-14F).bits, 0x0400);
+  EXPECT_EQ(Float16(0x1p-24F).bits, 0x0001);
+  EXPECT_EQ(static_cast<float>(Float16(3.140625F)), 3.140625F);
+  EXPECT_EQ(static_cast<float>(Float16(3 * 0x1p-24F)), 3 * 0x1p-24F);
+}
+
+TEST(Float16Test, RoundsToTheNearestAndHalvesToEven) {
+  EXPECT_EQ(Float16(1.0F + 0x1p-11F).bits, 0x3c00);             // half way: down to even
+  EXPECT_EQ(Float16(1.0F + 0x1p-10F + 0x1p-11F).bits, 0x3c02);  // half way: up to even
+  EXPECT_EQ(Float16(1.0F + 0x1p-11F + 0x1p-20F).bits, 0x3c01);  // above half
+  EXPECT_EQ(Float16(0x1p-25F).bits, 0x0000);
+  EXPECT_EQ(Float16(3 * 0x1p-25F).bits, 0x0002);
+  EXPECT_EQ(Float16(65519.0F).bits, 0x7bff);
+  EXPECT_EQ(Float16(65520.0F).bits, 0x7c00);
+}
+
+TEST(Float16Test, KeepsInfinitiesAndNan) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(static_cast<float>(Float16(infinity)), infinity);
+  EXPECT_EQ(static_cast<float>(Float16(-infinity)), -infinity);
+  EXPECT_EQ(static_cast<float>(Float16(std::numeric_limits<float>::max())), infinity);
+  EXPECT_TRUE(std::isnan(static_cast<float>(Float16(std::bit_cast<float>(0x7f800001U)))));
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ TEST_P(BackendTest, DropoutKeepsExactlyTheElementsThatTheScalarRandomNumbersKeep
       Values expected = reference::drop(dropout, ones);
       for (double& value : expected) {
         const float factor = value == 0 ? 0 : 1.0F / (1.0F - probability);
-        value = static_cast<double>(dtype() == DType::kF32 ? factor : static_cast<float>(BFloat16(factor)));
+        value = rounded(static_cast<double>(factor), dtype());
       }
       EXPECT_EQ(to_values(x), expected) << count << " elements, p = " << probability;
     }
@@ -348,19 +348,47 @@ TEST_P(BackendTest, ConversionRoundsToNearestEvenAsTheScalarTypeDoes) {
   }
   const auto count = static_cast<std::int64_t>(values.size());
   const Tensor from = graph_.tape().make({count}, DType::kF32);
-  const Tensor between = graph_.tape().make({count}, DType::kBF16);
-  set_elements(from.buffer(), values);
-  backend_.convert(from.buffer(), between.buffer());
-  const std::vector<BFloat16> narrow = elements_of<BFloat16>(between.buffer());
-  backend_.convert(between.buffer(), from.buffer());
-  const std::vector<float> wide = elements_of<float>(from.buffer());
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (std::isnan(values[i]) && GetParam().device == DeviceKind::kCuda) {
-      ASSERT_TRUE(std::isnan(wide[i]));  // a GPU's NaN has no payload
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    const Tensor between = graph_.tape().make({count}, dtype);
+    set_elements(from.buffer(), values);
+    backend_.convert(from.buffer(), between.buffer());
+    backend_.convert(between.buffer(), from.buffer());
+    const std::vector<float> wide = elements_of<float>(from.buffer());
+    cpu::with_narrow_type(dtype, [&](auto type) {
+      using T = decltype(type);
+      const std::vector<T> narrow = elements_of<T>(between.buffer());
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        if (std::isnan(values[i]) && GetParam().device == DeviceKind::kCuda) {
+          ASSERT_TRUE(std::isnan(wide[i]));  // a GPU's NaN has no payload
+          continue;
+        }
+        ASSERT_EQ(narrow[i].bits, T(values[i]).bits) << values[i];
+        ASSERT_EQ(std::bit_cast<std::uint32_t>(wide[i]), std::bit_cast<std::uint32_t>(static_cast<float>(narrow[i])))
+            << values[i];
+      }
+    });
+  }
+}
+
+// Every f16 there is, and the floats half way between two of them and next to that.
+TEST_P(BackendTest, ConversionsRoundToTheNearestF16) {
+  std::vector<float> values;
+  for (std::uint32_t bits = 0; bits < 0x10000U; ++bits) {
+    const float value = from_f16(static_cast<std::uint16_t>(bits));
+    if (std::isnan(value)) {
       continue;
     }
-    ASSERT_EQ(narrow[i].bits, BFloat16(values[i]).bits) << values[i];
-    ASSERT_EQ(std::bit_cast<std::uint32_t>(wide[i]), std::uint32_t{narrow[i].bits} << 16) << values[i];
+    const float next = from_f16(static_cast<std::uint16_t>(bits + 1));
+    const float middle = std::isfinite(next) ? value + (next - value) / 2 : value;
+    values.insert(values.end(), {value, middle, std::nextafter(middle, 0.0F), std::nextafter(middle, 2 * middle)});
+  }
+  const Tensor from = graph_.tape().make({static_cast<std::int64_t>(values.size())}, DType::kF32);
+  const Tensor between = graph_.tape().make(from.shape(), DType::kF16);
+  set_elements(from.buffer(), values);
+  backend_.convert(from.buffer(), between.buffer());
+  const std::vector<Float16> narrow = elements_of<Float16>(between.buffer());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    ASSERT_EQ(narrow[i].bits, to_f16(values[i])) << values[i];
   }
 }
 

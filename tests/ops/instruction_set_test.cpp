@@ -23,6 +23,7 @@ TEST(InstructionSet, IsTheOneThatOneDnnIsHeldTo) {
                           __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
   EXPECT_EQ(uses(dnnl::cpu_isa::avx2), has_avx2 && limit != "SSE41");
   EXPECT_EQ(uses(dnnl::cpu_isa::avx512_core), has_avx512 && (limit.empty() || limit == "AVX512_CORE"));
+  EXPECT_FALSE(make_cpu_backend(1)->has_native(DType::kF16));
   if (limit == "SSE41" || limit == "AVX2") {
     EXPECT_FALSE(make_cpu_backend(1)->has_native(DType::kBF16));
   }

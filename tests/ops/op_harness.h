@@ -16,6 +16,7 @@
 
 #include "base/cuda/devices.h"
 #include "ops/backend.h"
+#include "ops/cpu/dispatch.h"
 #include "ops/functions.h"
 
 namespace lockstep::test {
@@ -31,7 +32,7 @@ inline std::ostream& operator<<(std::ostream& stream, const Platform& platform) 
   return stream << (platform.device == DeviceKind::kCpu ? "cpu_" : "cuda_") << name_of(platform.dtype);
 }
 inline std::vector<Platform> cpu_platforms() {
-  return {{DeviceKind::kCpu, DType::kF32}, {DeviceKind::kCpu, DType::kBF16}};
+  return {{DeviceKind::kCpu, DType::kF32}, {DeviceKind::kCpu, DType::kBF16}, {DeviceKind::kCpu, DType::kF16}};
 }
 inline bool has_gpu() {
   const cuda::DeviceList list = cuda::list_devices();
@@ -71,48 +72,35 @@ void set_elements(const BufferView& view, const std::vector<T>& elements) {
   backend_of(view.device.kind, 1)->copy({const_cast<T*>(elements.data()), elements.size(), view.dtype, {}}, view);
 }
 
+// `value`, as a working dtype holds it.
+inline double rounded(double value, DType dtype) {
+  double held = 0;
+  cpu::with_working_type(dtype, [&](auto type) {
+    held = static_cast<double>(static_cast<float>(decltype(type)(static_cast<float>(value))));
+  });
+  return held;
+}
+
 inline Values to_values(const Tensor& tensor) {
-  if (tensor.device().kind != DeviceKind::kCpu) {
-    if (tensor.dtype() == DType::kF32) {
-      const std::vector<float> elements = elements_of<float>(tensor.buffer());
-      return {elements.begin(), elements.end()};
+  Values values;
+  cpu::with_working_type(tensor.dtype(), [&](auto type) {
+    for (const auto element : elements_of<decltype(type)>(tensor.buffer())) {
+      values.push_back(static_cast<double>(static_cast<float>(element)));
     }
-    Values wide;
-    for (const BFloat16 element : elements_of<BFloat16>(tensor.buffer())) {
-      wide.push_back(static_cast<double>(static_cast<float>(element)));
-    }
-    return wide;
-  }
-  Values values(static_cast<std::size_t>(tensor.count()));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = tensor.dtype() == DType::kF32 ? static_cast<double>(tensor.data<float>()[i])
-                                              : static_cast<double>(static_cast<float>(tensor.data<BFloat16>()[i]));
-  }
+  });
   return values;
 }
 
 inline void fill(const Tensor& tensor, const Values& values) {
   ASSERT_EQ(static_cast<std::size_t>(tensor.count()), values.size());
-  if (tensor.device().kind != DeviceKind::kCpu) {
-    if (tensor.dtype() == DType::kF32) {
-      set_elements(tensor.buffer(), std::vector<float>(values.begin(), values.end()));
-      return;
-    }
-    std::vector<BFloat16> narrow;
+  cpu::with_working_type(tensor.dtype(), [&](auto type) {
+    using T = decltype(type);
+    std::vector<T> elements;
     for (const double value : values) {
-      narrow.emplace_back(static_cast<float>(value));
+      elements.push_back(T(static_cast<float>(value)));
     }
-    set_elements(tensor.buffer(), narrow);
-    return;
-  }
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const auto value = static_cast<float>(values[i]);
-    if (tensor.dtype() == DType::kF32) {
-      tensor.data<float>()[i] = value;
-    } else {
-      tensor.data<BFloat16>()[i] = BFloat16(value);
-    }
-  }
+    set_elements(tensor.buffer(), elements);
+  });
 }
 
 // The same numbers each time: multiples of 1/64 in [-1, 1], which bf16 holds exactly.
@@ -234,9 +222,9 @@ class Graph : private GradientSink {
 };
 
 // What an op's result and gradients may be off by, relative to the largest element: the rounding of f32 sums, or of
-// bf16 operands and results. Gradients that are sums over many bf16 roundings need `steps` of them.
+// operands and results of the dtype. Gradients that are sums over many roundings to bf16 or f16 need `steps` of them.
 inline double tolerance_of(DType dtype, double steps = 1) {
-  return dtype == DType::kF32 ? 3e-6 * steps : 0x1p-8 * steps;
+  return steps * (dtype == DType::kF32 ? 3e-6 : dtype == DType::kBF16 ? 0x1p-8 : 0x1p-11);
 }
 
 class OpTest : public testing::TestWithParam<Platform> {
