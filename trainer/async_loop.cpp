@@ -229,7 +229,7 @@ void AsyncLoop::step() {
   const PreferenceSums sums = sums_of(losses, train_step_.values_per_micro_batch());
   const double loss = sums.loss / static_cast<double>(weight);
   train_step_.finish_gradients();
-  const double norm = train_step_.gradient_norm();
+  const double norm = train_step_.gradient_norm(completed_);
   if (!std::isfinite(loss) || !std::isfinite(norm)) {
     end_diverged(loss, norm);
   }
@@ -244,7 +244,8 @@ void AsyncLoop::step() {
     backend_->synchronize();
     gradient = copy;
   }
-  store_.push(static_cast<std::uint64_t>(completed_), push_scale(config_.optimizer, norm, store_.world()), gradient);
+  const double scale = push_scale(config_.optimizer, norm, store_.world()) * train_step_.gradient_scale();
+  store_.push(static_cast<std::uint64_t>(completed_), static_cast<float>(scale), gradient);
   const double lr = learning_rate(config_, completed_);
   ++completed_;
   tokens_ += static_cast<std::uint64_t>(train_step_.step_inputs());
@@ -278,11 +279,11 @@ void AsyncLoop::report_step() {
 }
 
 void AsyncLoop::end_diverged(double loss, double norm) {
-  const Error error(ErrorCode::kDiverged,
-                    fmt::format("rank {}, step {}: the loss is {} and the gradient's norm {}; the job goes on from its "
-                                "newest checkpoint. A lower optimizer.lr, a longer schedule.warmup_steps or "
-                                "optimizer.clip_norm may help",
-                                store_.rank(), completed_ + 1, loss, norm));
+  const Error error(
+      ErrorCode::kDiverged,
+      fmt::format("rank {}, step {}: the loss is {} and the gradient's norm {}; the job goes on from its "
+                  "newest checkpoint. {}",
+                  store_.rank(), completed_ + 1, loss, norm, advice_after_divergence(config_.train.precision)));
   end_for_all(error);
 }
 

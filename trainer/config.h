@@ -15,13 +15,14 @@
 #include <string>
 #include <string_view>
 
+#include "base/dtype.h"
 #include "ops/packed.h"
 
 namespace lockstep {
 
 enum class ModelFamily : std::uint8_t { kGpt2, kLlama, kMistral, kQwen2, kQwen3 };
 enum class RopeScaling : std::uint8_t { kNone, kLinear, kLlama3 };
-enum class Precision : std::uint8_t { kFp32, kBf16 };
+enum class Precision : std::uint8_t { kFp32, kBf16, kFp16 };
 enum class Determinism : std::uint8_t { kElastic, kFixed };
 enum class Recompute : std::uint8_t { kNone, kAttention, kBlock };
 enum class OptimizerName : std::uint8_t { kAdamW };
@@ -113,6 +114,9 @@ struct TrainConfig {
   int micro_batches = 0;   // 0: auto, the larger of 8 and the world size
   int micro_batch_size = 8;
   Precision precision = Precision::kFp32;
+  double loss_scale =
+      0;  // fp16: at the start, a power of two; 0: auto, 8 times the tokens of a step, rounded up to one
+  std::int64_t loss_scale_window = 2000;  // fp16: steps without overflow before the scale doubles
   Determinism determinism = Determinism::kElastic;
   Recompute recompute = Recompute::kNone;
   double embedding_noise = 0;  // alpha of NEFTune
@@ -217,6 +221,8 @@ struct Config {
 [[nodiscard]] std::string_view name_of(ModelFamily value);
 [[nodiscard]] std::string_view name_of(RopeScaling value);
 [[nodiscard]] std::string_view name_of(Precision value);
+// What activations and the weights that kernels read are kept in.
+[[nodiscard]] DType dtype_of(Precision value);
 [[nodiscard]] std::string_view name_of(Determinism value);
 [[nodiscard]] std::string_view name_of(Recompute value);
 [[nodiscard]] std::string_view name_of(TuneMethod value);

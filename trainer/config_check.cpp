@@ -16,6 +16,13 @@ constexpr int kLeastAutoMicroBatches = 8;
 
 bool is_power_of_two(int value) { return value > 0 && std::has_single_bit(static_cast<unsigned>(value)); }
 
+// The gradient of a token's loss begins at up to 8, whatever the size of a step.
+double first_loss_scale(const Config& config) {
+  const double tokens = static_cast<double>(config.train.micro_batches) * config.train.micro_batch_size *
+                        static_cast<double>(config.data.sequence);
+  return std::min(0x1p40, 8 * std::exp2(std::ceil(std::log2(std::max(tokens, 1.0)))));
+}
+
 int default_hidden(const ModelConfig& model) {
   if (model.family == ModelFamily::kGpt2) {
     return 4 * model.width;
@@ -164,6 +171,9 @@ void check_consistency(const Config& written, const std::string& origin) {
               is_power_of_two(config.train.micro_batches),
           "{}: train.micro_batches is {}; determinism: elastic needs a power of two", origin,
           config.train.micro_batches);
+  require(config.train.loss_scale == 0 ||
+              std::exp2(std::round(std::log2(config.train.loss_scale))) == config.train.loss_scale,
+          "{}: train.loss_scale is {}; expected auto or a power of two", origin, config.train.loss_scale);
   check_tuning(config, origin);
   check_preference(config, origin);
   check_mode(config, origin);
@@ -194,6 +204,9 @@ Config resolve(Config written, const JobFacts& facts) {
     config.train.steps = std::max<std::int64_t>(1, static_cast<std::int64_t>(steps));
     config = with_derived_shapes(std::move(config));
     check_schedule(config, "train.epochs");
+  }
+  if (config.train.precision == Precision::kFp16 && config.train.loss_scale == 0) {
+    config.train.loss_scale = first_loss_scale(config);
   }
   if (config.train.threads == 0) {
     config.train.threads = std::max(1, facts.cores_on_node / std::max(1, facts.ranks_on_node));

@@ -22,7 +22,7 @@ struct Names<RopeScaling> {
 };
 template <>
 struct Names<Precision> {
-  static constexpr std::array<std::string_view, 2> value = {"fp32", "bf16"};
+  static constexpr std::array<std::string_view, 3> value = {"fp32", "bf16", "fp16"};
 };
 template <>
 struct Names<Determinism> {
@@ -167,6 +167,9 @@ bool assign(const ConfigKey& key, std::string_view text, T& target) {
 std::string_view name_of(ModelFamily value) { return enum_name(value); }
 std::string_view name_of(RopeScaling value) { return enum_name(value); }
 std::string_view name_of(Precision value) { return enum_name(value); }
+DType dtype_of(Precision value) {
+  return value == Precision::kFp32 ? DType::kF32 : value == Precision::kBf16 ? DType::kBF16 : DType::kF16;
+}
 std::string_view name_of(Determinism value) { return enum_name(value); }
 std::string_view name_of(Recompute value) { return enum_name(value); }
 std::string_view name_of(TuneMethod value) { return enum_name(value); }

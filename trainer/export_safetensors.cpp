@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "trainer/formats/ggml_blocks.h"
 #include "trainer/formats/hashing_file.h"
+#include "trainer/model/architecture.h"
 
 namespace lockstep {
 namespace {
@@ -81,15 +82,11 @@ void write_values(std::span<const float> values, SafetensorsType type, HashingFi
   }
 }
 
-std::string_view torch_dtype(SafetensorsType type) {
-  return type == SafetensorsType::kF16 ? "float16" : type == SafetensorsType::kBF16 ? "bfloat16" : "float32";
-}
-
 std::string config_with_dtype(const std::string& config, SafetensorsType type) {
   auto json = nlohmann::ordered_json::parse(config);
   for (const char* key : {"dtype", "torch_dtype"}) {
     if (json.contains(key)) {
-      json[key] = torch_dtype(type);
+      json[key] = torch_name_of(to_dtype(type));
     }
   }
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";

@@ -24,17 +24,16 @@ Buffer random_memory(Backend& backend, std::size_t count, DType dtype) {
   for (std::size_t i = 0; i < values.size(); ++i) {
     values[i] = 2 * uniform_float(static_cast<std::uint32_t>(mix64(i) >> 32)) - 1;
   }
-  std::vector<BFloat16> narrow;
-  for (const float value : values) {
-    narrow.emplace_back(value);
-  }
-  const BufferView piece = dtype == DType::kBF16 ? view_of(std::span(narrow)) : view_of(std::span(values));
+  const Buffer uploaded = backend.allocate(values.size() * sizeof(float));
+  const BufferView piece{uploaded.data(), values.size(), DType::kF32, backend.device()};
+  backend.copy(view_of(std::span(values)), piece);
   Buffer memory = backend.allocate(count * size_of(dtype));
   const BufferView all{memory.data(), count, dtype, backend.device()};
   for (std::size_t begin = 0; begin < count; begin += piece.count) {
     const std::size_t n = std::min(piece.count, count - begin);
-    backend.copy(begin == 0 ? piece : all.slice(0, n), all.slice(begin, n));
+    backend.convert(piece.slice(0, n), all.slice(begin, n));
   }
+  backend.synchronize();
   return memory;
 }
 

@@ -58,10 +58,11 @@ std::string keys_of(const std::optional<PreferenceMetrics>& preference) {
 std::string line_of(const StepMetrics& m) {
   return fmt::format(
              R"({{"step": {}, "loss": {}, "lr": {}, "grad_norm": {}, "tokens": {}, "tokens_per_s": {}, "step_ms": {}, "data_ms": {}, )"
-             R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}{}{}}})",
+             R"("comm_ms": {}, "comm_exposed_ms": {}, "checkpoint_ms": {}, "mfu": {}, "world": {}{}{}{}}})",
              m.step, number(m.loss), number(m.lr), number(m.grad_norm), m.tokens, number(m.tokens_per_s),
              number(m.step_ms), number(m.data_ms), number(m.comm_ms), number(m.comm_exposed_ms),
-             number(m.checkpoint_ms), number(m.mfu), m.world, keys_of(m.preference),
+             number(m.checkpoint_ms), number(m.mfu), m.world,
+             m.loss_scale ? fmt::format(R"(, "loss_scale": {})", number(*m.loss_scale)) : "", keys_of(m.preference),
              m.staleness ? fmt::format(R"(, "staleness": {})", number(*m.staleness)) : "") +
          '\n';
 }

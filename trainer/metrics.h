@@ -36,6 +36,7 @@ struct StepMetrics {
   double checkpoint_ms = 0;    // copying state, or waiting for a save, since the line before
   double mfu = 0;              // of the GEMM rate measured at start
   int world = 1;
+  std::optional<double> loss_scale = {};  // of fp16: what the gradients were computed with
   std::optional<PreferenceMetrics> preference = {};
   // By how many steps of all ranks the weights had moved on when this gradient came (comm.mode bounded and async, where
   // a line is about rank 0's own part of the step).

@@ -65,7 +65,7 @@ void Optimizer::update(const Update& update) {
   update_adamw(backend_, config_, ranges_,
                {.step = update.step,
                 .learning_rate = update.learning_rate,
-                .gradient_scale = clip ? static_cast<float>(config_.clip_norm / norm) : 1.0F,
+                .gradient_scale = static_cast<float>((clip ? config_.clip_norm / norm : 1.0) * update.gradient_scale),
                 .part = update.part,
                 .gradient = update.gradient,
                 .master = update.master,

@@ -51,6 +51,7 @@ class Optimizer {
     std::int64_t step = 1;  // the first is 1
     double learning_rate = 0;
     double gradient_norm = 0;         // of the whole gradient, finite: decides on clipping
+    double gradient_scale = 1;        // what `gradient` is multiplied by first; gradient_norm is that of the product
     ElementRange part;                // of the flat layout, within owned()
     std::span<const float> gradient;  // of `part`
     std::span<float> master;          // of `part`

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "trainer/model/parameters.h"
 
 namespace lockstep {
@@ -10,8 +11,11 @@ Replica::Replica(const Architecture& architecture, Precision precision, Backend&
                  const Sharding& sharding)
     : model_(architecture, tune),
       backend_(backend),
-      working_dtype_(precision == Precision::kBf16 ? DType::kBF16 : DType::kF32),
+      working_dtype_(dtype_of(precision)),
       master_range_(is_narrow() ? shard(sharding.rank, sharding.world) : ElementRange{0, layout().total()}) {
+  // A GPU would refuse each product; a CPU computes them in f32.
+  require(backend.device().kind == DeviceKind::kCpu || backend.has_native(working_dtype_),
+          "precision {}: this GPU has no such products; expected fp16 or fp32", name_of(precision));
   const auto allocate = [&](std::size_t size_bytes) {
     return sharding.allocate ? sharding.allocate(size_bytes) : backend.allocate(size_bytes);
   };

@@ -26,13 +26,16 @@ void require_same(const std::string& source, const char* key, const T& saved, co
 
 std::string to_json(const RunProgress& progress) {
   const auto& best = progress.best_validation_loss;
-  return json{{"best_validation_loss", best ? json(*best) : json()},
-              {"without_improvement", progress.without_improvement},
-              {"validation", progress.validation},
-              {"evaluation_pending", progress.evaluation_pending},
-              {"data_fingerprint", progress.data_fingerprint},
-              {"base_fingerprint", progress.base_fingerprint}}
-      .dump();
+  json object = {{"best_validation_loss", best ? json(*best) : json()},
+                 {"without_improvement", progress.without_improvement},
+                 {"validation", progress.validation},
+                 {"evaluation_pending", progress.evaluation_pending},
+                 {"data_fingerprint", progress.data_fingerprint},
+                 {"base_fingerprint", progress.base_fingerprint}};
+  if (progress.loss_scale) {
+    object["loss_scale"] = {{"scale", progress.loss_scale->scale}, {"steps", progress.loss_scale->steps}};
+  }
+  return object.dump();
 }
 
 void RunProgress::note_validation(double loss, double min_delta) {
@@ -65,6 +68,10 @@ RunProgress run_progress_from_json(const std::string& text) {
     progress.evaluation_pending = object.value("evaluation_pending", false);  // older checkpoints do not have it
     object.at("data_fingerprint").get_to(progress.data_fingerprint);
     progress.base_fingerprint = object.value("base_fingerprint", "");
+    if (object.contains("loss_scale")) {
+      const json& scale = object.at("loss_scale");
+      progress.loss_scale = {scale.at("scale").get<double>(), scale.at("steps").get<std::int64_t>()};
+    }
     return progress;
   } catch (const json::exception& error) {
     fail(ErrorCode::kCorrupt, "resume: the manifest's \"extra\" object is not what a training run writes: {}",

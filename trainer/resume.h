@@ -10,18 +10,20 @@
 #include "data/dataset.h"
 #include "trainer/checkpoint/reader.h"
 #include "trainer/config.h"
+#include "trainer/loss_scaler.h"
 
 namespace lockstep {
 
 // What a run carries from one process to the next besides weights, moments and its configuration: manifest.json's extra
 // object.
 struct RunProgress {
-  std::optional<double> best_validation_loss;  // finite
-  std::int64_t without_improvement = 0;        // evaluations since the best
-  std::string validation;                      // what the two were measured on, in words; another one starts them anew
-  bool evaluation_pending = false;             // the one due after this step was given up for a stop
-  std::string data_fingerprint;                // of the training data: data_fingerprint()
-  std::string base_fingerprint;                // of the model whose weights stay as they are; empty: all are trained
+  std::optional<double> best_validation_loss;   // finite
+  std::int64_t without_improvement = 0;         // evaluations since the best
+  std::string validation;                       // what the two were measured on, in words; another one starts them anew
+  bool evaluation_pending = false;              // the one due after this step was given up for a stop
+  std::string data_fingerprint;                 // of the training data: data_fingerprint()
+  std::string base_fingerprint;                 // of the model whose weights stay as they are; empty: all are trained
+  std::optional<LossScaler::State> loss_scale;  // fp16
 
   // After an evaluation.
   void note_validation(double loss, double min_delta);

@@ -24,7 +24,6 @@ CheckpointOptions checkpoint_options(const Config& config, const TrainStep& trai
                                      const Communicator& communicator, Backend& backend,
                                      const SavedTokenizer& tokenizer) {
   const Replica& replica = train_step.replica();
-  const bool narrow = replica.working_dtype() == DType::kBF16;
   CheckpointOptions options;
   options.folder = checkpoints_folder(config);
   options.rank = communicator.rank();
@@ -46,7 +45,7 @@ CheckpointOptions checkpoint_options(const Config& config, const TrainStep& trai
           to_hf_config(replica.model().architecture(), {.end_of_text = tokenizer.end_of_text.id,
                                                         .beginning_of_text = tokenizer.beginning_of_text.id,
                                                         .dropout = config.model.dropout,
-                                                        .dtype = narrow ? "bfloat16" : "float32"});
+                                                        .dtype = replica.working_dtype()});
     } else if (config.tune.method == TuneMethod::kLora) {
       options.texts["adapter_config.json"] =
           to_adapter_config(config.tune, replica.model().architecture(), config.model.from);
@@ -74,7 +73,7 @@ CheckpointSource checkpoint_source(const TrainStep& train_step, const Communicat
   if (communicator.rank() == 0) {
     source.weights = replica.working();
   }
-  if (replica.working_dtype() == DType::kBF16) {
+  if (replica.working_dtype() != DType::kF32) {
     source.master = replica.master_of(range);
   }
   source.exp_avg = part(optimizer.exp_avg());

@@ -27,6 +27,13 @@ std::string validation_of(const Config& config, const std::string& fingerprint) 
 
 }  // namespace
 
+std::string_view advice_after_divergence(Precision precision) {
+  return precision == Precision::kFp16
+             ? "train.precision: bf16 or fp32, which have a larger range, a lower optimizer.lr, a longer "
+               "schedule.warmup_steps or optimizer.clip_norm may help"
+             : "A lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm may help";
+}
+
 TrainLoop::TrainLoop(Setup setup, Communicator& communicator, control::Activity& activity, Log& log)
     : config_(std::move(setup.config)),
       data_(std::move(setup.data)),
@@ -121,6 +128,9 @@ std::optional<RankState> TrainLoop::state() const {
 
 void TrainLoop::adopt_progress(const RunProgress& progress) {
   progress_ = progress;
+  if (progress_.loss_scale) {
+    train_step_.loss_scaler().restore(*progress_.loss_scale);
+  }
   const bool had_best = progress_.best_validation_loss.has_value();
   if (progress_.measure_on(validation_) && had_best && config_.evaluate.patience > 0) {
     log_.info("train: validation differs from before ({}, was {}); evaluate.patience counts anew", validation_,
@@ -254,6 +264,7 @@ TrainEnd TrainLoop::run() {
                    .comm_exposed_ms = train_step_.exposed_ms(),
                    .checkpoint_ms = std::exchange(checkpoint_ms_, 0),
                    .world = communicator_.world_size(),
+                   .loss_scale = result.loss_scale,
                    .preference = result.preference},
                   train_step_.step_inputs());
     if (evaluation_due()) {
@@ -299,9 +310,20 @@ TrainLoop::StepResult TrainLoop::step() {
     end_diverged(result);
   }
   enter(Phase::kUpdate);
-  result.grad_norm = train_step_.update(completed_, result.learning_rate);
+  LossScaler& scaler = train_step_.loss_scaler();
+  result.grad_norm = train_step_.gradient_norm(completed_, [&] {
+    log_.info("train: step {}: gradients overflow fp16; computed again with a loss scale of {}", completed_ + 1,
+              scaler.state().scale);
+    enter(Phase::kGradients, 0);
+  });
   if (!std::isfinite(result.grad_norm)) {
     end_diverged(result);  // nothing was changed
+  }
+  enter(Phase::kUpdate);
+  train_step_.update(completed_, result.learning_rate, result.grad_norm);
+  if (scaler.is_on()) {
+    result.loss_scale = 1 / train_step_.gradient_scale();
+    progress_.loss_scale = scaler.state();
   }
   ++completed_;
   validation_loss_.reset();
@@ -321,10 +343,11 @@ void TrainLoop::end_diverged(const StepResult& result) {
       saved_ == completed_ && save_failure_.empty()
           ? (checkpoints_folder(config_) / step_folder_name(static_cast<std::uint64_t>(completed_))).string()
           : "no checkpoint";
-  throw AgreedError(ErrorCode::kDiverged,
-                    fmt::format("step {}: the loss is {} and the gradient's norm {}; the weights of step {} are in {}. "
-                                "A lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm may help",
-                                completed_ + 1, result.loss, result.grad_norm, completed_, where));
+  throw AgreedError(
+      ErrorCode::kDiverged,
+      fmt::format("step {}: the loss is {} and the gradient's norm {}; the weights of step {} are in {}. {}",
+                  completed_ + 1, result.loss, result.grad_norm, completed_, where,
+                  advice_after_divergence(config_.train.precision)));
 }
 
 const GatheredRecords& TrainLoop::exchange(std::span<const double> losses) {

@@ -65,6 +65,7 @@ class TrainLoop {
   struct StepResult {
     double loss = 0;
     double grad_norm = 0;
+    std::optional<double> loss_scale;
     double learning_rate = 0;
     std::optional<PreferenceMetrics> preference;
     double data_ms = 0;
@@ -118,5 +119,8 @@ class TrainLoop {
   RunProgress progress_;
   std::string source_fingerprint_;  // of the first weights
 };
+
+// What may help where a loss or a gradient is not finite: a sentence.
+[[nodiscard]] std::string_view advice_after_divergence(Precision precision);
 
 }  // namespace lockstep

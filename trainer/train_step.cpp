@@ -94,6 +94,8 @@ TrainStep::TrainStep(const Config& config, Communicator& communicator, Backend& 
                 .bucket_bytes = static_cast<std::uint64_t>(config.comm.bucket_mib) << 20,
                 .owned = shards_}),
       tape_(backend, arena_, &reducer_),
+      loss_scaler_(config.train),
+      kept_(loss_scaler_.is_on() ? static_cast<std::size_t>(micro_batches_.end - micro_batches_.begin) : 0),
       not_recorded_(why_not_recorded(config, kind, backend)),
       records_(config.device.graph && not_recorded_.empty()) {
   const std::size_t block_bytes = squares_blocks(replica_.layout().total()) * sizeof(double);
@@ -125,10 +127,20 @@ std::int64_t TrainStep::tokens_per_step() const {
 
 std::span<const double> TrainStep::compute_gradients(std::int64_t completed,
                                                      const std::function<const TokenBatch&()>& next) {
+  ++computed_steps_;
+  auto kept = kept_.begin();
+  compute_micro_batches(completed, [&]() -> const TokenBatch& { return kept_.empty() ? next() : *kept++ = next(); });
+  return losses_;
+}
+
+void TrainStep::compute_micro_batches(std::int64_t completed, const std::function<const TokenBatch&()>& next) {
   losses_.clear();
-  // By then all memory is there, and where it lies repeats from step to step.
-  constexpr std::int64_t kStepsBefore = 2;
-  const bool may_record = records_ && computed_steps_++ >= kStepsBefore;
+  // After two steps all memory is there, and where it lies repeats from step to step.
+  const bool may_record = records_ && computed_steps_ > 2;
+  if (recorded_scale_ != loss_scaler_.scale()) {
+    recorded_.clear();
+    recorded_scale_ = loss_scaler_.scale();
+  }
   for (std::int64_t m = micro_batches_.begin; m < micro_batches_.end; ++m) {
     const TokenBatch& batch = next();
     step_inputs_ = batch.step_inputs;
@@ -151,13 +163,12 @@ std::span<const double> TrainStep::compute_gradients(std::int64_t completed,
     losses_.push_back(loss.sum());
   }
   pending_.clear();
-  return losses_;
 }
 
 // The loss is a sum over target tokens, or pairs, divided by their number in the whole global batch, so that the
-// gradients of micro-batches add up.
+// gradients of micro-batches add up, and multiplied by what fp16 needs.
 void TrainStep::compute_micro_batch(const TokenBatch& batch, const Transformer::DropoutStream& dropout) {
-  const float scale = 1.0F / static_cast<float>(step_weight());
+  const float scale = loss_scaler_.scale() / static_cast<float>(step_weight());
   if (!reference_) {
     const Loss loss =
         replica_.model().loss(tape_, replica_.weights(), rows_of(batch), dropout, scale, config_.train.recompute);
@@ -204,7 +215,7 @@ void TrainStep::stop_recording() {
   recorded_.clear();
 }
 
-double TrainStep::gradient_norm() {
+double TrainStep::norm_of_sum() {
   const std::span<double> sums = block_sums_.as<double>(squares_blocks(replica_.layout().total()));
   if (!is_sharded()) {
     backend_.sums_of_squares(reducer_.gradient(), sums);
@@ -221,12 +232,24 @@ double TrainStep::gradient_norm() {
   return std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
 }
 
-double TrainStep::update(std::int64_t completed, double learning_rate) {
-  gather_ms_ = gather_wait_ms_ = 0;
-  const double norm = gradient_norm();
-  if (!std::isfinite(norm)) {
-    return norm;
+double TrainStep::gradient_norm(std::int64_t completed, const std::function<void()>& again) {
+  double norm = norm_of_sum();
+  while (!std::isfinite(norm) && loss_scaler_.lower()) {
+    if (again) {
+      again();
+    }
+    compute_micro_batches(completed, [kept = kept_.begin()]() mutable -> const TokenBatch& { return *kept++; });
+    reducer_.finish();
+    norm = norm_of_sum();
   }
+  gradient_scale_ = 1 / static_cast<double>(loss_scaler_.scale());
+  if (std::isfinite(norm)) {
+    loss_scaler_.count_step();
+  }
+  return norm * gradient_scale_;
+}
+
+void TrainStep::update(std::int64_t completed, double learning_rate, double norm) {
   double first_gather_ms = 0;
   const std::size_t own = is_sharded() ? static_cast<std::size_t>(communicator_.rank()) : 0;
   for (const std::vector<ElementRange>& slice : slices_) {
@@ -234,6 +257,7 @@ double TrainStep::update(std::int64_t completed, double learning_rate) {
     optimizer_.update({.step = completed + 1,
                        .learning_rate = learning_rate,
                        .gradient_norm = norm,
+                       .gradient_scale = gradient_scale_,
                        .part = part,
                        .gradient = reducer_.gradient().subspan(part.begin, part.size()),
                        .master = replica_.master_of(part)});
@@ -252,7 +276,6 @@ double TrainStep::update(std::int64_t completed, double learning_rate) {
     gather_ms_ += now_ms() - first_gather_ms;
     gather_wait_ms_ += now_ms() - wait_ms;
   }
-  return norm;
 }
 
 }  // namespace lockstep

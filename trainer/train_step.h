@@ -17,6 +17,7 @@
 #include "ops/tape.h"
 #include "trainer/config.h"
 #include "trainer/grad_reducer.h"
+#include "trainer/loss_scaler.h"
 #include "trainer/optimizer.h"
 #include "trainer/preference.h"
 #include "trainer/replica.h"
@@ -36,7 +37,9 @@ class TrainStep {
   [[nodiscard]] Arena& arena() { return arena_; }
   // Of pairs; otherwise null.
   [[nodiscard]] ReferenceModel* reference() { return reference_.get(); }
+  // The gradient of the reducer is what the loss scale makes of it: see gradient_scale().
   [[nodiscard]] const GradReducer& reducer() const { return reducer_; }
+  [[nodiscard]] LossScaler& loss_scaler() { return loss_scaler_; }
   // Whether each rank updates a shard of the weights (comm.zero: 1).
   [[nodiscard]] bool is_sharded() const { return !shards_.empty(); }
   // Of the last step: how long gradients and weights were on their way between ranks, and the part of it in which this
@@ -67,13 +70,19 @@ class TrainStep {
   // Waits until the gradients of all ranks are summed; tells `waits_for` (may be empty) each bucket that it waits for.
   // Throws Error(kTimeout, kPeerLost).
   void finish_gradients(const std::function<void(std::size_t bucket)>& waits_for = {}) { reducer_.finish(waits_for); }
-  // Of the summed gradient. Collective where the optimizer is sharded.
-  [[nodiscard]] double gradient_norm();
-  // Returns the gradient's norm before clipping. When it is not finite nothing is changed. Where the optimizer is
-  // sharded, each rank updates its shard in slices, and a slice travels to the others while the next is computed.
-  [[nodiscard]] double update(std::int64_t completed, double learning_rate);
+  // Of the step's gradient. Collective where the optimizer is sharded, or the precision is fp16: while gradients
+  // overflow that range, all ranks halve the loss's scale, tell `again` (may be empty), and compute and sum them once
+  // more. Infinite or NaN where that does not help.
+  [[nodiscard]] double gradient_norm(std::int64_t completed, const std::function<void()>& again = {});
+  // From gradient_norm() to the next step: what the reducer's gradient is to be multiplied by.
+  [[nodiscard]] double gradient_scale() const { return gradient_scale_; }
+  // The update with the gradient whose norm is `norm`, finite. Where the optimizer is sharded, each rank updates its
+  // shard in slices, and a slice travels to the others while the next is computed.
+  void update(std::int64_t completed, double learning_rate, double norm);
 
  private:
+  void compute_micro_batches(std::int64_t completed, const std::function<const TokenBatch&()>& next);
+  [[nodiscard]] double norm_of_sum();
   void compute_micro_batch(const TokenBatch& batch, const Transformer::DropoutStream& dropout);
   // Of this rank's `place`-th micro-batch, whose kernels are recorded when there is no recording yet.
   void run_recorded(std::size_t place, const TokenBatch& batch);
@@ -99,10 +108,14 @@ class TrainStep {
     Loss loss;
     std::unique_ptr<Backend::Recording> recording;
   };
+  LossScaler loss_scaler_;
+  double gradient_scale_ = 1;
+  std::vector<TokenBatch> kept_;  // fp16: this rank's micro-batches of the step
   const std::string not_recorded_;
   bool records_;
   std::int64_t computed_steps_ = 0;
   std::vector<Recorded> recorded_;  // by this rank's micro-batches
+  float recorded_scale_ = 1;        // of the loss
   std::vector<Loss> pending_;       // of this rank's micro-batches, perhaps still being computed
   std::vector<double> losses_;      // of this rank's micro-batches in this step: see compute_gradients()
   std::int64_t step_inputs_ = 0;

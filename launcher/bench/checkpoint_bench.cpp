@@ -118,7 +118,7 @@ class Job {
         train_step_.compute_gradients(completed_, [&]() -> const TokenBatch& { return batches_.next(); });
     train_step_.finish_gradients();
     exchange(losses);
-    static_cast<void>(train_step_.update(completed_, config_.optimizer.lr));
+    train_step_.update(completed_, config_.optimizer.lr, train_step_.gradient_norm(completed_));
     ++completed_;
   }
 

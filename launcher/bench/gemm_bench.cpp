@@ -63,7 +63,7 @@ double best_ms(Backend& backend, const Gemm& gemm) {
 GemmBenchResult bench_gemm(const BenchModel& model, int rounds, Communicator& communicator) {
   const std::vector<GemmCalls> shapes = gemms_of_step(model, communicator);
   const auto backend = make_backend(model.device, model.config.train.threads);
-  const DType working = model.config.train.precision == Precision::kBf16 ? DType::kBF16 : DType::kF32;
+  const DType working = dtype_of(model.config.train.precision);
   std::vector<std::vector<double>> rates(shapes.size());
   std::vector<std::vector<double>> ratios(shapes.size());
   std::vector<double> ceilings;

@@ -67,7 +67,7 @@ struct Sizes {
         hidden(config.model.hidden),
         vocab(config.model.vocab),
         parameters(static_cast<std::int64_t>(make_parameters(architecture_of(config.model)).layout.total())),
-        working(config.train.precision == Precision::kBf16 ? DType::kBF16 : DType::kF32) {}
+        working(dtype_of(config.train.precision)) {}
 };
 
 std::vector<Kernel> memory_kernels(const Sizes& sizes, Backend& backend, Memory& memory) {

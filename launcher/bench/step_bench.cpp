@@ -46,7 +46,7 @@ class Steps {
     const double begin_ms = now_ms();
     static_cast<void>(step_.compute_gradients(completed_, [&]() -> const TokenBatch& { return batches_.next(); }));
     step_.finish_gradients();
-    static_cast<void>(step_.update(completed_, config_.optimizer.lr));
+    step_.update(completed_, config_.optimizer.lr, step_.gradient_norm(completed_));
     backend_.synchronize();
     ++completed_;
     return now_ms() - begin_ms;

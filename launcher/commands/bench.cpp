@@ -131,9 +131,7 @@ Figures measure_step(const BenchModel& model, const BenchOptions& options, Commu
     const Config& config = model.config;
     const std::string device = name_of(model.device.device);
     const double peak =
-        communicator.world_size() *
-        stated_peak_flop_per_s(device, config.train.precision == Precision::kBf16 ? DType::kBF16 : DType::kF32,
-                               model.device.tf32);
+        communicator.world_size() * stated_peak_flop_per_s(device, dtype_of(config.train.precision), model.device.tf32);
     figures.text +=
         fmt::format("{}: {} of its memory", device, format_bytes(static_cast<std::uint64_t>(result.device_bytes)));
     figures.text +=

@@ -7,7 +7,9 @@
 
 namespace lockstep {
 
-Precision ModelOptions::precision() const { return precision_name == "bf16" ? Precision::kBf16 : Precision::kFp32; }
+Precision ModelOptions::precision() const {
+  return precision_name == "bf16" ? Precision::kBf16 : precision_name == "fp16" ? Precision::kFp16 : Precision::kFp32;
+}
 
 DeviceConfig ModelOptions::device() const {
   return {.kind = device_name == "cuda"  ? DeviceWish::kCuda
@@ -26,8 +28,8 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->type_name("PATH");
   command.add_option("--adapter", options.adapter, "Adapters to lay over it: of a run, a checkpoint, or peft's")
       ->type_name("DIR");
-  command.add_option("--precision", options.precision_name, "Compute in fp32 or bf16")
-      ->check(CLI::IsMember({"fp32", "bf16"}));
+  command.add_option("--precision", options.precision_name, "Compute in fp32, bf16 or fp16")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
   command.add_option("--device", options.device_name, "Compute on the CPU or a GPU; auto: a GPU where there is one")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command.add_option("--threads", options.threads, "Threads to compute on; 0: all cores")

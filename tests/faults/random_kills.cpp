@@ -1,6 +1,6 @@
 // Kills a training job again and again and holds its result against an undisturbed run.
 //
-//   random_kills PROGRAM MPIRUN KILLS SEED fp32|bf16
+//   random_kills PROGRAM MPIRUN KILLS SEED fp32|bf16|fp16
 //
 // Each round starts the job on a random number of ranks and ends it with SIGKILL at a random moment: one rank, or all
 // of them together with mpirun. Every other kill waits for a save to be under way. Ends with one line that says how
@@ -115,6 +115,7 @@ class Campaign {
     std::vector<std::string> settings = kSettings;
     settings.push_back("train.steps=" + std::to_string(steps));
     settings.push_back("train.precision=" + precision_);
+    settings.push_back("train.loss_scale_window=5");  // of fp16: gradients overflow now and then
     return settings;
   }
   // The step of the newest checkpoint, 0 before the first. Throws when the newest is damaged: a published checkpoint is
@@ -193,7 +194,7 @@ int run(const Programs& programs, int kills, std::uint64_t seed, const std::stri
 
 int main(int argc, char** argv) {
   if (argc != 6) {
-    fmt::print(stderr, "usage: random_kills PROGRAM MPIRUN KILLS SEED fp32|bf16\n");
+    fmt::print(stderr, "usage: random_kills PROGRAM MPIRUN KILLS SEED fp32|bf16|fp16\n");
     return 2;
   }
   try {

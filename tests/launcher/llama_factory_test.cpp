@@ -238,6 +238,7 @@ TEST_F(LlamaFactoryTest, TakesWhatAsksForNothingInAnySpelling) {
   EXPECT_EQ(read(switches + "enable_thinking: True\nignore_pad_token_for_loss: On\n").settings, read().settings);
   for (const char* value : {"yes", "True", "ON", "true"}) {
     EXPECT_THAT(read(std::string("bf16: ") + value + "\n").settings, Contains("train.precision=bf16"));
+    EXPECT_THAT(read(std::string("fp16: ") + value + "\n").settings, Contains("train.precision=fp16"));
   }
 }
 

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <system_error>
@@ -228,6 +229,8 @@ TEST_F(PromiseTest, HoldsForPreferences) {
     EXPECT_EQ(train(name + "-resumed", 2, settings), one);
     EXPECT_EQ(job_->curve(name + "-resumed"), job_->curve(name + "-1"));
   }
+  const Settings overflowing = dpo + Settings{"train.precision=fp16", "train.loss_scale=17179869184"};
+  EXPECT_EQ(train("dpo-fp16-4", 4, overflowing), train("dpo-fp16-1", 1, overflowing));
 }
 
 TEST_F(PromiseTest, HoldsOverEveryPathBetweenRanks) {
@@ -258,6 +261,47 @@ INSTANTIATE_TEST_SUITE_P(Precisions, PromiseOfShardsTest, testing::Values("fp32"
 TEST_F(PromiseTest, ShardsTheOptimizerOnAnyNumberOfRanks) {
   const Settings fixed = {"train.determinism=fixed", "train.micro_batches=6"};
   EXPECT_EQ(train("three-shards", 3, fixed + Settings{"comm.zero=1"}), train("three-ranks", 3, fixed));
+}
+
+// Of the steps of a curve, in order.
+std::vector<double> loss_scales(const std::vector<std::string>& curve) {
+  std::vector<double> scales;
+  for (const std::string& line : curve) {
+    const auto json = nlohmann::json::parse(line);
+    if (json.contains("loss_scale")) {
+      scales.push_back(json.at("loss_scale").get<double>());
+    }
+  }
+  return scales;
+}
+
+// With a scale that is too high at first, and one that rises every few steps to where gradients overflow again.
+TEST_F(PromiseTest, HoldsInFp16) {
+  const Settings settings =
+      kLlama + Settings{"train.precision=fp16", "train.loss_scale=17179869184", "train.loss_scale_window=3",
+                        "schedule.name=constant", "evaluate.every_steps=2"};
+  const TrainingJob::Result one = train("fp16-1", 1, settings);
+  const std::vector<double> scales = loss_scales(job_->curve("fp16-1"));
+  ASSERT_EQ(scales.size(), 24U);
+  EXPECT_LT(scales.front(), 17179869184.0);
+  EXPECT_FALSE(std::ranges::is_sorted(scales));                          // it fell
+  EXPECT_FALSE(std::ranges::is_sorted(scales, std::ranges::greater()));  // and rose
+  for (const int ranks : {2, 4, 8}) {
+    SCOPED_TRACE(ranks);
+    const std::string run = "fp16-" + std::to_string(ranks);
+    EXPECT_EQ(train(run, ranks, settings), one);
+    EXPECT_EQ(job_->results(run), job_->results("fp16-1"));
+    EXPECT_EQ(job_->curve(run), job_->curve("fp16-1"));
+  }
+  EXPECT_EQ(train("fp16-zero", 4, settings + Settings{"comm.zero=1", "train.recompute=block"}), one);
+  EXPECT_EQ(train_through_servers("fp16-served", 2, 1, settings), one);
+  EXPECT_EQ(train("fp16-resumed", 4, settings + Settings{"train.steps=10"}).step, 10);
+  EXPECT_EQ(train("fp16-resumed", 2, settings + Settings{"comm.zero=1", "train.steps=16"}).step, 16);
+  EXPECT_EQ(train("fp16-resumed", 1, settings), one);
+  EXPECT_EQ(job_->curve("fp16-resumed"), job_->curve("fp16-1"));
+
+  const Settings gpt2 = {"train.precision=fp16", "model.dropout=0.1"};
+  EXPECT_EQ(train("fp16-gpt2-4", 4, gpt2), train("fp16-gpt2-1", 1, gpt2));
 }
 
 TEST_F(PromiseTest, HoldsWhateverIsRecomputed) {

@@ -278,6 +278,24 @@ TEST(ConfigTest, CountsStepsByEpochs) {
   EXPECT_EQ(resolved(by_steps).train.steps, 7);
 }
 
+TEST(ConfigTest, DerivesTheFirstLossScaleOfFp16FromTheTokensOfAStep) {
+  const auto loss_scale = [](const std::vector<std::string>& settings) {
+    return resolve(parse(kSmall, settings), {.vocab = 257}).train.loss_scale;
+  };
+  const std::vector<std::string> step = {"train.precision=fp16", "train.micro_batches=4", "train.micro_batch_size=3"};
+  EXPECT_EQ(loss_scale(step), 8 * 512);  // 384 tokens
+  std::vector<std::string> set = step;
+  set.push_back("train.loss_scale=2");
+  EXPECT_EQ(loss_scale(set), 2);
+  EXPECT_EQ(loss_scale({"train.precision=bf16"}), 0);
+  EXPECT_EQ(refusal_of_set("train.loss_scale=1000"),
+            "gpt.yaml: train.loss_scale is 1000; expected auto or a power of two");
+  EXPECT_EQ(refusal_of_set("train.loss_scale=0"),
+            "--set: train.loss_scale is 0; expected auto or a number from 1 to 1099511627776");
+  EXPECT_EQ(refusal_of_set("train.loss_scale_window=0"),
+            "--set: train.loss_scale_window is 0; expected an integer from 1 to 1000000000000");
+}
+
 TEST(ConfigTest, TakesAWarmupLongerThanTheRun) {
   EXPECT_EQ(parse(kSmall, {"schedule.warmup_steps=101"}).schedule.warmup_steps, 101);
 }

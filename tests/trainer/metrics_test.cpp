@@ -54,7 +54,8 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
                             .comm_exposed_ms = 2,
                             .checkpoint_ms = 0,
                             .mfu = 0.30000000000000004,
-                            .world = 16};
+                            .world = 16,
+                            .loss_scale = 0x1p40};
   const EvaluationMetrics evaluation = {
       .step = 7, .valid_loss = std::numbers::e, .perplexity = 15.1, .accuracy = 0.1, .tokens = 1 << 30};
   MetricsWriter writer(path_, {.last_step = 0});
@@ -68,6 +69,7 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
   EXPECT_EQ(json.at("loss").get<double>(), step.loss);
   EXPECT_EQ(json.at("lr").get<double>(), step.lr);
   EXPECT_EQ(json.at("grad_norm").get<double>(), step.grad_norm);
+  EXPECT_EQ(json.at("loss_scale").get<double>(), 0x1p40);
   EXPECT_EQ(json.at("tokens").get<std::uint64_t>(), step.tokens);
   EXPECT_EQ(json.at("tokens_per_s").get<double>(), step.tokens_per_s);
   EXPECT_EQ(json.at("step_ms").get<double>(), step.step_ms);
@@ -77,7 +79,7 @@ TEST_F(MetricsTest, WritesNumbersThatReadBackToTheSameValue) {
   EXPECT_EQ(json.at("checkpoint_ms").get<double>(), step.checkpoint_ms);
   EXPECT_EQ(json.at("mfu").get<double>(), step.mfu);
   EXPECT_EQ(json.at("world").get<int>(), step.world);
-  EXPECT_EQ(json.size(), 13U);
+  EXPECT_EQ(json.size(), 14U);
   std::getline(text, line);
   const auto valid = nlohmann::json::parse(line);
   EXPECT_EQ(valid.at("step").get<int>(), 7);

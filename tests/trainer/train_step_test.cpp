@@ -41,10 +41,10 @@ class TrainStepTest : public testing::TestWithParam<const char*> {
     }
   }
 
-  [[nodiscard]] Config config(int zero) const {
+  [[nodiscard]] Config config(int zero, const std::string& setting = "run.name=step") const {
     return resolve(parse_config(kConfig, "step.yaml",
                                 std::vector<std::string>{std::string("train.precision=") + GetParam(),
-                                                         "comm.zero=" + std::to_string(zero)}),
+                                                         "comm.zero=" + std::to_string(zero), setting}),
                    {.world_size = communicator_->world_size(),
                     .ranks_on_node = communicator_->node_size(),
                     .cores_on_node = 1,
@@ -53,7 +53,11 @@ class TrainStepTest : public testing::TestWithParam<const char*> {
   double run(TrainStep& step, std::int64_t completed) {
     static_cast<void>(step.compute_gradients(completed, [&]() -> const TokenBatch& { return batch_; }));
     step.finish_gradients();
-    return step.update(completed, 1e-3);
+    const double norm = step.gradient_norm(completed);
+    if (std::isfinite(norm)) {
+      step.update(completed, 1e-3, norm);
+    }
+    return norm;
   }
 
   std::unique_ptr<Communicator> communicator_ = make_communicator({.timeout_ms = 60'000});
@@ -106,7 +110,51 @@ TEST_P(TrainStepTest, ChangesNothingForAGradientThatIsNotFinite) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Precisions, TrainStepTest, testing::Values("fp32", "bf16"),
+// A step whose gradients overflow is the step at the scale at which they do not.
+TEST_P(TrainStepTest, ComputesGradientsThatOverflowAgainAtALowerScale) {
+  if (GetParam() != std::string("fp16")) {
+    GTEST_SKIP() << "of fp16 alone";
+  }
+  for (const int zero : {0, 1}) {
+    const Config high_config = config(zero, "train.loss_scale=1099511627776");
+    TrainStep high(high_config, *communicator_, *backend_);
+    high.replica().initialize(5);
+    static_cast<void>(high.compute_gradients(0, [&]() -> const TokenBatch& { return batch_; }));
+    high.finish_gradients();
+    std::vector<float> scales;
+    const double norm = high.gradient_norm(0, [&] { scales.push_back(high.loss_scaler().scale()); });
+    ASSERT_GT(scales.size(), 3U);
+    EXPECT_EQ(scales.front(), 0x1p39F);
+    EXPECT_EQ(high.gradient_scale(), 1 / static_cast<double>(scales.back()));
+    high.update(0, 1e-3, norm);
+
+    const Config low_config =
+        config(zero, "train.loss_scale=" + std::to_string(static_cast<std::int64_t>(scales.back())));
+    TrainStep low(low_config, *communicator_, *backend_);
+    low.replica().initialize(5);
+    EXPECT_EQ(run(low, 0), norm);
+    EXPECT_EQ(low.loss_scaler().state(), high.loss_scaler().state());
+    EXPECT_EQ(bytes_of(low.replica().working()), bytes_of(high.replica().working()));
+    EXPECT_EQ(copy_of(low.optimizer().exp_avg_sq()), copy_of(high.optimizer().exp_avg_sq()));
+  }
+}
+
+// What fp16 holds exactly is the same at any scale.
+TEST_P(TrainStepTest, HasGradientsThatDoNotDependOnTheScale) {
+  if (GetParam() != std::string("fp16")) {
+    GTEST_SKIP() << "of fp16 alone";
+  }
+  const Config one_config = config(0, "train.loss_scale=1024");
+  const Config other_config = config(0, "train.loss_scale=4096");
+  TrainStep one(one_config, *communicator_, *backend_);
+  TrainStep other(other_config, *communicator_, *backend_);
+  one.replica().initialize(5);
+  other.replica().initialize(5);
+  const double norm = run(one, 0);
+  EXPECT_NEAR(run(other, 0), norm, 1e-3 * norm);
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, TrainStepTest, testing::Values("fp32", "bf16", "fp16"),
                          [](const auto& precision) { return std::string(precision.param); });
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -271,8 +272,9 @@ Manifest parse_manifest(std::string_view text, const std::string& file) {
   manifest.world = static_cast<int>(world);
   manifest.digest = root.hash("digest");
   const std::string dtype = root.text("model_dtype");
-  root.check(dtype == "f32" || dtype == "bf16", "model_dtype", "f32 or bf16");
-  manifest.model_dtype = dtype == "f32" ? DType::kF32 : DType::kBF16;
+  const auto type = std::ranges::find(kWeightTypes, dtype, [](DType of) { return name_of(of); });
+  root.check(type != kWeightTypes.end(), "model_dtype", "f32, bf16 or f16");
+  manifest.model_dtype = *type;
   manifest.layout = parse_layout(root, file);
   parse_files(root, file, manifest);
   return manifest;

@@ -1,6 +1,7 @@
 // manifest.json: what a checkpoint holds and how to tell that it is whole. docs/checkpoint-format.md specifies it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -27,11 +28,15 @@ struct CheckpointFile {
   Hash128 hash;
 };
 
-// One state file: it holds the moments (and, in bf16 runs, the master weights) of elements `range` of the flat layout.
+// One state file: it holds the moments (and, in bf16 and fp16 runs, the master weights) of elements `range` of the flat
+// layout.
 struct StateShard {
   std::string file;
   ElementRange range;
 };
+
+// The types that a model's weights are saved in; with another than f32, state files hold the master weights.
+inline constexpr std::array kWeightTypes = {DType::kF32, DType::kBF16, DType::kF16};
 
 // Where a run was: saved as it is, handed back on load.
 struct RunPosition {
@@ -48,7 +53,7 @@ struct Manifest {
   RunPosition position;
   int world = 1;
   std::string model_file = kModelFileName;
-  DType model_dtype = DType::kF32;  // of model_file: f32 or bf16
+  DType model_dtype = DType::kF32;  // of model_file: one of kWeightTypes
   Hash128 digest;
   ParameterLayout layout;
   std::vector<StateShard> shards;  // in the order of their ranges, covering the flat layout

@@ -17,6 +17,7 @@
 #include "trainer/checkpoint/files.h"
 #include "trainer/checkpoint/retention.h"
 #include "trainer/checkpoint/share_writer.h"
+#include "trainer/formats/ggml_blocks.h"
 #include "trainer/formats/hashing_file.h"
 
 namespace lockstep {
@@ -33,8 +34,8 @@ void check_options(const ParameterLayout& layout, const CheckpointOptions& optio
   require(layout.total() > 0, "checkpoint: the model has no parameters");
   require(options.keep >= 1, "checkpoint: keep is {}, expected at least 1", options.keep);
   require(options.max_mb_per_s >= 0, "checkpoint: max_mb_per_s is {}, expected 0 or more", options.max_mb_per_s);
-  require(options.model_dtype == DType::kF32 || options.model_dtype == DType::kBF16,
-          "checkpoint: {} cannot be {}, expected f32 or bf16", options.model_file, name_of(options.model_dtype));
+  require(std::ranges::find(kWeightTypes, options.model_dtype) != kWeightTypes.end(),
+          "checkpoint: {} cannot be {}, expected f32, bf16 or f16", options.model_file, name_of(options.model_dtype));
   const ElementRange& range = options.range;
   require(range.begin <= range.end && range.end <= layout.total() && range.begin % ParameterLayout::kAlignment == 0 &&
               range.end % ParameterLayout::kAlignment == 0,
@@ -73,12 +74,6 @@ std::string shortened(const std::string& message, std::size_t most) {
   constexpr std::string_view kGap = " ... ";
   const std::size_t tail = most / 2;
   return message.substr(0, most - kGap.size() - tail) + std::string(kGap) + message.substr(message.size() - tail);
-}
-
-void convert(std::span<const float> from, std::span<BFloat16> to) {
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    to[i] = BFloat16(from[i]);
-  }
 }
 
 }  // namespace
@@ -165,7 +160,8 @@ void CheckpointWriter::Impl::take_snapshot(const CheckpointSource& source) {
   const BufferView own = {weights_copy.data(), layout.total(), options.model_dtype, Device{}};
   if (source.weights.dtype != options.model_dtype) {
     require(source.device.kind == DeviceKind::kCpu, "checkpoint: a GPU's weights are expected as they are saved");
-    convert(source.weights.as<float>(), own.as<BFloat16>());
+    quantize(options.model_dtype == DType::kBF16 ? GgmlType::kBF16 : GgmlType::kF16, source.weights.as<float>(),
+             {static_cast<std::byte*>(own.data), own.size_bytes()});
     share.weights = own;
   } else if (copies()) {
     if (source.device.kind == DeviceKind::kCpu) {

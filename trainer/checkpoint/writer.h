@@ -64,7 +64,7 @@ struct CheckpointOptions {
   int world = 1;
   ElementRange range;  // the moments that this rank saves: balanced_range() where every rank holds all
   std::string model_file = kModelFileName;
-  DType model_dtype = DType::kF32;  // of model_file; kBF16 adds the master weights to the state files
+  DType model_dtype = DType::kF32;  // of model_file; a narrow one adds the master weights to the state files
   int keep = 3;                     // newest checkpoints that stay, at least 1
   bool keep_best = false;           // the one with the lowest validation loss stays as well
   bool background = true;
@@ -77,9 +77,9 @@ struct CheckpointOptions {
 
 // What begin() copies from; free to change once it returns.
 struct CheckpointSource {
-  // Rank 0: the whole flat layout, f32, or bf16 where model_dtype is bf16. Other ranks leave it empty.
+  // Rank 0: the whole flat layout, f32 or as model_dtype. Other ranks leave it empty.
   BufferView weights;
-  // This rank's range each, options.range.size() elements. `master` only where model_dtype is bf16.
+  // This rank's range each, options.range.size() elements. `master` only where model_dtype is narrow.
   std::span<const float> master;
   std::span<const float> exp_avg;
   std::span<const float> exp_avg_sq;

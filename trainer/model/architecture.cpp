@@ -271,6 +271,10 @@ std::vector<float> inverse_frequencies(const Architecture& a) {
   return frequencies;
 }
 
+std::string_view torch_name_of(DType dtype) {
+  return dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
+}
+
 std::string to_hf_config(const Architecture& a, const HfConfigFacts& facts) {
   json config;
   if (a.is_gpt2()) {
@@ -322,7 +326,7 @@ std::string to_hf_config(const Architecture& a, const HfConfigFacts& facts) {
   config["architectures"] = {architecture_name(a.family)};
   config["model_type"] = std::string(name_of(a.family));
   config["vocab_size"] = a.vocab;
-  config["torch_dtype"] = facts.dtype;
+  config["torch_dtype"] = torch_name_of(facts.dtype);
   const json end_of_text = facts.end_of_text >= 0 ? json(facts.end_of_text) : json();
   config["bos_token_id"] = facts.beginning_of_text >= 0 ? json(facts.beginning_of_text) : end_of_text;
   config["eos_token_id"] = end_of_text;

@@ -67,8 +67,10 @@ struct HfConfigFacts {
   std::int64_t end_of_text = -1;
   std::int64_t beginning_of_text = -1;  // -1: end_of_text stands there
   double dropout = 0;
-  std::string_view dtype = "float32";  // of the weights beside it
+  DType dtype = DType::kF32;  // of the weights beside it
 };
+// "bfloat16": what PyTorch calls f32, bf16 and f16.
+[[nodiscard]] std::string_view torch_name_of(DType dtype);
 [[nodiscard]] std::string to_hf_config(const Architecture& architecture, const HfConfigFacts& facts);
 [[nodiscard]] Architecture from_hf_config(std::string_view json, const std::string& origin);
 

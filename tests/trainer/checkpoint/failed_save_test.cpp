@@ -151,7 +151,7 @@ TEST(CheckpointOptions, ThatContradictThemselvesAreRefused) {
   EXPECT_THAT(complaint([](auto& o) { o.rank = 1; }), HasSubstr("rank 1 of 1"));
   EXPECT_THAT(complaint([](auto& o) { o.keep = 0; }), HasSubstr("keep is 0"));
   EXPECT_THAT(complaint([](auto& o) { o.max_mb_per_s = -1; }), HasSubstr("max_mb_per_s is -1"));
-  EXPECT_THAT(complaint([](auto& o) { o.model_dtype = DType::kF16; }), HasSubstr("cannot be f16"));
+  EXPECT_THAT(complaint([](auto& o) { o.model_dtype = DType::kF64; }), HasSubstr("cannot be f64"));
   EXPECT_THAT(complaint([](auto& o) { o.range.end -= 1; }), HasSubstr("borders are multiples of 16"));
   EXPECT_THAT(complaint([](auto& o) { o.texts["../x"] = ""; }), HasSubstr("../x cannot be the name"));
   EXPECT_THAT(complaint([](auto& o) { o.texts["manifest.json"] = ""; }), HasSubstr("manifest.json cannot be the name"));

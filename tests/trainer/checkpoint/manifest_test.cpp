@@ -96,7 +96,7 @@ TEST(Manifest, SaysWhichValueIsWrong) {
   EXPECT_EQ(complaint("\"step\": 200", "\"stop\": 200"), "m: \"step\" is missing");
   EXPECT_EQ(complaint("\"seed\": 1337", "\"step\": 1337"), "m: key \"step\" stands twice");
   EXPECT_EQ(complaint("\"world\": 2", "\"world\": 0"), "m: \"world\" is not a number of ranks");
-  EXPECT_EQ(complaint("\"f32\"", "\"f16\""), "m: \"model_dtype\" is not f32 or bf16");
+  EXPECT_EQ(complaint("\"f32\"", "\"f64\""), "m: \"model_dtype\" is not f32, bf16 or f16");
   EXPECT_EQ(complaint("\"0000000000000002", "\"000000000000000X"),
             "m: \"digest\" is not 32 lower-case hexadecimal digits");
   EXPECT_EQ(complaint("\"name\":\"state-a\"", "\"name\":\"../state-a\""),

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/file.h"
+#include "base/half.h"
 #include "tests/support/error_matcher.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/trainer/checkpoint/training_state.h"
@@ -80,7 +81,7 @@ INSTANTIATE_TEST_SUITE_P(Worlds, RoundTripTest,
                                          RoundTrip{3, DType::kF32, false}, RoundTrip{4, DType::kF32, true},
                                          RoundTrip{8, DType::kF32, true}, RoundTrip{1, DType::kBF16, true},
                                          RoundTrip{2, DType::kBF16, false}, RoundTrip{4, DType::kBF16, true},
-                                         RoundTrip{8, DType::kBF16, false}),
+                                         RoundTrip{8, DType::kBF16, false}, RoundTrip{2, DType::kF16, true}),
                          [](const auto& row) {
                            return std::string(name_of(row.param.model_dtype)) + "_" + std::to_string(row.param.world) +
                                   (row.param.background ? "_background" : "_foreground");
@@ -105,16 +106,21 @@ TEST(Checkpoint, HoldsTheFilesThatHuggingFaceExpectsUnderItsNames) {
   EXPECT_TRUE(std::equal(values.begin(), values.end(), expected.begin()));
 }
 
-TEST(Checkpoint, OfABf16RunHoldsRoundedWeightsForOthersAndMasterWeightsForItself) {
-  const TemporaryFolder folder;
-  const TrainingState state(small_layout());
-  const auto checkpoint = save_checkpoint(folder.path(), state, 7, {.world = 2, .model_dtype = DType::kBF16});
-  std::vector<float> weights(state.layout.total());
-  load_weights(checkpoint, state.layout, weights);
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    ASSERT_EQ(weights[i], static_cast<float>(BFloat16(state.master[i]))) << i;
+TEST(Checkpoint, OfANarrowRunHoldsRoundedWeightsForOthersAndMasterWeightsForItself) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    const TemporaryFolder folder;
+    const TrainingState state(small_layout());
+    const auto checkpoint = save_checkpoint(folder.path(), state, 7, {.world = 2, .model_dtype = dtype});
+    std::vector<float> weights(state.layout.total());
+    load_weights(checkpoint, state.layout, weights);
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const float value = state.master[i];
+      ASSERT_EQ(weights[i],
+                dtype == DType::kF16 ? static_cast<float>(Float16(value)) : static_cast<float>(BFloat16(value)))
+          << i;
+    }
+    EXPECT_EQ(loaded(checkpoint, state.layout).master, state.master);
   }
-  EXPECT_EQ(loaded(checkpoint, state.layout).master, state.master);
 }
 
 TEST(Checkpoint, RemembersWhereTheRunWas) {

@@ -88,7 +88,8 @@ TEST(Architecture, StretchesRotaryFrequencies) {
 }
 
 TEST(HfConfig, SaysWhatTransformersAsksFor) {
-  const json gpt2 = json::parse(to_hf_config(small_gpt2(), {.end_of_text = 60, .dropout = 0.25, .dtype = "bfloat16"}));
+  const json gpt2 =
+      json::parse(to_hf_config(small_gpt2(), {.end_of_text = 60, .dropout = 0.25, .dtype = DType::kBF16}));
   EXPECT_EQ(gpt2.at("architectures"), json({"GPT2LMHeadModel"}));
   EXPECT_EQ(gpt2.at("eos_token_id"), 60);
   EXPECT_EQ(gpt2.at("attn_pdrop"), 0.25);

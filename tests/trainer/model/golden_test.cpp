@@ -217,6 +217,15 @@ TEST_P(GoldenModel, StaysNearPyTorchsFp32InBf16) {
   golden.expect_flat("gradient", golden.reducer.gradient(), 0.1);
 }
 
+// fp16 keeps 11 bits. The gradient is of the sum over the tokens, which needs no scale here.
+TEST_P(GoldenModel, StaysNearPyTorchsFp32InFp16) {
+  Golden golden(GetParam(), Precision::kFp16);
+  EXPECT_LT(logits_error(golden, golden.expected("logits")), 0.004);
+  const Loss loss = golden.compute_gradient();
+  EXPECT_NEAR(loss.sum() / static_cast<double>(loss.count), static_cast<double>(golden.expected("loss")[0]), 0.0025);
+  golden.expect_flat("gradient", golden.reducer.gradient(), 0.0125);
+}
+
 // Pairs of answers: make_preference.py made the file.
 class GoldenPreference : public testing::TestWithParam<const char*> {};
 

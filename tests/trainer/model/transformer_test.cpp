@@ -49,7 +49,7 @@ TEST_P(TransformerTest, GivesTheSameBitsEachTimeAndOnAnyNumberOfThreads) {
 }
 
 TEST_P(TransformerTest, TakesNoMemoryFromTheSystemInASteadyStep) {
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kFp16}) {
     const auto trainee = make_trainee(architecture(), precision);
     static_cast<void>(trainee->compute_gradient({.probability = 0.1F}));
     const std::size_t reserved = trainee->arena.reserved_bytes();
@@ -178,7 +178,7 @@ TEST_P(TransformerTest, FinishesGradientsInTheOrderOfTheLayout) {
 }
 
 TEST_P(TransformerTest, GivesTheSameBitsWhateverIsRecomputed) {
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kFp16}) {
     for (const float probability : {0.0F, 0.2F}) {
       std::vector<float> gradient;
       double loss = 0;
@@ -297,7 +297,7 @@ TEST_P(TransformerTest, DrawsForEachSequenceOfARow) {
 // What preferences rest on: before any training the model with adapters is the one without, to the bit.
 TEST_P(TransformerTest, BeginsWithAdaptersThatSayNothing) {
   for (const bool dora : {false, true}) {
-    for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kFp16}) {
       TuneConfig tune;
       tune.method = TuneMethod::kLora;
       tune.rank = 3;

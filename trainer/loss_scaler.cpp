@@ -1,0 +1,36 @@
+#include "trainer/loss_scaler.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace lockstep {
+
+LossScaler::LossScaler(const TrainConfig& config)
+    : is_on_(config.precision == Precision::kFp16), window_(config.loss_scale_window) {
+  if (is_on_) {
+    assert(config.loss_scale > 0);
+    state_.scale = config.loss_scale;
+  }
+}
+
+bool LossScaler::lower() {
+  if (!is_on_ || state_.scale <= kLeast) {
+    return false;
+  }
+  state_ = {state_.scale / 2, 0};
+  return true;
+}
+
+void LossScaler::count_step() {
+  if (is_on_ && ++state_.steps == window_) {
+    state_ = {std::min(2 * state_.scale, kMost), 0};
+  }
+}
+
+void LossScaler::restore(const State& state) {
+  if (is_on_) {
+    state_ = state;
+  }
+}
+
+}  // namespace lockstep
