@@ -9,8 +9,8 @@ Run by hand: the tests need no Python packages. For each checkpoint it expects
 
   - no missing, unexpected or mismatched weight, and no warning at all, from AutoModelForCausalLM;
   - that AutoTokenizer gives the token ids of the packed dataset for its own decoded text;
-  - the loss of `lockstep eval` on the first samples of the dataset, within 1e-4 (1e-2 for weights in bf16, which
-    transformers computes with in bf16 here);
+  - the loss of `lockstep eval` on the first samples of the dataset, within 1e-4 (1e-2 for weights in bf16, 2e-3 in fp16,
+    which transformers computes with in bf16 and fp16 here);
   - the continuation of `lockstep generate --temperature 0`.
 
 Last run with transformers 5.23.0 and torch 2.6.0.
@@ -78,14 +78,14 @@ def check(lockstep, data, checkpoint):
     with torch.no_grad():
         logits = model(input_ids=inputs).logits.float()
     theirs = F.cross_entropy(logits.reshape(targets.numel(), -1), targets).item()
-    bf16 = model.dtype == torch.bfloat16
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(model.dtype, "fp32")
     ours = json.loads(run(lockstep, "eval", "--json", "--model", checkpoint, "--data", data, "--batch-size", str(SAMPLES),
-                          "--batches", "1", "--precision", "bf16" if bf16 else "fp32"))["loss"]
-    tolerance = 1e-2 if bf16 else 1e-4
+                          "--batches", "1", "--precision", precision))["loss"]
+    tolerance = {"bf16": 1e-2, "fp16": 2e-3, "fp32": 1e-4}[precision]
     if not abs(ours - theirs) < tolerance:
         problems.append(f"loss {theirs}, lockstep says {ours}")
 
-    if not bf16:
+    if precision == "fp32":
         prompt = tokenizer.decode(tokens[:16])
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         continued = model.generate(**ids, max_new_tokens=CONTINUATION, do_sample=False,
