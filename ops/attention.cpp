@@ -31,6 +31,9 @@ AttentionShape shape_of(const Tensor& qkv, const SelfAttention& attention) {
           qkv.shape(), attention.heads, attention.kv_heads);
   require(!attention.lengths.empty() || (attention.batch > 0 && qkv.rows() % attention.batch == 0),
           "self_attention: {} rows are no batch of {}", qkv.rows(), attention.batch);
+  if (!attention.lengths.empty()) {
+    check_sequences("self_attention", qkv.rows(), attention.lengths);
+  }
   AttentionShape shape;
   shape.batch = attention.lengths.empty() ? attention.batch : 1;
   shape.query_length = qkv.rows() / shape.batch;
@@ -47,44 +50,6 @@ RowsView rows_of(const Tensor& x, const AttentionShape& shape) {
   return {x.data(), x.dim(-1), x.dim(-1) * shape.query_length};
 }
 
-// What one call of the kernels works on: some of the rows of qkv and of the result.
-struct SequencePart {
-  SequenceRows place;
-  AttentionShape shape;
-  Dropout dropout;
-  Tensor qkv;          // its rows
-  Tensor out;          // likewise
-  Tensor log_sum_exp;  // [batch, heads, length]; undefined when no gradient will be asked for
-};
-
-// Each sequence draws from a stream of its own.
-RandomKey key_of_sequence(RandomKey key, std::uint64_t index) {
-  const std::uint64_t mixed = mix64((std::uint64_t{key.k1} << 32 | key.k0) + index);
-  return index == 0 ? key : RandomKey{static_cast<std::uint32_t>(mixed), static_cast<std::uint32_t>(mixed >> 32)};
-}
-
-// `log_sum_exp` is [rows, heads] or undefined: the parts of it follow one another as their rows do.
-template <typename Call>
-void for_each_part(const AttentionShape& all, const SelfAttention& attention, const Tensor& qkv, const Tensor& out,
-                   const Tensor& log_sum_exp, const Call& call) {
-  for_each_sequence("self_attention", qkv.rows(), all.query_length, attention.lengths, [&](const SequenceRows& rows) {
-    SequencePart part;
-    part.place = rows;
-    part.shape = all;
-    part.shape.batch = rows.batch;
-    part.shape.query_length = part.shape.key_length = part.shape.key_capacity = rows.length;
-    part.shape.varies = !attention.lengths.empty();
-    part.dropout = {attention.dropout.probability, key_of_sequence(attention.dropout.key, rows.index)};
-    const std::int64_t count = rows.batch * rows.length;
-    part.qkv = qkv.slice(rows.begin, count);
-    part.out = out.slice(rows.begin, count);
-    if (log_sum_exp.is_defined()) {
-      part.log_sum_exp = log_sum_exp.slice(rows.begin, count).reshaped({rows.batch, all.heads, rows.length});
-    }
-    call(part);
-  });
-}
-
 }  // namespace
 
 // With S = scale q k^T under the causal mask, P = softmax(S), out = P v and delta = the row sums of dout * out:
@@ -95,40 +60,36 @@ Tensor self_attention(Tape& tape, const Tensor& qkv, const SelfAttention& attent
   const Tensor rows = qkv.reshaped({qkv.rows(), qkv.dim(-1)});
   const Tensor out = tape.make_output({qkv.rows(), shape.heads * shape.head_dim}, qkv.dtype(), {&qkv});
   const bool trains = tape.is_recording() && Gradients::wants(out);
-  const Tensor log_sum_exp = trains ? tape.make({qkv.rows(), shape.heads}, DType::kF32) : Tensor();
-  for_each_part(shape, attention, rows, out, log_sum_exp, [&](const SequencePart& part) {
-    const Packed parts = parts_of(part.qkv, part.shape);
-    tape.backend().attention_forward({.shape = part.shape,
-                                      .dtype = qkv.dtype(),
-                                      .q = parts.q,
-                                      .k = parts.k,
-                                      .v = parts.v,
-                                      .dropout = part.dropout,
-                                      .out = rows_of(part.out, part.shape),
-                                      .log_sum_exp = part.log_sum_exp});
-  });
+  const Tensor log_sum_exp = trains ? tape.make({shape.batch, shape.heads, shape.query_length}, DType::kF32) : Tensor();
+  const Packed parts = parts_of(rows, shape);
+  tape.backend().attention_forward({.shape = shape,
+                                    .dtype = qkv.dtype(),
+                                    .q = parts.q,
+                                    .k = parts.k,
+                                    .v = parts.v,
+                                    .dropout = attention.dropout,
+                                    .out = rows_of(out, shape),
+                                    .log_sum_exp = log_sum_exp,
+                                    .lengths = attention.lengths});
 
   tape.record(out, {}, [qkv, rows, out, log_sum_exp, shape, attention](Gradients& gradients) {
     const Tensor dout = gradients.take(out);
     const Tensor dqkv = gradients.make(qkv.shape(), qkv.dtype());
-    for_each_part(shape, attention, rows, out, log_sum_exp, [&](const SequencePart& part) {
-      const std::int64_t first = part.place.begin;
-      const std::int64_t count = part.place.batch * part.place.length;
-      const Packed parts = parts_of(part.qkv, part.shape);
-      const Packed dparts = parts_of(dqkv.reshaped(rows.shape()).slice(first, count), part.shape);
-      gradients.backend().attention_backward({.shape = part.shape,
-                                              .dtype = qkv.dtype(),
-                                              .q = parts.q,
-                                              .k = parts.k,
-                                              .v = parts.v,
-                                              .out = rows_of(part.out, part.shape),
-                                              .dout = rows_of(dout.slice(first, count), part.shape),
-                                              .dropout = part.dropout,
-                                              .log_sum_exp = part.log_sum_exp,
-                                              .dq = dparts.q,
-                                              .dk = dparts.k,
-                                              .dv = dparts.v});
-    });
+    const Packed values = parts_of(rows, shape);
+    const Packed slopes = parts_of(dqkv.reshaped(rows.shape()), shape);
+    gradients.backend().attention_backward({.shape = shape,
+                                            .dtype = qkv.dtype(),
+                                            .q = values.q,
+                                            .k = values.k,
+                                            .v = values.v,
+                                            .out = rows_of(out, shape),
+                                            .dout = rows_of(dout, shape),
+                                            .dropout = attention.dropout,
+                                            .log_sum_exp = log_sum_exp,
+                                            .dq = slopes.q,
+                                            .dk = slopes.k,
+                                            .dv = slopes.v,
+                                            .lengths = attention.lengths});
     gradients.add(qkv, dqkv);
   });
   return out;
@@ -168,11 +129,8 @@ Tensor cached_attention(Tape& tape, const Tensor& qkv, const CachedAttention& at
 namespace {
 
 void rotate(Backend& backend, const RotaryEmbedding& rotary, const Tensor& qkv, bool inverse) {
-  const Tensor rows = qkv.reshaped({qkv.rows(), qkv.dim(-1)});
-  for_each_sequence("rotary_embedding", rows.rows(), rotary.sequence, rotary.lengths, [&](const SequenceRows& part) {
-    backend.rope({rotary.lengths.empty() ? rows : rows.slice(part.begin, part.length), rotary.heads, rotary.head_dim,
-                  part.length, rotary.first_position, rotary.inverse_frequency, inverse});
-  });
+  backend.rope({qkv.reshaped({qkv.rows(), qkv.dim(-1)}), rotary.heads, rotary.head_dim, rotary.sequence,
+                rotary.first_position, rotary.inverse_frequency, inverse, rotary.lengths});
 }
 
 }  // namespace
@@ -186,6 +144,9 @@ Tensor rotary_embedding(Tape& tape, const Tensor& qkv, const RotaryEmbedding& ro
   require(rotary.inverse_frequency.shape() == Shape{rotary.head_dim / 2},
           "rotary_embedding: frequencies {}, expected [{}]", rotary.inverse_frequency.shape(), rotary.head_dim / 2);
 
+  if (!rotary.lengths.empty()) {
+    check_sequences("rotary_embedding", qkv.rows(), rotary.lengths);
+  }
   require(rotary.inverse_frequency.device().kind == DeviceKind::kCpu,
           "rotary_embedding: the frequencies lie on a GPU, expected the host");
 

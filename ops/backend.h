@@ -128,9 +128,11 @@ struct AttentionShape {
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
-  float scale = 1;      // of the scores, 1 / sqrt(head_dim)
-  bool varies = false;  // the lengths are one call's: what is prepared for them would seldom be used again
+  float scale = 1;  // of the scores, 1 / sqrt(head_dim)
 };
+
+// How long sequences are that follow one another without a gap.
+using SequenceLengths = std::span<const std::int64_t>;
 
 struct RowsView {
   void* data = nullptr;
@@ -145,6 +147,10 @@ struct AttentionForward {
   Dropout dropout;     // on the probabilities
   RowsView out;        // [batch, query_length, heads * head_dim]
   Tensor log_sum_exp;  // out [batch, heads, query_length] f32; undefined when no gradient will be asked for
+  // Where it is not empty, the rows are these sequences', attention stays within each, and the shape is that of all of
+  // them as one: batch 1, query_length their sum. log_sum_exp then holds [heads, length] of one after another. Each
+  // drops by a stream of its own: key_of_sequence() in ops/sequences.h.
+  SequenceLengths lengths = {};
 };
 
 struct AttentionBackward {
@@ -153,12 +159,13 @@ struct AttentionBackward {
   RowsView q, k, v, out, dout;
   Dropout dropout;
   Tensor log_sum_exp;
-  RowsView dq, dk, dv;  // out
+  RowsView dq, dk, dv;           // out
+  SequenceLengths lengths = {};  // as above
 };
 
 // Rotary position embedding (Su et al. 2021), the "rotate half" form of Llama: pairs (i, i + head_dim / 2).
 // In place on `heads` vectors of head_dim at the start of each row; row r has position first_position + r %
-// rows_per_sequence.
+// rows_per_sequence, or, where there are lengths, first_position + its place in its sequence.
 struct Rope {
   Tensor rows;  // [N, row width] working dtype
   std::int64_t heads = 0;
@@ -167,6 +174,7 @@ struct Rope {
   std::int64_t first_position = 0;
   Tensor inverse_frequency;  // [head_dim / 2] f32, on the host
   bool inverse = false;      // rotate back: the gradient
+  SequenceLengths lengths = {};
 };
 
 // One chunk of the head: row i of `logits` becomes d(loss)/d(logits) = scale * (softmax - onehot(target)), and

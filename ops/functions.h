@@ -57,9 +57,8 @@ struct Decomposed {
 // The norms: [the parts' columns], in the dtype of the weight.
 [[nodiscard]] Tensor norms_of(Tape& tape, const Linear& layer, const LowRank& adapters);
 
-// The rows of sequences that follow one another and differ in length; they add up to all rows. Empty: all have the
-// same. Must stay valid until backward() has run.
-using SequenceLengths = std::span<const std::int64_t>;
+// SequenceLengths are of sequences that add up to all rows; empty: all have the same length. They must stay valid until
+// backward() has run.
 
 // x[N, C] = tokens_table[tokens[n]] + positions_table[n % sequence]; positions_table[P, C] may be undefined. Token ids
 // are checked against the table.

@@ -16,6 +16,7 @@
 #include "ops/cpu/optimizer.h"
 #include "ops/cpu/reduce.h"
 #include "ops/cpu/rope.h"
+#include "ops/sequences.h"
 
 namespace lockstep {
 namespace {
@@ -70,10 +71,10 @@ class CpuBackend final : public Backend {
   void norm_backward(const NormBackward& norm) override { cpu::norm_backward(norm, pool_); }
 
   void attention_forward(const AttentionForward& attention) override {
-    cpu::attention_forward(attention, gemms_, pool_);
+    for_each_sequence(attention, [this](const AttentionForward& one) { cpu::attention_forward(one, gemms_, pool_); });
   }
   void attention_backward(const AttentionBackward& attention) override {
-    cpu::attention_backward(attention, gemms_, pool_);
+    for_each_sequence(attention, [this](const AttentionBackward& one) { cpu::attention_backward(one, gemms_, pool_); });
   }
 
   void copy_rows(const RowsView& from, const RowsView& to, std::int64_t rows, std::int64_t columns,

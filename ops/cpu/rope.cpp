@@ -1,5 +1,7 @@
 #include "ops/cpu/rope.h"
 
+#include <algorithm>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/cpu/rope.cpp"
 #include <hwy/foreach_target.h>
@@ -94,7 +96,8 @@ void rope_kernel(const Rope& rope, ThreadPool& pool) {
   const auto rows = static_cast<std::size_t>(rope.rows.rows());
   const auto width = static_cast<std::size_t>(rope.rows.dim(-1));
   const auto half = static_cast<std::size_t>(rope.head_dim / 2);
-  const auto positions = std::min(static_cast<std::size_t>(rope.rows_per_sequence), rows);
+  const std::int64_t longest = rope.lengths.empty() ? rope.rows_per_sequence : std::ranges::max(rope.lengths);
+  const auto positions = std::min(static_cast<std::size_t>(longest), rows);
   // One table for all sequences and heads: for each position its sines, then its cosines. Backwards is the negative
   // angle.
   const std::span<float> table = scratch<float>(positions * 2 * half);
@@ -108,19 +111,30 @@ void rope_kernel(const Rope& rope, ThreadPool& pool) {
     }
   });
 
-  const Chunks chunks = chunks_of_rows(rope.rows.rows(), rope.heads * rope.head_dim);
-  with_working_type(rope.rows.dtype(), [&](auto type) {
-    using T = decltype(type);
-    pool.parallel_for(chunks.count(), [&](std::size_t chunk) {
-      for (std::size_t row = chunks.begin(chunk); row < chunks.begin(chunk) + chunks.size(chunk); ++row) {
-        const float* sines = table.data() + row % positions * 2 * half;
-        for (std::int64_t head = 0; head < rope.heads; ++head) {
-          rotate(half, sines, sines + half,
-                 rope.rows.data<T>() + row * width + static_cast<std::size_t>(head * rope.head_dim));
+  const auto rotate_rows = [&](std::size_t first, std::size_t count, std::size_t length) {
+    const Chunks chunks = chunks_of_rows(static_cast<std::int64_t>(count), rope.heads * rope.head_dim);
+    with_working_type(rope.rows.dtype(), [&](auto type) {
+      using T = decltype(type);
+      pool.parallel_for(chunks.count(), [&](std::size_t chunk) {
+        for (std::size_t row = chunks.begin(chunk); row < chunks.begin(chunk) + chunks.size(chunk); ++row) {
+          const float* sines = table.data() + row % length * 2 * half;
+          for (std::int64_t head = 0; head < rope.heads; ++head) {
+            rotate(half, sines, sines + half,
+                   rope.rows.data<T>() + (first + row) * width + static_cast<std::size_t>(head * rope.head_dim));
+          }
         }
-      }
+      });
     });
-  });
+  };
+  if (rope.lengths.empty()) {
+    rotate_rows(0, rows, positions);
+    return;
+  }
+  std::size_t first = 0;
+  for (const std::int64_t length : rope.lengths) {
+    rotate_rows(first, static_cast<std::size_t>(length), static_cast<std::size_t>(length));
+    first += static_cast<std::size_t>(length);
+  }
 }
 
 }  // namespace

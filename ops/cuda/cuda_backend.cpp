@@ -19,6 +19,7 @@
 #include "ops/cuda/reduce.h"
 #include "ops/cuda/scratch.h"
 #include "ops/cuda/sdpa.h"
+#include "ops/sequences.h"
 
 namespace lockstep {
 namespace {
@@ -83,14 +84,15 @@ class CudaBackend final : public Backend {
 
   void attention_forward(const AttentionForward& attention) override {
     check_width(attention.shape);
-    if (!sdpa_ || attention.shape.varies || !sdpa_->forward(attention)) {
-      cuda::attention_forward(attention, stream());
+    if (!sdpa_ || !attention.lengths.empty() || !sdpa_->forward(attention)) {
+      for_each_sequence(attention, [](const AttentionForward& one) { cuda::attention_forward(one, stream()); });
     }
   }
   void attention_backward(const AttentionBackward& attention) override {
     check_width(attention.shape);
-    if (!sdpa_ || attention.shape.varies || !sdpa_->backward(attention)) {
-      cuda::attention_backward(attention, scratch_, stream());
+    if (!sdpa_ || !attention.lengths.empty() || !sdpa_->backward(attention)) {
+      for_each_sequence(attention,
+                        [this](const AttentionBackward& one) { cuda::attention_backward(one, scratch_, stream()); });
     }
   }
 
@@ -104,7 +106,15 @@ class CudaBackend final : public Backend {
   void rope(const Rope& rope) override {
     require(rope.head_dim <= cuda::kWidestRotaryHead,
             "rotary_embedding: heads of {}; on a GPU they are at most {} wide", rope.head_dim, cuda::kWidestRotaryHead);
-    cuda::rope(rope, stream());
+    for_each_sequence("rotary_embedding", rope.rows.rows(), rope.rows_per_sequence, rope.lengths,
+                      [&rope](const SequenceRows& sequence) {
+                        Rope one = rope;
+                        if (!rope.lengths.empty()) {
+                          one.rows = rope.rows.slice(sequence.begin, sequence.length);
+                          one.rows_per_sequence = sequence.length;
+                        }
+                        cuda::rope(one, stream());
+                      });
   }
   void dropout(const Dropout& dropout, const Tensor& x, const Tensor& y) override {
     cuda::dropout(dropout, x, y, stream());

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "op_harness.h"
+#include "ops/sequences.h"
 #include "reference.h"
 
 namespace lockstep::test {
@@ -43,7 +45,13 @@ class AttentionTest : public OpTest {
   // Attention in memory whose rows have `more` elements than they need.
   class Run {
    public:
-    Run(const Case& c, const Inputs& inputs, std::int64_t more) : case_(c), more_(more), graph_(GetParam()) {
+    // `lengths`: of sequences that the case's rows fall into. Without, sequences of one length are told likewise where
+    // they may be: cuDNN, which takes no such sequences, is not what is tested here.
+    Run(const Case& c, const Inputs& inputs, std::int64_t more, std::vector<std::int64_t> lengths = {})
+        : case_(c), more_(more), lengths_(std::move(lengths)), graph_(GetParam()) {
+      if (lengths_.empty() && c.query_length == c.key_length && c.dropout == 0) {
+        lengths_.assign(static_cast<std::size_t>(c.batch), c.key_length);
+      }
       qkv_ = make(c.rows(), c.width(), inputs.qkv);
       dqkv_ = make(c.rows(), c.width(), Values(inputs.qkv.size(), kUnused));
       out_ = make(queries(), c.out_width(), Values(inputs.dout.size(), kUnused));
@@ -60,7 +68,8 @@ class AttentionTest : public OpTest {
                                           .v = keys_of(qkv_, 1),
                                           .dropout = dropout(),
                                           .out = rows_of(out_),
-                                          .log_sum_exp = keeps_log_sum_exp ? log_sum_exp_ : Tensor()});
+                                          .log_sum_exp = keeps_log_sum_exp ? log_sum_exp_ : Tensor(),
+                                          .lengths = lengths_});
     }
     void backward() {
       graph_.backend().attention_backward({.shape = shape(),
@@ -74,7 +83,8 @@ class AttentionTest : public OpTest {
                                            .log_sum_exp = log_sum_exp_,
                                            .dq = queries_of(dqkv_),
                                            .dk = keys_of(dqkv_, 0),
-                                           .dv = keys_of(dqkv_, 1)});
+                                           .dv = keys_of(dqkv_, 1),
+                                           .lengths = lengths_});
     }
     // What forward() leaves for backward().
     void take_from(const Run& other) {
@@ -91,15 +101,15 @@ class AttentionTest : public OpTest {
    private:
     [[nodiscard]] std::int64_t queries() const { return case_.batch * case_.query_length; }
     [[nodiscard]] AttentionShape shape() const {
-      return {.batch = case_.batch,
-              .query_length = case_.query_length,
-              .key_length = case_.key_length,
-              .key_capacity = case_.key_length,
+      const std::int64_t sequences = lengths_.empty() ? 1 : case_.batch;  // that are one batch entry
+      return {.batch = case_.batch / sequences,
+              .query_length = case_.query_length * sequences,
+              .key_length = case_.key_length * sequences,
+              .key_capacity = case_.key_length * sequences,
               .heads = case_.heads,
               .kv_heads = case_.kv_heads,
               .head_dim = case_.head_dim,
-              .scale = 1.0F / std::sqrt(static_cast<float>(case_.head_dim)),
-              .varies = true};
+              .scale = 1.0F / std::sqrt(static_cast<float>(case_.head_dim))};
     }
 
     [[nodiscard]] Tensor make(std::int64_t rows, std::int64_t width, const Values& values) {
@@ -140,6 +150,7 @@ class AttentionTest : public OpTest {
 
     Case case_;
     std::int64_t more_;
+    std::vector<std::int64_t> lengths_;
     Graph graph_;
     Tensor qkv_, dqkv_, out_, dout_, log_sum_exp_;
   };
@@ -237,6 +248,41 @@ TEST_P(AttentionTest, GivesTheSameWhetherOrNotAGradientWillBeAskedFor) {
   forgotten.forward(false);
   EXPECT_EQ(forgotten.out(), kept.out());
   EXPECT_EQ(forgotten.log_sum_exp(), Values(40, kUnused));
+}
+
+// Sequences shorter and longer than a tile, which begin anywhere.
+TEST_P(AttentionTest, StaysWithinEachSequence) {
+  for (const Case& c : {Case{1, 0, 0, 4, 2, 64}, Case{1, 0, 0, 2, 1, 24, 0.3F}, Case{1, 0, 0, 1, 1, 128, 0.3F}}) {
+    const std::vector<std::int64_t> lengths = {3, 130, 1, 64, 17, 70};
+    Case all = c;
+    all.query_length = all.key_length = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+    SCOPED_TRACE(all.name());
+    const Inputs inputs = inputs_of(all);
+    Run wide(all, inputs, kWide, lengths);
+    wide.forward();
+    wide.backward();
+    Run odd(all, inputs, kOdd, lengths);
+    odd.forward();
+    odd.backward();
+    Expected expected_values;
+    std::int64_t begin = 0;
+    for (std::size_t i = 0; i < lengths.size(); ++i) {
+      Case one = all;
+      one.query_length = one.key_length = lengths[i];
+      const auto rows = [&](const Values& values, std::int64_t width) {
+        return Values(values.begin() + begin * width, values.begin() + (begin + lengths[i]) * width);
+      };
+      const Expected part = expected(one, {rows(inputs.qkv, all.width()), rows(inputs.dout, all.out_width())},
+                                     {c.dropout, key_of_sequence(wide.dropout().key, i)});
+      expected_values.out.insert(expected_values.out.end(), part.out.begin(), part.out.end());
+      expected_values.gradient.insert(expected_values.gradient.end(), part.gradient.begin(), part.gradient.end());
+      begin += lengths[i];
+    }
+    for (const Run* run : {&wide, &odd}) {
+      EXPECT_TRUE(near(run->out(), expected_values.out, tolerance(2)));
+      expect_near_gradient(run->gradient(), expected_values.gradient, 4);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Ops, AttentionTest, testing::ValuesIn(all_platforms()), name_of_platform);
