@@ -2,7 +2,7 @@
 // columns: see reduce.cuh.
 #include <algorithm>
 
-#include "base/random.h"
+#include "ops/cuda/dropout.cuh"
 #include "ops/cuda/norm.h"
 #include "ops/cuda/reduce.cuh"
 
@@ -39,16 +39,17 @@ __device__ Values<N> sum_at(const ForwardRows<T>& args, std::int64_t row, int co
   if (args.branch == nullptr) {
     return x;
   }
-  const Values<N> branch = load<N>(args.branch + i);
+  Values<N> branch = load<N>(args.branch + i);
+  if (args.dropout.probability > 0) {
+    const Values<N> factors = dropout_factors<N>(args.dropout, args.factor, i);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      branch.v[k] = factors.v[k] == 0 ? 0.0F : branch.v[k] * factors.v[k];
+    }
+  }
 #pragma unroll
   for (int k = 0; k < N; ++k) {
-    float b = branch.v[k];
-    if (args.dropout.probability > 0) {
-      const auto element = static_cast<std::uint64_t>(i + k);
-      const auto words = philox(args.dropout.key, element / 4);
-      b = uniform_float(words[element % 4]) >= args.dropout.probability ? b * args.factor : 0.0F;
-    }
-    x.v[k] = rounded<T>(x.v[k] + b);
+    x.v[k] = rounded<T>(x.v[k] + branch.v[k]);
   }
   store(x, args.sum + i);
   return x;
@@ -270,8 +271,10 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-template <typename T, int kPacks, bool kHasMean>
+// Rows that are too long for sums in registers.
+template <typename T, bool kHasMean>
 __global__ void backward_by_warp(const __grid_constant__ BackwardRows<T> args) {
+  constexpr int kPacks = kMostPacks;
   const std::int64_t row = std::int64_t{blockIdx.x} * (kBlock / kWarp) + threadIdx.x / kWarp;
   if (row >= args.rows) {
     return;
@@ -383,7 +386,7 @@ void launch_forward(const ForwardRows<T>& args, bool aligned, cudaStream_t strea
   }
 }
 
-// Whether the rows are short enough for sums in registers.
+// Of rows that are short enough for sums in registers.
 constexpr int kMostPacksWithSums = 4;
 constexpr std::int64_t kSumBlocks = 264;
 template <typename T, bool kHasMean>
@@ -406,12 +409,10 @@ bool launch_backward_with_sums(const BackwardRows<T>& args, const ColumnSums& su
 
 template <typename T, bool kHasMean>
 void launch_backward(const BackwardRows<T>& args, bool aligned, cudaStream_t stream) {
-  const bool by_warp = aligned && with_packs(args.columns, [&](auto packs) {
-                         const auto blocks = static_cast<unsigned>(divided_up(args.rows, kBlock / kWarp));
-                         launch("norm's gradient", backward_by_warp<T, decltype(packs)::value, kHasMean>,
-                                {blocks, kBlock}, stream, args);
-                       });
-  if (!by_warp) {
+  if (aligned && args.columns % kPack == 0 && args.columns <= kMostPacks * kWarpColumns) {
+    const auto blocks = static_cast<unsigned>(divided_up(args.rows, kBlock / kWarp));
+    launch("norm's gradient", backward_by_warp<T, kHasMean>, {blocks, kBlock}, stream, args);
+  } else {
     launch("norm's gradient", backward_by_block<T, kHasMean>, {static_cast<unsigned>(args.rows), kBlock}, stream, args);
   }
 }
