@@ -61,9 +61,13 @@ else()
 endif()
 
 if(LOCKSTEP_HAS_CUDA)
-  # Ampere, Hopper with its own instructions, and PTX for what comes after.
+  # Turing where nvcc knows it, Ampere, Hopper with its own instructions, and PTX for what comes after.
   if(NOT CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
     set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
+    execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-code OUTPUT_VARIABLE known_cards ERROR_QUIET)
+    if(known_cards MATCHES "sm_75")
+      list(PREPEND CMAKE_CUDA_ARCHITECTURES 75-real)
+    endif()
   endif()
   enable_language(CUDA)
   # Folders that the host compiler searches by itself must not be named to it, or it finds the wrong <math.h>.

@@ -238,8 +238,9 @@ class Backend {
   };
   [[nodiscard]] virtual LogitsShape logits_shape(std::int64_t vocabulary, DType working) const = 0;
 
-  // Whether the device multiplies matrices of the working dtype itself. Where it does not, products are computed in f32
-  // and rounded: right, but slower than f32.
+  // Whether the device multiplies matrices of the working dtype itself. Where it does not, a CPU computes products in
+  // f32 and rounds them: right, but slower than f32. A GPU, as those older than Ampere with bf16, throws
+  // Error(kUnsupported).
   [[nodiscard]] virtual bool has_native(DType working) const = 0;
   // Something that costs time and that a user can change, said once; empty most of the time.
   [[nodiscard]] virtual std::string take_note() { return {}; }

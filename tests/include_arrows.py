@@ -32,7 +32,8 @@ KEPT_IN_PLACE = [
 # Slow to compile: not in a header that others build upon (one that other headers include).
 NOT_IN_HEADERS = re.compile(r"^(nlohmann/json\.hpp|CLI/|spdlog/|yaml-cpp/)")
 
-BACKEND_CHOICE = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b.*(LOCKSTEP_WITH|LOCKSTEP_HAVE|CUDA|NCCL|HAVE_MPI|HDF5)")
+# Which card nvcc compiles for at the moment is not one.
+BACKEND_CHOICE = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b.*(LOCKSTEP_WITH|LOCKSTEP_HAVE|CUDA(?!_ARCH__)|NCCL|HAVE_MPI|HDF5)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 SOURCES = {".h", ".cpp", ".cu", ".cuh"}
 
@@ -108,6 +109,7 @@ def self_test():
         ("comm/mpi/communicator.cpp", "#include <mpi.h>"),
         ("data/hdf5_file.cpp", "#include <hdf5.h>"),
         ("ops/cuda/gemm.cu", "#include <cublasLt.h>"),
+        ("ops/cuda/card.cuh", "#ifdef __CUDA_ARCH__"),
         ("trainer/config_yaml.cpp", "#include <yaml-cpp/yaml.h>"),
         ("trainer/step.h", "#include <nlohmann/json_fwd.hpp>"),
         ("tests/base/log_test.cpp", '#include "tests/support/captured_log.h"'),

@@ -4,11 +4,14 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <utility>
 
 namespace lockstep::cuda {
 namespace {
 
-constexpr int kOldestMajor = 8;  // the kernels use bf16 tensor cores
+// What the kernels are compiled for at least: Turing.
+constexpr int kOldestMajor = 7;
+constexpr int kOldestMinor = 5;
 
 std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
@@ -46,9 +49,9 @@ DeviceInfo describe(int index) {
   std::array<char, 32> bus_id{};
   static_cast<void>(cudaDeviceGetPCIBusId(bus_id.data(), bus_id.size(), index));
   info.bus_id = bus_id.data();
-  if (info.major < kOldestMajor) {
-    info.problem =
-        fmt::format("compute capability {}.{}, expected {}.0 or newer", info.major, info.minor, kOldestMajor);
+  if (std::pair(info.major, info.minor) < std::pair(kOldestMajor, kOldestMinor)) {
+    info.problem = fmt::format("compute capability {}.{}, expected {}.{} or newer", info.major, info.minor,
+                               kOldestMajor, kOldestMinor);
   }
   return info;
 }

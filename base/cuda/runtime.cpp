@@ -90,6 +90,22 @@ void use_device(int index) {
   check(cudaSetDevice(index), "device: selecting");
 }
 
+int compute_capability() {
+  int device = 0;
+  int major = 0;
+  int minor = 0;
+  check(cudaGetDevice(&device), "device: asking which");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device: asking");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "device: asking");
+  return 10 * major + minor;
+}
+
+void fail_for_want_of(std::string_view what) {
+  const int capability = compute_capability();
+  fail(ErrorCode::kUnsupported, "device: {} has compute capability {}.{} and no {}", device_name().get(),
+       capability / 10, capability % 10, what);
+}
+
 Stream::Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "device: making a stream"); }
 Stream::~Stream() { static_cast<void>(cudaStreamDestroy(stream_)); }
 void Stream::synchronize() const { check(cudaStreamSynchronize(stream_), "device: waiting"); }

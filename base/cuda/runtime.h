@@ -26,6 +26,13 @@ void check(cudaError_t status, std::string_view operation);
 // Makes GPU `index` the one that this thread's calls go to. Throws Error(kUnsupported), as devices.h explains.
 void use_device(int index);
 
+// Of the GPU in use: ten times the major number and the minor one. Throws Error(kDevice).
+[[nodiscard]] int compute_capability();
+// From this one on, a GPU has bf16, TF32 and copies to shared memory that nobody waits for.
+inline constexpr int kAmpere = 80;
+// Throws Error(kUnsupported) that says of `what` that the GPU in use does not have it, and its compute capability.
+[[noreturn]] void fail_for_want_of(std::string_view what);
+
 class Stream {
  public:
   // Does not wait for the legacy stream.

@@ -145,17 +145,27 @@ __device__ void store_rows(const float (&sums)[kRows / kSide][kDim / kSide], T* 
   }
 }
 
-template <int kDim, int kQueries, int kKeys>
+template <int kDim, bool kIsSmall>
 struct ForwardMemory {
+  static constexpr int kQueries = kDim == 256 ? 32 : 64;
+  static constexpr int kKeys = kIsSmall ? kQueries / 2 : kQueries;
   Tile<kDim, kQueries> q;
   Tile<kDim, kKeys> kv;  // keys, then values
   Weights<kQueries, kKeys> p;
 };
+template <int kDim>
+constexpr std::size_t kUsualForwardBytes = sizeof(ForwardMemory<kDim, false>);
+static_assert(kUsualForwardBytes<128> <= kAmpereSharedBytes && kUsualForwardBytes<256> <= kAmpereSharedBytes);
+static_assert(sizeof(ForwardMemory<128, true>) <= kTuringSharedBytes);
+static_assert(sizeof(ForwardMemory<256, true>) <= kTuringSharedBytes);
 
 // A block for kQueries queries of a head; the longest rows first, so that no block is left over at the end.
-template <typename T, int kDim, int kQueries, int kKeys>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ ForwardArgs<T> args) {
-  auto& memory = *reinterpret_cast<ForwardMemory<kDim, kQueries, kKeys>*>(dynamic_shared_memory());
+template <typename T, int kDim, bool kIsSmall>
+__device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
+  using Memory = ForwardMemory<kDim, kIsSmall>;
+  constexpr int kQueries = Memory::kQueries;
+  constexpr int kKeys = Memory::kKeys;
+  auto& memory = *reinterpret_cast<Memory*>(dynamic_shared_memory());
   const AttentionSizes& shape = args.sizes;
   const int x = static_cast<int>(threadIdx.x) % kSide;
   const int y = static_cast<int>(threadIdx.x) / kSide;
@@ -233,6 +243,15 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
                              shape.head_dim);
 }
 
+template <typename T, int kDim, bool kIsSmall>
+__global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ ForwardArgs<T> args) {
+  if constexpr (can_be_chosen<T, kUsualForwardBytes<kDim>, kIsSmall>()) {
+    forward<T, kDim, kIsSmall>(args);
+  } else {
+    __trap();
+  }
+}
+
 // A warp a row.
 template <typename T>
 __global__ void delta_kernel(const __grid_constant__ BackwardArgs<T> args, std::int64_t count) {
@@ -259,37 +278,53 @@ __global__ void delta_kernel(const __grid_constant__ BackwardArgs<T> args, std::
   }
 }
 
-template <int kDim, int kQueries, int kKeys>
+// What a block of a gradient's kernel works on at a time: the block's own rows, and those that it goes over. Of keys,
+// the own ones are those of k and v and the others those of q and dout; of queries, the other way round. Where tiles
+// are small, the others' take turns in one: each is loaded before it is used.
+template <int kDim, bool kIsSmall, bool kOfKeys>
 struct BackwardMemory {
-  Tile<kDim, kQueries> q;
-  Tile<kDim, kQueries> dout;
-  Tile<kDim, kKeys> k;
-  Tile<kDim, kKeys> v;
+  static constexpr int kQueries = kIsSmall && kDim == 256 ? 16 : 32;
+  static constexpr int kKeys = kIsSmall ? kQueries : kDim == 256 ? 32 : 64;
+  static constexpr bool kTakesTurns = kIsSmall;
+  Tile<kDim, kOfKeys ? kKeys : kQueries> own[2];
+  Tile<kDim, kOfKeys ? kQueries : kKeys> others[kTakesTurns ? 1 : 2];
   Weights<kQueries, kKeys> p;
   Weights<kQueries, kKeys> ds;
 };
+template <int kDim>
+constexpr std::size_t kUsualBackwardBytes = sizeof(BackwardMemory<kDim, false, true>);
+template <int kDim>
+constexpr std::size_t kSmallBackwardBytes = sizeof(BackwardMemory<kDim, true, true>);
+static_assert(kUsualBackwardBytes<32> <= kTuringSharedBytes && kSmallBackwardBytes<64> <= kTuringSharedBytes);
+static_assert(kSmallBackwardBytes<128> <= kTuringSharedBytes && kSmallBackwardBytes<256> <= kTuringSharedBytes);
 
-// p (with dropout) and ds = scale * p * (m * (dout v^T) - delta) of a tile, m being what dropout multiplies by, into
-// shared memory.
-template <typename T, int kDim, int kQueries, int kKeys>
-__device__ void recompute(BackwardMemory<kDim, kQueries, kKeys>& memory, const BackwardArgs<T>& args, int batch,
-                          int head, int first_row, int first_key) {
+// Makes way for what `load` brings, where it takes turns with what is there.
+template <bool kTakesTurns, typename Load>
+__device__ void take_turn(const Load& load) {
+  if constexpr (kTakesTurns) {
+    __syncthreads();
+    load();
+    __syncthreads();
+  }
+}
+
+// Of a tile, q k^T and dout v^T become p (with dropout) and ds = scale * p * (m * (dout v^T) - delta), m being what
+// dropout multiplies by, in shared memory.
+template <typename T, int kQueries, int kKeys, typename Memory>
+__device__ void weigh(Memory& memory, const BackwardArgs<T>& args, float (&p)[kQueries][kKeys],
+                      float (&ds)[kQueries][kKeys], int batch, int head, int first_row, int first_key) {
   const AttentionSizes& shape = args.sizes;
   const int x = static_cast<int>(threadIdx.x) % kSide;
   const int y = static_cast<int>(threadIdx.x) / kSide;
-  float p[kQueries / kSide][kKeys / kSide];
-  float ds[kQueries / kSide][kKeys / kSide];
-  dot_rows(memory.q, memory.k, p);
-  dot_rows(memory.dout, memory.v, ds);
   const std::int64_t before = shape.index_of(batch, head, 0);
 #pragma unroll
-  for (int i = 0; i < kQueries / kSide; ++i) {
+  for (int i = 0; i < kQueries; ++i) {
     const int row = first_row + y + kSide * i;
     const bool is_row = row < shape.query_length;
     const float log_sum_exp = is_row ? args.log_sum_exp[before + row] : 0;
     const float delta = is_row ? args.delta[before + row] : 0;
 #pragma unroll
-    for (int j = 0; j < kKeys / kSide; ++j) {
+    for (int j = 0; j < kKeys; ++j) {
       const int key = first_key + x + kSide * j;
       const bool sees = is_row && key < shape.visible(row) && key < shape.key_length;
       const float probability = sees ? expf(p[i][j] * shape.scale - log_sum_exp) : 0;
@@ -303,16 +338,23 @@ __device__ void recompute(BackwardMemory<kDim, kQueries, kKeys>& memory, const B
 }
 
 // A block for kKeys keys of a key head: dk and dv, over all queries of all query heads that use it, in order.
-template <typename T, int kDim, int kQueries, int kKeys>
-__global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
-  auto& memory = *reinterpret_cast<BackwardMemory<kDim, kQueries, kKeys>*>(dynamic_shared_memory());
+template <typename T, int kDim, bool kIsSmall>
+__device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
+  using Memory = BackwardMemory<kDim, kIsSmall, true>;
+  constexpr int kQueries = Memory::kQueries;
+  constexpr int kKeys = Memory::kKeys;
+  constexpr bool kTakesTurns = Memory::kTakesTurns;
+  auto& memory = *reinterpret_cast<Memory*>(dynamic_shared_memory());
+  auto& [k, v] = memory.own;
+  auto& q = memory.others[0];
+  auto& dout = memory.others[kTakesTurns ? 0 : 1];
   const AttentionSizes& shape = args.sizes;
   const int first_key = static_cast<int>(blockIdx.x) * kKeys;
   const int kv_head = static_cast<int>(blockIdx.y);
   const int batch = static_cast<int>(blockIdx.z);
   const int keys = min(kKeys, shape.key_length - first_key);
-  memory.k.load(args.k.at(batch, first_key, kv_head * shape.head_dim), args.k.row_stride, keys, shape.head_dim);
-  memory.v.load(args.v.at(batch, first_key, kv_head * shape.head_dim), args.v.row_stride, keys, shape.head_dim);
+  k.load(args.k.at(batch, first_key, kv_head * shape.head_dim), args.k.row_stride, keys, shape.head_dim);
+  v.load(args.v.at(batch, first_key, kv_head * shape.head_dim), args.v.row_stride, keys, shape.head_dim);
   float dk[kKeys / kSide][kDim / kSide] = {};
   float dv[kKeys / kSide][kDim / kSide] = {};
   const int group = shape.heads / shape.kv_heads;
@@ -321,15 +363,25 @@ __global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_con
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     for (int first_row = first_visible / kQueries * kQueries; first_row < shape.query_length; first_row += kQueries) {
       const int rows = min(kQueries, shape.query_length - first_row);
+      const auto load = [&](auto& tile, const AttentionRows<const T>& from) {
+        tile.load(from.at(batch, first_row, head * shape.head_dim), from.row_stride, rows, shape.head_dim);
+      };
       __syncthreads();
-      memory.q.load(args.q.at(batch, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
-      memory.dout.load(args.dout.at(batch, first_row, head * shape.head_dim), args.dout.row_stride, rows,
-                       shape.head_dim);
+      load(q, args.q);
+      if constexpr (!kTakesTurns) {
+        load(dout, args.dout);
+      }
       __syncthreads();
-      recompute(memory, args, batch, head, first_row, first_key);
+      float p[kQueries / kSide][kKeys / kSide];
+      float ds[kQueries / kSide][kKeys / kSide];
+      dot_rows(q, k, p);
+      take_turn<kTakesTurns>([&] { load(dout, args.dout); });
+      dot_rows(dout, v, ds);
+      weigh(memory, args, p, ds, batch, head, first_row, first_key);
       __syncthreads();
-      add_weighted_transposed(memory.p, memory.dout, dv);
-      add_weighted_transposed(memory.ds, memory.q, dk);
+      add_weighted_transposed(memory.p, dout, dv);
+      take_turn<kTakesTurns>([&] { load(q, args.q); });
+      add_weighted_transposed(memory.ds, q, dk);
     }
   }
   store_rows<kDim, kKeys>(dk, args.dk.at(batch, first_key, kv_head * shape.head_dim), args.dk.row_stride, keys,
@@ -338,65 +390,86 @@ __global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_con
                           shape.head_dim);
 }
 
+template <typename T, int kDim, bool kIsSmall>
+__global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
+  if constexpr (can_be_chosen<T, kUsualBackwardBytes<kDim>, kIsSmall>()) {
+    key_gradient<T, kDim, kIsSmall>(args);
+  } else {
+    __trap();
+  }
+}
+
 // A block for kQueries queries of a head: dq.
-template <typename T, int kDim, int kQueries, int kKeys>
-__global__ void __launch_bounds__(kThreads) query_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
-  auto& memory = *reinterpret_cast<BackwardMemory<kDim, kQueries, kKeys>*>(dynamic_shared_memory());
+template <typename T, int kDim, bool kIsSmall>
+__device__ __forceinline__ void query_gradient(const BackwardArgs<T>& args) {
+  using Memory = BackwardMemory<kDim, kIsSmall, false>;
+  constexpr int kQueries = Memory::kQueries;
+  constexpr int kKeys = Memory::kKeys;
+  constexpr bool kTakesTurns = Memory::kTakesTurns;
+  auto& memory = *reinterpret_cast<Memory*>(dynamic_shared_memory());
+  auto& [q, dout] = memory.own;
+  auto& k = memory.others[0];
+  auto& v = memory.others[kTakesTurns ? 0 : 1];
   const AttentionSizes& shape = args.sizes;
   const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kQueries;
   const int head = static_cast<int>(blockIdx.y);
   const int batch = static_cast<int>(blockIdx.z);
   const int kv_head = shape.key_head(head);
   const int rows = min(kQueries, shape.query_length - first_row);
-  memory.q.load(args.q.at(batch, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
-  memory.dout.load(args.dout.at(batch, first_row, head * shape.head_dim), args.dout.row_stride, rows, shape.head_dim);
+  q.load(args.q.at(batch, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
+  dout.load(args.dout.at(batch, first_row, head * shape.head_dim), args.dout.row_stride, rows, shape.head_dim);
   float dq[kQueries / kSide][kDim / kSide] = {};
   const int keys = min(shape.key_length, shape.visible(first_row + rows - 1));
   for (int first_key = 0; first_key < keys; first_key += kKeys) {
     const int valid = min(kKeys, keys - first_key);
+    const auto load = [&](auto& tile, const AttentionRows<const T>& from) {
+      tile.load(from.at(batch, first_key, kv_head * shape.head_dim), from.row_stride, valid, shape.head_dim);
+    };
     __syncthreads();
-    memory.k.load(args.k.at(batch, first_key, kv_head * shape.head_dim), args.k.row_stride, valid, shape.head_dim);
-    memory.v.load(args.v.at(batch, first_key, kv_head * shape.head_dim), args.v.row_stride, valid, shape.head_dim);
+    load(k, args.k);
+    if constexpr (!kTakesTurns) {
+      load(v, args.v);
+    }
     __syncthreads();
-    recompute(memory, args, batch, head, first_row, first_key);
+    float p[kQueries / kSide][kKeys / kSide];
+    float ds[kQueries / kSide][kKeys / kSide];
+    dot_rows(q, k, p);
+    take_turn<kTakesTurns>([&] { load(v, args.v); });
+    dot_rows(dout, v, ds);
+    weigh(memory, args, p, ds, batch, head, first_row, first_key);
     __syncthreads();
-    add_weighted(memory.ds, memory.k, dq);
+    take_turn<kTakesTurns>([&] { load(k, args.k); });
+    add_weighted(memory.ds, k, dq);
   }
   store_rows<kDim, kQueries>(dq, args.dq.at(batch, first_row, head * shape.head_dim), args.dq.row_stride, rows,
                              shape.head_dim);
 }
 
-// The width that a head is padded to.
-template <typename F>
-void with_width(std::int64_t head_dim, const F& f) {
-  if (head_dim <= 32) {
-    f(std::integral_constant<int, 32>{});
-  } else if (head_dim <= 64) {
-    f(std::integral_constant<int, 64>{});
-  } else if (head_dim <= 128) {
-    f(std::integral_constant<int, 128>{});
+template <typename T, int kDim, bool kIsSmall>
+__global__ void __launch_bounds__(kThreads) query_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
+  if constexpr (can_be_chosen<T, kUsualBackwardBytes<kDim>, kIsSmall>()) {
+    query_gradient<T, kDim, kIsSmall>(args);
   } else {
-    f(std::integral_constant<int, 256>{});
+    __trap();
   }
 }
 
-// What a block of a gradient's kernel works on at a time.
-template <int kDim, int kQueries, int kKeys>
-struct BackwardTiles {
-  static constexpr int kWidth = kDim;
-  static constexpr int kRowsOfQueries = kQueries;
-  static constexpr int kRowsOfKeys = kKeys;
-  static constexpr std::size_t kBytes = sizeof(BackwardMemory<kDim, kQueries, kKeys>);
-};
-
-template <typename T, typename Tiles>
-void launch_backward(const AttentionShape& shape, const BackwardArgs<T>& args, cudaStream_t stream) {
-  constexpr int kQueries = Tiles::kRowsOfQueries;
-  constexpr int kKeys = Tiles::kRowsOfKeys;
-  launch_attention("attention's gradient", key_gradient_kernel<T, Tiles::kWidth, kQueries, kKeys>,
-                   {shape.key_length, kKeys, shape.kv_heads, shape.batch, kThreads}, Tiles::kBytes, stream, args);
-  launch_attention("attention's gradient", query_gradient_kernel<T, Tiles::kWidth, kQueries, kKeys>,
-                   {shape.query_length, kQueries, shape.heads, shape.batch, kThreads}, Tiles::kBytes, stream, args);
+// Calls f with an element and the width that heads are padded to. Narrow heads of bf16 and f16 are mostly the tensor
+// cores' (attention_tensor.h): there is no width of their own for the rest.
+template <typename F>
+void with_variant(DType dtype, std::int64_t head_dim, const F& f) {
+  with_working_type(dtype, [&](auto element) {
+    constexpr int kLeast = std::is_same_v<decltype(element), float> ? 32 : 64;
+    if (head_dim <= kLeast) {
+      f(element, std::integral_constant<int, kLeast>{});
+    } else if (head_dim <= 64) {
+      f(element, std::integral_constant<int, 64>{});
+    } else if (head_dim <= 128) {
+      f(element, std::integral_constant<int, 128>{});
+    } else {
+      f(element, std::integral_constant<int, 256>{});
+    }
+  });
 }
 
 }  // namespace
@@ -410,15 +483,13 @@ void attention_forward(const AttentionForward& args, cudaStream_t stream) {
     tensor_cores::attention_forward(args, stream);
     return;
   }
-  with_working_type(args.dtype, [&](auto type) {
-    using T = decltype(type);
-    with_width(shape.head_dim, [&](auto width) {
-      constexpr int kDim = decltype(width)::value;
-      constexpr int kQueries = kDim == 256 ? 32 : 64;
-      constexpr int kKeys = kDim == 256 ? 32 : 64;
-      launch_attention("attention", forward_kernel<T, kDim, kQueries, kKeys>,
-                       {shape.query_length, kQueries, shape.heads, shape.batch, kThreads},
-                       sizeof(ForwardMemory<kDim, kQueries, kKeys>), stream, forward_args<T>(args));
+  with_variant(args.dtype, shape.head_dim, [&](auto element, auto width) {
+    with_tile_size<kUsualForwardBytes<width>>([&](auto is_small) {
+      using T = decltype(element);
+      using Memory = ForwardMemory<width, is_small>;
+      launch_attention("attention", forward_kernel<T, width, is_small>,
+                       {shape.query_length, Memory::kQueries, shape.heads, shape.batch, kThreads}, sizeof(Memory),
+                       stream, forward_args<T>(args));
     });
   });
 }
@@ -430,27 +501,27 @@ void attention_backward(const AttentionBackward& args, Scratch& scratch, cudaStr
     return;
   }
   auto* const delta = scratch.get<float>(static_cast<std::size_t>(rows));
-  with_working_type(args.dtype, [&](auto type) {
-    using T = decltype(type);
-    const BackwardArgs<T> kernel_args = backward_args<T>(args, delta);
+  with_working_type(args.dtype, [&](auto element) {
+    using T = decltype(element);
     launch("attention's gradient", delta_kernel<T>,
-           {static_cast<unsigned>(divided_up(rows, kThreads / kWarp)), kThreads}, stream, kernel_args, rows);
-    if (tensor_cores::take(args)) {
-      tensor_cores::attention_backward(args, delta, stream);
-      return;
-    }
-    with_width(shape.head_dim, [&](auto width) {
-      constexpr int kDim = decltype(width)::value;
-      using Usual = BackwardTiles<kDim, 32, kDim == 256 ? 32 : 64>;
-      if constexpr (Usual::kBytes > kLeastSharedBytes) {
-        using Small = BackwardTiles<kDim, kDim == 256 ? 16 : 32, kDim == 256 ? 16 : 32>;
-        static_assert(Small::kBytes <= kLeastSharedBytes);
-        if (Usual::kBytes > most_shared_memory()) {
-          launch_backward<T, Small>(shape, kernel_args, stream);
-          return;
-        }
-      }
-      launch_backward<T, Usual>(shape, kernel_args, stream);
+           {static_cast<unsigned>(divided_up(rows, kThreads / kWarp)), kThreads}, stream, backward_args<T>(args, delta),
+           rows);
+  });
+  if (tensor_cores::take(args)) {
+    tensor_cores::attention_backward(args, delta, stream);
+    return;
+  }
+  with_variant(args.dtype, shape.head_dim, [&](auto element, auto width) {
+    with_tile_size<kUsualBackwardBytes<width>>([&](auto is_small) {
+      using T = decltype(element);
+      using Memory = BackwardMemory<width, is_small, true>;
+      const BackwardArgs<T> kernel_args = backward_args<T>(args, delta);
+      launch_attention("attention's gradient", key_gradient_kernel<T, width, is_small>,
+                       {shape.key_length, Memory::kKeys, shape.kv_heads, shape.batch, kThreads}, sizeof(Memory), stream,
+                       kernel_args);
+      launch_attention("attention's gradient", query_gradient_kernel<T, width, is_small>,
+                       {shape.query_length, Memory::kQueries, shape.heads, shape.batch, kThreads}, sizeof(Memory),
+                       stream, kernel_args);
     });
   });
 }

@@ -1,8 +1,8 @@
 // Attention by kernels of our own, for what cuDNN does not take (sdpa.h): f32, dropout, a cache, widths and cards that
 // it does not know. Scores are computed block by block and never stored (Dao et al. 2022, "FlashAttention"); the
 // gradients of keys and of queries are computed by a kernel each, which costs two products more and needs no atomic
-// addition. Products run in f32 on the ordinary cores, or, where attention_tensor.h takes the call, in bf16 on the
-// tensor cores. What one set of kernels keeps for the gradient, the other can use.
+// addition. Products run in f32 on the ordinary cores, or, where attention_tensor.h takes the call, in the dtype
+// on the tensor cores. What one set of kernels keeps for the gradient, the other can use.
 #pragma once
 
 #include "ops/backend.h"

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <array>
+#include <type_traits>
 
 #include "base/random.h"
 #include "ops/backend.h"
+#include "ops/cuda/card.cuh"
 #include "ops/cuda/vector.cuh"
 
 namespace lockstep::cuda {
@@ -128,8 +130,39 @@ struct AttentionGrid {
   std::int64_t batch;
   unsigned threads;
 };
-// Of shared memory that a block may have on any card: what those for desktops give it.
-inline constexpr std::size_t kLeastSharedBytes = std::size_t{99} << 10;
+// A kernel's tiles are of the usual size or, on cards that have no room for those, small. A block may have this much
+// shared memory on Turing; from Ampere on (99 KiB), and at most (Hopper).
+inline constexpr std::size_t kTuringSharedBytes = std::size_t{64} << 10;
+inline constexpr std::size_t kAmpereSharedBytes = std::size_t{99} << 10;
+inline constexpr std::size_t kMostSharedBytes = std::size_t{227} << 10;
+
+// Calls f with whether tiles have to be small on the GPU in use, as a constant.
+template <std::size_t kUsualBytes, typename F>
+void with_tile_size(const F& f) {
+  static_assert(kUsualBytes <= kMostSharedBytes);
+  if constexpr (kUsualBytes > kTuringSharedBytes) {
+    if (kUsualBytes > most_shared_memory()) {
+      f(std::true_type{});
+      return;
+    }
+  }
+  f(std::false_type{});
+}
+
+// Whether a kernel for elements T with such tiles is ever launched on the cards that it is being compiled for. Those
+// that are not are left empty there. Turing knows no bf16.
+template <typename T, std::size_t kUsualBytes, bool kIsSmall>
+__device__ constexpr bool can_be_chosen() {
+  constexpr bool kFitsTuring = kUsualBytes <= kTuringSharedBytes;
+  constexpr bool kFitsAmpere = kUsualBytes <= kAmpereSharedBytes;
+  if constexpr (kIsForAnyCard) {
+    return !kIsSmall || !kFitsTuring;
+  } else if constexpr (kIsForTuring) {
+    return !std::is_same_v<T, __nv_bfloat16> && kIsSmall != kFitsTuring;
+  } else {
+    return !kIsSmall || !kFitsAmpere;
+  }
+}
 
 template <typename Args>
 void launch_attention(const char* name, void (*kernel)(Args), const AttentionGrid& grid, std::size_t shared_bytes,

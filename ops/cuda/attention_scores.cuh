@@ -14,16 +14,14 @@
 
 namespace lockstep::cuda::tensor_cores {
 
-using BF16 = __nv_bfloat16;
-
 inline constexpr float kLog2E = 1.4426950408889634F;
 
-// The rows of a block of kernels of queries: twice 16 a warp, so that what a warp reads of the other tile serves twice.
-inline constexpr int kQueryBlocks = 2;
-inline constexpr int kQueries = kTileWarps * 16 * kQueryBlocks;
-
-// The block's queries, and what its warps see of the keys. Queries after the last count for nothing.
+// The block's queries, kBlocks times 16 a warp, and what its warps see of the keys. Queries after the last count for
+// nothing.
+template <int kBlocks>
 struct QueryPlace {
+  static constexpr int kQueries = kTileWarps * 16 * kBlocks;
+
   int first_row;
   int head;
   int batch;
@@ -41,22 +39,22 @@ struct QueryPlace {
         kv_head(sizes.key_head(head)),
         rows(min(kQueries, sizes.query_length - first_row)),
         keys(sizes.visible(first_row + rows - 1)),
-        warp_row(first_row + warp_of_tile() * 16 * kQueryBlocks),
-        warp_keys(warp_row < sizes.query_length ? min(keys, sizes.visible(warp_row + 16 * kQueryBlocks - 1)) : 0) {}
+        warp_row(first_row + warp_of_tile() * 16 * kBlocks),
+        warp_keys(warp_row < sizes.query_length ? min(keys, sizes.visible(warp_row + 16 * kBlocks - 1)) : 0) {}
 
   // The lane's row of block i and half h.
   [[nodiscard]] __device__ int row(int i, int h) const { return warp_row + 16 * i + 8 * h + lane_row(); }
 };
 
 // Of a tile of scores, those of keys that lie after the query become -inf.
-template <int kColumns>
-__device__ void mask_future(float (&scores)[kQueryBlocks][kColumns / 8][4], const AttentionSizes& sizes,
-                            const QueryPlace& place, int first_key) {
+template <int kColumns, int kBlocks>
+__device__ void mask_future(float (&scores)[kBlocks][kColumns / 8][4], const AttentionSizes& sizes,
+                            const QueryPlace<kBlocks>& place, int first_key) {
   if (first_key + kColumns <= sizes.visible(place.warp_row)) {
     return;
   }
 #pragma unroll
-  for (int i = 0; i < kQueryBlocks; ++i) {
+  for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int seen = sizes.visible(place.row(i, h)) - first_key - lane_column();
@@ -89,14 +87,14 @@ struct Kept {
 };
 
 // Without dropout, all.
-template <int kColumns, bool kDropout>
-__device__ Kept<kQueryBlocks> draw_kept(const AttentionSizes& sizes, const QueryPlace& place, int first_key) {
-  Kept<kQueryBlocks> kept(!kDropout);
+template <int kColumns, bool kDropout, int kBlocks>
+__device__ Kept<kBlocks> draw_kept(const AttentionSizes& sizes, const QueryPlace<kBlocks>& place, int first_key) {
+  Kept<kBlocks> kept(!kDropout);
   if constexpr (kDropout) {
 #pragma unroll 1
     for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
-      for (int i = 0; i < kQueryBlocks; ++i) {
+      for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const std::int64_t index = sizes.index_of(place.batch, place.head, place.row(i, h));
@@ -110,25 +108,27 @@ __device__ Kept<kQueryBlocks> draw_kept(const AttentionSizes& sizes, const Query
 
 inline constexpr std::int64_t kWidest = 128;
 
-// Calls f with the width that heads are padded to, and with whether there is dropout.
+// Calls f with an element, the width that heads are padded to, and whether there is dropout.
 template <typename F>
-void with_variant(const AttentionShape& shape, const Dropout& dropout, const F& f) {
-  const auto with_width = [&](auto has_dropout) {
+void with_variant(DType dtype, const AttentionShape& shape, const Dropout& dropout, const F& f) {
+  const auto with_width = [&](auto element, auto has_dropout) {
     if (shape.head_dim <= 32) {
-      f(std::integral_constant<int, 32>{}, has_dropout);
+      f(element, std::integral_constant<int, 32>{}, has_dropout);
     } else if (shape.head_dim <= 64) {
-      f(std::integral_constant<int, 64>{}, has_dropout);
+      f(element, std::integral_constant<int, 64>{}, has_dropout);
     } else if (shape.head_dim <= 96) {
-      f(std::integral_constant<int, 96>{}, has_dropout);
+      f(element, std::integral_constant<int, 96>{}, has_dropout);
     } else {
-      f(std::integral_constant<int, kWidest>{}, has_dropout);
+      f(element, std::integral_constant<int, kWidest>{}, has_dropout);
     }
   };
-  if (dropout.probability > 0) {
-    with_width(std::true_type{});
-  } else {
-    with_width(std::false_type{});
-  }
+  with_narrow_type(dtype, [&](auto element) {
+    if (dropout.probability > 0) {
+      with_width(element, std::true_type{});
+    } else {
+      with_width(element, std::false_type{});
+    }
+  });
 }
 
 }  // namespace lockstep::cuda::tensor_cores

@@ -9,28 +9,35 @@
 namespace lockstep::cuda::tensor_cores {
 namespace {
 
-template <int kDim>
+// Twice 16 rows a warp, so that what a warp reads of the other tile serves twice.
+constexpr int kBlocks = 2;
+constexpr int kQueries = QueryPlace<kBlocks>::kQueries;
+
+template <typename T, int kDim, bool kIsSmall>
 struct ForwardMemory {
-  static constexpr int kKeys = 64;
-  Tile<kDim, kQueries> q;
-  Tile<kDim, kKeys> k;
-  Tile<kDim, kKeys> v;
+  static constexpr int kKeys = kIsSmall ? 32 : 64;
+  Tile<T, kDim, kQueries> q;
+  Tile<T, kDim, kKeys> k;
+  Tile<T, kDim, kKeys> v;
 };
+template <int kDim>
+constexpr std::size_t kUsualBytes = sizeof(ForwardMemory<__half, kDim, false>);
+static_assert(kUsualBytes<kWidest> <= kAmpereSharedBytes);
+static_assert(sizeof(ForwardMemory<__half, kWidest, true>) <= kTuringSharedBytes);
 
 // Of each of the lane's rows. `sum` is the lane's share, which the other three lanes' are added to at the end.
 struct RunningSoftmax {
-  float largest[kQueryBlocks][2];
-  float sum[kQueryBlocks][2];
+  float largest[kBlocks][2];
+  float sum[kBlocks][2];
 };
 
 // scores become 2^(scale (score - largest)), `scale` being that of a power of two, or 0 where they are not kept; what
 // was added up is brought to the new largest.
 template <int kDim, int kColumns>
-__device__ void exponentiate(float (&scores)[kQueryBlocks][kColumns / 8][4], float scale,
-                             const Kept<kQueryBlocks>& kept, RunningSoftmax& softmax,
-                             float (&out)[kQueryBlocks][kDim / 8][4]) {
+__device__ void exponentiate(float (&scores)[kBlocks][kColumns / 8][4], float scale, const Kept<kBlocks>& kept,
+                             RunningSoftmax& softmax, float (&out)[kBlocks][kDim / 8][4]) {
 #pragma unroll
-  for (int i = 0; i < kQueryBlocks; ++i) {
+  for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float before = softmax.largest[i][h];
@@ -64,13 +71,13 @@ __device__ void exponentiate(float (&scores)[kQueryBlocks][kColumns / 8][4], flo
 }
 
 // A block for kQueries queries of a head.
-template <int kDim, bool kDropout>
-__global__ void __launch_bounds__(kTileThreads) forward_kernel(const __grid_constant__ ForwardArgs<BF16> args) {
-  constexpr int kKeys = ForwardMemory<kDim>::kKeys;
-  auto& memory = *reinterpret_cast<ForwardMemory<kDim>*>(dynamic_shared_memory());
+template <typename T, int kDim, bool kDropout, bool kIsSmall>
+__device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
+  constexpr int kKeys = ForwardMemory<T, kDim, kIsSmall>::kKeys;
+  auto& memory = *reinterpret_cast<ForwardMemory<T, kDim, kIsSmall>*>(dynamic_shared_memory());
   const AttentionSizes& sizes = args.sizes;
-  const QueryPlace place(sizes);
-  const auto start_loading_keys = [&](Tile<kDim, kKeys>& tile, const AttentionRows<const BF16>& from, int first_key) {
+  const QueryPlace<kBlocks> place(sizes);
+  const auto start_loading_keys = [&](Tile<T, kDim, kKeys>& tile, const AttentionRows<const T>& from, int first_key) {
     start_loading(tile, from.at(place.batch, first_key, place.kv_head * sizes.head_dim), from.row_stride,
                   place.keys - first_key, sizes.head_dim);
   };
@@ -78,10 +85,10 @@ __global__ void __launch_bounds__(kTileThreads) forward_kernel(const __grid_cons
                 place.rows, sizes.head_dim);
   start_loading_keys(memory.k, args.k, 0);
 
-  float out[kQueryBlocks][kDim / 8][4] = {};
+  float out[kBlocks][kDim / 8][4] = {};
   RunningSoftmax softmax;
 #pragma unroll
-  for (int i = 0; i < kQueryBlocks; ++i) {
+  for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       softmax.largest[i][h] = -INFINITY;
@@ -93,14 +100,14 @@ __global__ void __launch_bounds__(kTileThreads) forward_kernel(const __grid_cons
     wait_for_copies();
     __syncthreads();  // the keys are there, and all are done with the values before
     start_loading_keys(memory.v, args.v, first_key);
-    Factor<kQueryBlocks, kKeys> p;
+    Factor<T, kBlocks, kKeys> p;
     if (is_seen) {
-      const Kept<kQueryBlocks> kept = draw_kept<kKeys, kDropout>(sizes, place, first_key);
-      float scores[kQueryBlocks][kKeys / 8][4];
-      multiply_rows<kDim>(memory.q, memory.k, scores);
+      const Kept<kBlocks> kept = draw_kept<kKeys, kDropout>(sizes, place, first_key);
+      float scores[kBlocks][kKeys / 8][4];
+      multiply_rows(memory.q, memory.k, scores);
       mask_future<kKeys>(scores, sizes, place, first_key);
       exponentiate<kDim, kKeys>(scores, sizes.scale * kLog2E, kept, softmax, out);
-      p = Factor<kQueryBlocks, kKeys>(scores);
+      p = Factor<T, kBlocks, kKeys>(scores);
     }
     wait_for_copies();
     __syncthreads();  // the values are there, and all are done with the keys
@@ -113,7 +120,7 @@ __global__ void __launch_bounds__(kTileThreads) forward_kernel(const __grid_cons
   }
 
 #pragma unroll
-  for (int i = 0; i < kQueryBlocks; ++i) {
+  for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       softmax.sum[i][h] = sum_over_lanes<4>(softmax.sum[i][h]);
@@ -124,17 +131,26 @@ __global__ void __launch_bounds__(kTileThreads) forward_kernel(const __grid_cons
       }
     }
   }
-  store_rows<kDim>(
+  store_rows(
       out, [&](int i, int h) { return sizes.factor / softmax.sum[i][h]; }, memory.q,
       args.out.at(place.batch, place.first_row, place.head * sizes.head_dim), args.out.row_stride, place.rows,
       sizes.head_dim);
+}
+
+template <typename T, int kDim, bool kDropout, bool kIsSmall>
+__global__ void __launch_bounds__(kTileThreads) forward_kernel(const __grid_constant__ ForwardArgs<T> args) {
+  if constexpr (can_be_chosen<T, kUsualBytes<kDim>, kIsSmall>()) {
+    forward<T, kDim, kDropout, kIsSmall>(args);
+  } else {
+    __trap();
+  }
 }
 
 bool takes(DType dtype, const AttentionShape& shape, std::initializer_list<RowsView> views) {
   const auto is_aligned = [](const RowsView& view) {
     return are_aligned({view.data}) && view.row_stride % kPack == 0 && view.batch_stride % kPack == 0;
   };
-  return dtype == DType::kBF16 && shape.head_dim % kPack == 0 && shape.head_dim <= kWidest && shape.scale > 0 &&
+  return dtype != DType::kF32 && shape.head_dim % kPack == 0 && shape.head_dim <= kWidest && shape.scale > 0 &&
          std::ranges::all_of(views, is_aligned);
 }
 
@@ -147,10 +163,13 @@ bool take(const AttentionBackward& args) {
 
 void attention_forward(const AttentionForward& args, cudaStream_t stream) {
   const AttentionShape& shape = args.shape;
-  with_variant(shape, args.dropout, [&](auto width, auto has_dropout) {
-    launch_attention("attention", forward_kernel<width, has_dropout>,
-                     {shape.query_length, kQueries, shape.heads, shape.batch, kTileThreads},
-                     sizeof(ForwardMemory<width>), stream, forward_args<BF16>(args));
+  with_variant(args.dtype, shape, args.dropout, [&](auto element, auto width, auto has_dropout) {
+    with_tile_size<kUsualBytes<width>>([&](auto is_small) {
+      using T = decltype(element);
+      launch_attention("attention", forward_kernel<T, width, has_dropout, is_small>,
+                       {shape.query_length, kQueries, shape.heads, shape.batch, kTileThreads},
+                       sizeof(ForwardMemory<T, width, is_small>), stream, forward_args<T>(args));
+    });
   });
 }
 

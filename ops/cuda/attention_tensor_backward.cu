@@ -6,30 +6,38 @@
 namespace lockstep::cuda::tensor_cores {
 namespace {
 
-// How many rows of the other tile a gradient's kernel works on at a time.
-constexpr int kStep = 32;
-
-// A second tile of values would be too much.
-template <int kDim>
+// Usually twice 16 queries a warp, so that what a warp reads of the other tile serves twice; keys so many at a time. A
+// second tile of values would be too much.
+template <typename T, int kDim, bool kIsSmall>
 struct QueryGradientMemory {
-  Tile<kDim, kQueries> q;
-  Tile<kDim, kQueries> dout;
-  Tile<kDim, kStep> k[2];
-  Tile<kDim, kStep> v;
+  static constexpr int kBlocks = kIsSmall ? 1 : 2;
+  static constexpr int kQueries = QueryPlace<kBlocks>::kQueries;
+  static constexpr int kStep = 32;
+  Tile<T, kDim, kQueries> q;
+  Tile<T, kDim, kQueries> dout;
+  Tile<T, kDim, kStep> k[2];
+  Tile<T, kDim, kStep> v;
 };
-static_assert(sizeof(QueryGradientMemory<kWidest>) <= kLeastSharedBytes);
+template <int kDim>
+constexpr std::size_t kUsualQueryBytes = sizeof(QueryGradientMemory<__half, kDim, false>);
+static_assert(kUsualQueryBytes<kWidest> <= kAmpereSharedBytes);
+static_assert(sizeof(QueryGradientMemory<__half, kWidest, true>) <= kTuringSharedBytes);
 
 // A block for kQueries queries of a head: dq.
-template <int kDim, bool kDropout>
-__global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __grid_constant__ BackwardArgs<BF16> args) {
-  auto& memory = *reinterpret_cast<QueryGradientMemory<kDim>*>(dynamic_shared_memory());
+template <typename T, int kDim, bool kDropout, bool kIsSmall>
+__device__ __forceinline__ void query_gradient(const BackwardArgs<T>& args) {
+  using Memory = QueryGradientMemory<T, kDim, kIsSmall>;
+  constexpr int kBlocks = Memory::kBlocks;
+  constexpr int kQueries = Memory::kQueries;
+  constexpr int kStep = Memory::kStep;
+  auto& memory = *reinterpret_cast<Memory*>(dynamic_shared_memory());
   const AttentionSizes& sizes = args.sizes;
-  const QueryPlace place(sizes);
-  const auto start_loading_queries = [&](Tile<kDim, kQueries>& tile, const AttentionRows<const BF16>& from) {
+  const QueryPlace<kBlocks> place(sizes);
+  const auto start_loading_queries = [&](Tile<T, kDim, kQueries>& tile, const AttentionRows<const T>& from) {
     start_loading(tile, from.at(place.batch, place.first_row, place.head * sizes.head_dim), from.row_stride, place.rows,
                   sizes.head_dim);
   };
-  const auto start_loading_keys = [&](Tile<kDim, kStep>& tile, const AttentionRows<const BF16>& from, int first_key) {
+  const auto start_loading_keys = [&](Tile<T, kDim, kStep>& tile, const AttentionRows<const T>& from, int first_key) {
     start_loading(tile, from.at(place.batch, first_key, place.kv_head * sizes.head_dim), from.row_stride,
                   place.keys - first_key, sizes.head_dim);
   };
@@ -39,10 +47,10 @@ __global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __gr
 
   const float scale = sizes.scale * kLog2E;
   const float factor = kDropout ? sizes.factor : 1;
-  float offset[kQueryBlocks][2];  // -log_sum_exp, of base 2
-  float delta[kQueryBlocks][2];
+  float offset[kBlocks][2];  // -log_sum_exp, of base 2
+  float delta[kBlocks][2];
 #pragma unroll
-  for (int i = 0; i < kQueryBlocks; ++i) {
+  for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = place.row(i, h);
@@ -52,7 +60,7 @@ __global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __gr
       delta[i][h] = is_row ? args.delta[index] : 0;
     }
   }
-  float dq[kQueryBlocks][kDim / 8][4] = {};
+  float dq[kBlocks][kDim / 8][4] = {};
   int current = 0;
   for (int first_key = 0; first_key < place.keys; first_key += kStep, current ^= 1) {
     const bool is_seen = first_key < place.warp_keys;
@@ -62,11 +70,11 @@ __global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __gr
     if (first_key + kStep < place.keys) {
       start_loading_keys(memory.k[current ^ 1], args.k, first_key + kStep);
     }
-    Kept<kQueryBlocks> kept;
-    float p[kQueryBlocks][kStep / 8][4];
+    Kept<kBlocks> kept;
+    float p[kBlocks][kStep / 8][4];
     if (is_seen) {
       kept = draw_kept<kStep, kDropout>(sizes, place, first_key);
-      multiply_rows<kDim>(memory.q, memory.k[current], p);
+      multiply_rows(memory.q, memory.k[current], p);
       mask_future<kStep>(p, sizes, place, first_key);
     }
     wait_for_copies();
@@ -74,10 +82,10 @@ __global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __gr
     if (!is_seen) {
       continue;
     }
-    float ds[kQueryBlocks][kStep / 8][4];
-    multiply_rows<kDim>(memory.dout, memory.v, ds);
+    float ds[kBlocks][kStep / 8][4];
+    multiply_rows(memory.dout, memory.v, ds);
 #pragma unroll
-    for (int i = 0; i < kQueryBlocks; ++i) {
+    for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
       for (int j = 0; j < kStep / 8; ++j) {
 #pragma unroll
@@ -88,32 +96,44 @@ __global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __gr
         }
       }
     }
-    add_product(Factor<kQueryBlocks, kStep>(ds), memory.k[current], dq);
+    add_product(Factor<T, kBlocks, kStep>(ds), memory.k[current], dq);
   }
-  store_rows<kDim>(
+  store_rows(
       dq, [&](int, int) { return sizes.scale; }, memory.q,
       args.dq.at(place.batch, place.first_row, place.head * sizes.head_dim), args.dq.row_stride, place.rows,
       sizes.head_dim);
 }
 
-// How many times 16 keys a warp has: two gradients have to fit into its registers.
-template <int kDim>
-constexpr int kKeyBlocks = kDim <= 64 ? 2 : 1;
+template <typename T, int kDim, bool kDropout, bool kIsSmall>
+__global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
+  if constexpr (can_be_chosen<T, kUsualQueryBytes<kDim>, kIsSmall>()) {
+    query_gradient<T, kDim, kDropout, kIsSmall>(args);
+  } else {
+    __trap();
+  }
+}
 
-template <int kDim>
+// As often 16 keys a warp as leave two gradients room in its registers; queries so many at a time.
+template <typename T, int kDim, bool kIsSmall>
 struct KeyGradientMemory {
-  static constexpr int kKeys = kTileWarps * 16 * kKeyBlocks<kDim>;
-  Tile<kDim, kKeys> k;
-  Tile<kDim, kKeys> v;
-  Tile<kDim, kStep> q[2];
-  Tile<kDim, kStep> dout[2];
+  static constexpr int kBlocks = kDim <= 64 ? 2 : 1;
+  static constexpr int kKeys = kTileWarps * 16 * kBlocks;
+  static constexpr int kStep = kIsSmall ? 16 : 32;
+  Tile<T, kDim, kKeys> k;
+  Tile<T, kDim, kKeys> v;
+  Tile<T, kDim, kStep> q[2];
+  Tile<T, kDim, kStep> dout[2];
   float log_sum_exp[2][kStep];
   float delta[2][kStep];
 };
+template <int kDim>
+constexpr std::size_t kUsualKeyBytes = sizeof(KeyGradientMemory<__half, kDim, false>);
+static_assert(kUsualKeyBytes<kWidest> <= kAmpereSharedBytes);
+static_assert(sizeof(KeyGradientMemory<__half, kWidest, true>) <= kTuringSharedBytes);
 
 // Of a tile of transposed scores, those of queries that lie before the key become -inf.
-template <int kBlocks>
-__device__ void mask_past(float (&scores)[kBlocks][kStep / 8][4], const AttentionSizes& sizes, int warp_key,
+template <int kColumns, int kBlocks>
+__device__ void mask_past(float (&scores)[kBlocks][kColumns / 8][4], const AttentionSizes& sizes, int warp_key,
                           int first_row) {
   if (warp_key + 16 * kBlocks <= sizes.visible(first_row)) {
     return;
@@ -126,7 +146,7 @@ __device__ void mask_past(float (&scores)[kBlocks][kStep / 8][4], const Attentio
       // As many rows from the lane's first on do not see the key, and one more.
       const int hidden = key - sizes.visible(first_row + lane_column());
 #pragma unroll
-      for (int j = 0; j < kStep / 8; ++j) {
+      for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& score = scores[i][j][2 * h + e];
@@ -138,12 +158,12 @@ __device__ void mask_past(float (&scores)[kBlocks][kStep / 8][4], const Attentio
 }
 
 // draw_kept() of a tile of transposed scores, `index` being its first row's.
-template <int kBlocks, bool kDropout>
+template <int kBlocks, int kColumns, bool kDropout>
 __device__ Kept<kBlocks> draw_kept_transposed(const AttentionSizes& sizes, std::int64_t index, int warp_key) {
   Kept<kBlocks> kept(!kDropout);
   if constexpr (kDropout) {
 #pragma unroll 1
-    for (int j = 0; j < kStep / 8; ++j) {
+    for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
       for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
@@ -160,11 +180,13 @@ __device__ Kept<kBlocks> draw_kept_transposed(const AttentionSizes& sizes, std::
 
 // A block for some keys of a key head: dk and dv, over all queries of all query heads that use it, in order. Scores are
 // transposed here: their rows are keys.
-template <int kDim, bool kDropout>
-__global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid_constant__ BackwardArgs<BF16> args) {
-  constexpr int kBlocks = kKeyBlocks<kDim>;
-  constexpr int kKeys = KeyGradientMemory<kDim>::kKeys;
-  auto& memory = *reinterpret_cast<KeyGradientMemory<kDim>*>(dynamic_shared_memory());
+template <typename T, int kDim, bool kDropout, bool kIsSmall>
+__device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
+  using Memory = KeyGradientMemory<T, kDim, kIsSmall>;
+  constexpr int kBlocks = Memory::kBlocks;
+  constexpr int kKeys = Memory::kKeys;
+  constexpr int kStep = Memory::kStep;
+  auto& memory = *reinterpret_cast<Memory*>(dynamic_shared_memory());
   const AttentionSizes& sizes = args.sizes;
   const int first_key = static_cast<int>(blockIdx.x) * kKeys;
   const int kv_head = static_cast<int>(blockIdx.y);
@@ -213,13 +235,13 @@ __global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid
     if (warp_key >= min(sizes.key_length, sizes.visible(first_row + kStep - 1))) {
       continue;
     }
-    const Kept<kBlocks> kept =
-        draw_kept_transposed<kBlocks, kDropout>(sizes, sizes.index_of(batch, head_of(tile), first_row), warp_key);
+    const Kept<kBlocks> kept = draw_kept_transposed<kBlocks, kStep, kDropout>(
+        sizes, sizes.index_of(batch, head_of(tile), first_row), warp_key);
     float p[kBlocks][kStep / 8][4];
     float ds[kBlocks][kStep / 8][4];
-    multiply_rows<kDim>(memory.k, memory.q[current], p);
-    multiply_rows<kDim>(memory.v, memory.dout[current], ds);
-    mask_past<kBlocks>(p, sizes, warp_key, first_row);
+    multiply_rows(memory.k, memory.q[current], p);
+    multiply_rows(memory.v, memory.dout[current], ds);
+    mask_past<kStep>(p, sizes, warp_key, first_row);
 #pragma unroll
     for (int j = 0; j < kStep / 8; ++j) {
 #pragma unroll
@@ -239,29 +261,45 @@ __global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid
         }
       }
     }
-    add_product(Factor<kBlocks, kStep>(p), memory.dout[current], dv);
-    add_product(Factor<kBlocks, kStep>(ds), memory.q[current], dk);
+    add_product(Factor<T, kBlocks, kStep>(p), memory.dout[current], dv);
+    add_product(Factor<T, kBlocks, kStep>(ds), memory.q[current], dk);
   }
-  store_rows<kDim>(
+  store_rows(
       dk, [&](int, int) { return sizes.scale; }, memory.k, args.dk.at(batch, first_key, key_column), args.dk.row_stride,
       keys, sizes.head_dim);
-  store_rows<kDim>(
+  store_rows(
       dv, [&](int, int) { return sizes.factor; }, memory.v, args.dv.at(batch, first_key, key_column),
       args.dv.row_stride, keys, sizes.head_dim);
+}
+
+template <typename T, int kDim, bool kDropout, bool kIsSmall>
+__global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
+  if constexpr (can_be_chosen<T, kUsualKeyBytes<kDim>, kIsSmall>()) {
+    key_gradient<T, kDim, kDropout, kIsSmall>(args);
+  } else {
+    __trap();
+  }
 }
 
 }  // namespace
 
 void attention_backward(const AttentionBackward& args, float* delta, cudaStream_t stream) {
   const AttentionShape& shape = args.shape;
-  const BackwardArgs<BF16> kernel_args = backward_args<BF16>(args, delta);
-  with_variant(shape, args.dropout, [&](auto width, auto has_dropout) {
-    launch_attention("attention's gradient", key_gradient_kernel<width, has_dropout>,
-                     {shape.key_length, KeyGradientMemory<width>::kKeys, shape.kv_heads, shape.batch, kTileThreads},
-                     sizeof(KeyGradientMemory<width>), stream, kernel_args);
-    launch_attention("attention's gradient", query_gradient_kernel<width, has_dropout>,
-                     {shape.query_length, kQueries, shape.heads, shape.batch, kTileThreads},
-                     sizeof(QueryGradientMemory<width>), stream, kernel_args);
+  with_variant(args.dtype, shape, args.dropout, [&](auto element, auto width, auto has_dropout) {
+    using T = decltype(element);
+    const BackwardArgs<T> kernel_args = backward_args<T>(args, delta);
+    with_tile_size<kUsualKeyBytes<width>>([&](auto is_small) {
+      using Memory = KeyGradientMemory<T, width, is_small>;
+      launch_attention("attention's gradient", key_gradient_kernel<T, width, has_dropout, is_small>,
+                       {shape.key_length, Memory::kKeys, shape.kv_heads, shape.batch, kTileThreads}, sizeof(Memory),
+                       stream, kernel_args);
+    });
+    with_tile_size<kUsualQueryBytes<width>>([&](auto is_small) {
+      using Memory = QueryGradientMemory<T, width, is_small>;
+      launch_attention("attention's gradient", query_gradient_kernel<T, width, has_dropout, is_small>,
+                       {shape.query_length, Memory::kQueries, shape.heads, shape.batch, kTileThreads}, sizeof(Memory),
+                       stream, kernel_args);
+    });
   });
 }
 

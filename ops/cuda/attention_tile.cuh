@@ -1,11 +1,10 @@
-// Tiles of bf16 rows in shared memory, and the products of a warp with them: what attention_tensor.cu is made of.
+// Tiles of rows of bf16 or f16 in shared memory, and the products of a warp with them: what attention_tensor.cu is made
+// of.
 //
 // A block has four warps. A warp has kBlocks times 16 rows of the result, its own from first to last: rows
 // 16 kBlocks w + 16 i + {g, g + 8} belong to block i of lane 4 g + t of warp w. float[kBlocks][n / 8][4] is a matrix of
 // n columns of these rows, in pieces of mma.cuh's D: [i][j][e] is row g + 8 (e / 2), column 8 j + 2 t + e % 2.
 #pragma once
-
-#include <cuda_bf16.h>
 
 #include "ops/cuda/mma.cuh"
 #include "ops/cuda/vector.cuh"
@@ -22,14 +21,14 @@ __device__ inline int lane_column() { return lane_of_tile() % 4 * 2; }  // 2 t
 
 // Eight elements, 16 bytes, between the end of a row and the start of the next: eight rows that are read at once then
 // lie in different banks, kDim being a multiple of 32.
-template <int kDim, int kRows>
+template <typename T, int kDim, int kRows>
 struct alignas(16) Tile {
-  __nv_bfloat16 values[kRows][kDim + kPack];
+  T values[kRows][kDim + kPack];
 };
 
 // Starts copying `valid` rows of `width` elements, a multiple of 8; the rest of the tile becomes zero.
-template <int kDim, int kRows>
-__device__ void start_loading(Tile<kDim, kRows>& tile, const __nv_bfloat16* from, std::int64_t row_stride, int valid,
+template <typename T, int kDim, int kRows>
+__device__ void start_loading(Tile<T, kDim, kRows>& tile, const T* from, std::int64_t row_stride, int valid,
                               int width) {
   constexpr int kAcross = kDim % (8 * kPack) == 0 ? 8 : 4;  // threads side by side: 128 or 64 bytes of a row
   constexpr int kDown = kTileThreads / kAcross;
@@ -47,14 +46,23 @@ __device__ void start_loading(Tile<kDim, kRows>& tile, const __nv_bfloat16* from
   }
 }
 
-__device__ inline unsigned pair_of(float first, float second) {
+// Both, rounded to T.
+template <typename T>
+__device__ unsigned pair_of(float first, float second);
+template <>
+__device__ inline unsigned pair_of<__nv_bfloat16>(float first, float second) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  return reinterpret_cast<const unsigned&>(pair);
+}
+template <>
+__device__ inline unsigned pair_of<__half>(float first, float second) {
+  const __half2 pair = __floats2half2_rn(first, second);
   return reinterpret_cast<const unsigned&>(pair);
 }
 
 // products = the warp's rows of a times the rows of b.
-template <int kDim, int kBlocks, int kRows>
-__device__ void multiply_rows(const Tile<kDim, kTileWarps * 16 * kBlocks>& a, const Tile<kDim, kRows>& b,
+template <typename T, int kDim, int kBlocks, int kRows>
+__device__ void multiply_rows(const Tile<T, kDim, kTileWarps * 16 * kBlocks>& a, const Tile<T, kDim, kRows>& b,
                               float (&products)[kBlocks][kRows / 8][4]) {
   const int lane = lane_of_tile();
 #pragma unroll
@@ -80,15 +88,15 @@ __device__ void multiply_rows(const Tile<kDim, kTileWarps * 16 * kBlocks>& a, co
       load_matrices(right, &b.values[16 * j + lane / 16 * 8 + lane % 8][d + lane / 8 % 2 * 8]);
 #pragma unroll
       for (int i = 0; i < kBlocks; ++i) {
-        add_product(products[i][2 * j], left[i], right[0], right[1]);
-        add_product(products[i][2 * j + 1], left[i], right[2], right[3]);
+        add_product<T>(products[i][2 * j], left[i], right[0], right[1]);
+        add_product<T>(products[i][2 * j + 1], left[i], right[2], right[3]);
       }
     }
   }
 }
 
-// A result, rounded to bf16, as the first factor of a product: two of its pieces side by side are one of that.
-template <int kBlocks, int kColumns>
+// A result, rounded to T, as the first factor of a product: two of its pieces side by side are one of that.
+template <typename T, int kBlocks, int kColumns>
 struct Factor {
   unsigned pieces[kBlocks][kColumns / 16][4];
 
@@ -101,7 +109,7 @@ struct Factor {
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
           const float(&piece)[4] = result[i][2 * k + r / 2];
-          pieces[i][k][r] = pair_of(piece[r % 2 * 2], piece[r % 2 * 2 + 1]);
+          pieces[i][k][r] = pair_of<T>(piece[r % 2 * 2], piece[r % 2 * 2 + 1]);
         }
       }
     }
@@ -109,8 +117,8 @@ struct Factor {
 };
 
 // sums += weights times the tile.
-template <int kDim, int kBlocks, int kRows>
-__device__ void add_product(const Factor<kBlocks, kRows>& weights, const Tile<kDim, kRows>& tile,
+template <typename T, int kDim, int kBlocks, int kRows>
+__device__ void add_product(const Factor<T, kBlocks, kRows>& weights, const Tile<T, kDim, kRows>& tile,
                             float (&sums)[kBlocks][kDim / 8][4]) {
   const int lane = lane_of_tile();
 #pragma unroll
@@ -121,8 +129,8 @@ __device__ void add_product(const Factor<kBlocks, kRows>& weights, const Tile<kD
       load_transposed_matrices(right, &tile.values[16 * k + lane % 16][16 * n + lane / 16 * 8]);
 #pragma unroll
       for (int i = 0; i < kBlocks; ++i) {
-        add_product(sums[i][2 * n], weights.pieces[i][k], right[0], right[1]);
-        add_product(sums[i][2 * n + 1], weights.pieces[i][k], right[2], right[3]);
+        add_product<T>(sums[i][2 * n], weights.pieces[i][k], right[0], right[1]);
+        add_product<T>(sums[i][2 * n + 1], weights.pieces[i][k], right[2], right[3]);
       }
     }
   }
@@ -131,10 +139,10 @@ __device__ void add_product(const Factor<kBlocks, kRows>& weights, const Tile<kD
 // Writes `scale` (of block i and half h of its rows) times the warp's rows of `sums` to `to`, where row 0 of the block
 // of threads is; `valid` of those rows and `width` of their elements exist. The warp's rows of `tile` serve on the way:
 // rows are written as a whole.
-template <int kDim, int kBlocks, typename Scale>
+template <typename T, int kDim, int kBlocks, typename Scale>
 __device__ void store_rows(const float (&sums)[kBlocks][kDim / 8][4], const Scale& scale,
-                           Tile<kDim, kTileWarps * 16 * kBlocks>& tile, __nv_bfloat16* to, std::int64_t row_stride,
-                           int valid, int width) {
+                           Tile<T, kDim, kTileWarps * 16 * kBlocks>& tile, T* to, std::int64_t row_stride, int valid,
+                           int width) {
   constexpr int kRows = 16 * kBlocks;
   constexpr int kPacks = kDim / kPack;
   const int first_row = warp_of_tile() * kRows;
@@ -147,7 +155,7 @@ __device__ void store_rows(const float (&sums)[kBlocks][kDim / 8][4], const Scal
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {
         *reinterpret_cast<unsigned*>(&tile.values[first_row + 16 * i + 8 * h + lane_row()][8 * n + lane_column()]) =
-            pair_of(sums[i][n][2 * h] * by, sums[i][n][2 * h + 1] * by);
+            pair_of<T>(sums[i][n][2 * h] * by, sums[i][n][2 * h + 1] * by);
       }
     }
   }

@@ -9,8 +9,8 @@ namespace {
 
 constexpr int kThreads = 1024;
 
-// Where the numbers are bf16 anyway, the hardware's own exponential, which is off by a few units in the last place of
-// f32.
+// Where the numbers are bf16 or f16 anyway, the hardware's own exponential, which is off by a few units in the last
+// place of f32.
 template <typename In>
 __device__ float exponential(float x) {
   if constexpr (std::is_same_v<In, float>) {
@@ -180,12 +180,9 @@ void cross_entropy(const CrossEntropy& args, const std::int32_t* targets, cudaSt
   if (rows == 0) {
     return;
   }
-  const auto with_types = [&](const auto& f) {
-    with_working_type(args.logits.dtype(), [&](auto in) {
-      with_working_type(args.dlogits.is_defined() ? args.dlogits.dtype() : DType::kF32, [&](auto out) { f(in, out); });
-    });
-  };
-  with_types([&](auto in, auto out) {
+  const DType in_dtype = args.logits.dtype();
+  const DType out_dtype = args.dlogits.is_defined() ? args.dlogits.dtype() : in_dtype;
+  with_working_types(in_dtype, out_dtype, [&](auto in, auto out) {
     using In = decltype(in);
     using T = decltype(out);
     const std::int64_t stride = args.logits.dim(-1);

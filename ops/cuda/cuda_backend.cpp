@@ -27,6 +27,9 @@ namespace {
 class CudaBackend final : public Backend {
  public:
   CudaBackend(int index, int threads, bool tf32) : device_(selected(index)), pool_(threads), gemms_(tf32) {
+    if (cuda::compute_capability() < cuda::Sdpa::kOldestCapability) {
+      return;
+    }
     try {
       sdpa_ = std::make_unique<cuda::Sdpa>(recorder_);
     } catch (const Error& error) {
@@ -36,7 +39,7 @@ class CudaBackend final : public Backend {
 
   [[nodiscard]] Device device() const override { return device_; }
   [[nodiscard]] ThreadPool& pool() override { return pool_; }
-  [[nodiscard]] bool has_native(DType /*working*/) const override { return true; }
+  [[nodiscard]] bool has_native(DType working) const override { return gemms_.has_native(working); }
 
   [[nodiscard]] std::string take_note() override {
     if (sdpa_ && !sdpa_->last_refusal().empty() && !refusal_noted_) {
@@ -61,8 +64,8 @@ class CudaBackend final : public Backend {
   }
   void between(const std::function<void()>& host_work) override { recorder_.between(host_work); }
 
-  // Large chunks fill the GPU; rows begin at multiples of 256 bytes, which the matrix units ask for. In bf16 the logits
-  // are as narrow as their gradients are in any case, which halves the way to memory and back.
+  // Large chunks fill the GPU; rows begin at multiples of 256 bytes, which the matrix units ask for. In bf16 and f16
+  // the logits are as narrow as their gradients are in any case, which halves the way to memory and back.
   [[nodiscard]] LogitsShape logits_shape(std::int64_t vocabulary, DType working) const override {
     constexpr std::int64_t kBytes = std::int64_t{1} << 30;
     constexpr std::int64_t kMinRows = 256;
@@ -185,7 +188,7 @@ class CudaBackend final : public Backend {
   cuda::Recorder recorder_;
   cuda::IdUpload upload_{recorder_};
   cuda::Scratch scratch_{recorder_};
-  std::unique_ptr<cuda::Sdpa> sdpa_;  // null: there is no cuDNN
+  std::unique_ptr<cuda::Sdpa> sdpa_;  // null: there is no cuDNN, or not for this GPU
   std::string note_;
   bool refusal_noted_ = false;
 };

@@ -3,31 +3,12 @@
 #include <cmath>
 
 #include "base/random.h"
+#include "ops/cuda/dropout.cuh"
 #include "ops/cuda/elementwise.h"
 #include "ops/cuda/vector.cuh"
 
 namespace lockstep::cuda {
 namespace {
-
-// What dropout multiplies elements [i, i + N) by; i is a multiple of N.
-template <int N>
-__device__ Values<N> dropout_factors(const Dropout& dropout, float factor, std::int64_t i) {
-  Values<N> factors;
-  if constexpr (N == 1) {
-    const auto words = philox(dropout.key, static_cast<std::uint64_t>(i / 4));
-    factors.v[0] = uniform_float(words[i % 4]) >= dropout.probability ? factor : 0.0F;
-  } else {
-#pragma unroll
-    for (int part = 0; part < N / 4; ++part) {
-      const auto words = philox(dropout.key, static_cast<std::uint64_t>(i / 4 + part));
-#pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        factors.v[part * 4 + w] = uniform_float(words[w]) >= dropout.probability ? factor : 0.0F;
-      }
-    }
-  }
-  return factors;
-}
 
 template <typename T>
 struct DropoutAt {
@@ -308,13 +289,17 @@ void convert(const BufferView& from, const BufferView& to, cudaStream_t stream) 
     check(cudaMemcpyAsync(to.data, from.data, from.size_bytes(), cudaMemcpyDeviceToDevice, stream), "copying");
     return;
   }
-  with_working_type(from.dtype, [&](auto from_type) {
-    with_working_type(to.dtype, [&](auto to_type) {
-      using From = decltype(from_type);
-      using To = decltype(to_type);
-      sweep(static_cast<std::int64_t>(from.count), are_aligned({from.data, to.data}), stream, "conversion",
-            Convert<From, To>{pointer<From>(from.data), pointer<To>(to.data)});
-    });
+  const bool widens = to.dtype == DType::kF32;
+  const auto run = [&](const auto& convert) {
+    sweep(static_cast<std::int64_t>(from.count), are_aligned({from.data, to.data}), stream, "conversion", convert);
+  };
+  with_narrow_type(widens ? from.dtype : to.dtype, [&](auto narrow) {
+    using T = decltype(narrow);
+    if (widens) {
+      run(Convert<T, float>{pointer<T>(from.data), pointer<float>(to.data)});
+    } else {
+      run(Convert<float, T>{pointer<float>(from.data), pointer<T>(to.data)});
+    }
   });
 }
 

@@ -63,7 +63,9 @@ const Library& library() {
   return functions;
 }
 
-cudaDataType_t type_of(DType dtype) { return dtype == DType::kBF16 ? CUDA_R_16BF : CUDA_R_32F; }
+cudaDataType_t type_of(DType dtype) {
+  return dtype == DType::kF32 ? CUDA_R_32F : dtype == DType::kBF16 ? CUDA_R_16BF : CUDA_R_16F;
+}
 
 // Bytes that an operand's rows begin at multiples of, up to 16.
 std::uint32_t alignment_of(const Matrix& matrix) {
@@ -255,6 +257,9 @@ void set_pointers(const Gemm& gemm, Plan& plan) {
 
 struct GemmCache::Impl {
   explicit Impl(bool with_tf32) : tf32(with_tf32), workspace(allocate_device(kWorkspaceBytes)) {
+    if (tf32 && !is_ampere) {
+      fail_for_want_of("TF32: leave out device.tf32");
+    }
     library().check(library().create(&handle), "starting");
   }
   ~Impl() { static_cast<void>(library().destroy(handle)); }
@@ -267,6 +272,10 @@ struct GemmCache::Impl {
     preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(gemm.a));
     preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(gemm.d));
     preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(gemm.d));
+    if (gemm.d.dtype == DType::kF16) {  // where the inner dimension is split, its parts' sums may overflow as f16
+      const std::uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+      preference.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, schemes);
+    }
     cublasLtMatmulHeuristicResult_t result{};
     int found = 0;
     const cublasStatus_t status =
@@ -305,6 +314,7 @@ struct GemmCache::Impl {
   }
 
   bool tf32;
+  bool is_ampere = compute_capability() >= kAmpere;  // or newer
   cublasLtHandle_t handle = nullptr;
   Buffer workspace;
   std::unordered_map<Key, std::unique_ptr<Plan>, KeyHash> plans;
@@ -312,6 +322,8 @@ struct GemmCache::Impl {
 
 GemmCache::GemmCache(bool tf32) : impl_(std::make_unique<Impl>(tf32)) {}
 GemmCache::~GemmCache() = default;
+
+bool GemmCache::has_native(DType working) const { return working != DType::kBF16 || impl_->is_ampere; }
 
 // The fast kernels take no sizes along memory and no inner ones that are odd, or otherwise no multiple of 8, as
 // vocabularies often are: those become two products, of the largest multiple and of the rest.
@@ -353,6 +365,9 @@ void GemmCache::run_whole(const Gemm& gemm) {
     const Key key{OperandKey(gemm.a), OperandKey(gemm.b), OperandKey(gemm.d), gemm.bias != nullptr, gemm.epilogue};
     std::unique_ptr<Plan>& plan = impl_->plans[key];
     if (plan == nullptr) {
+      if (!has_native(gemm.a.dtype)) {
+        fail_for_want_of("bf16: train.precision: fp16 or fp32 run on it");
+      }
       plan = impl_->make_plan(gemm);
     }
     if (plan->is_fused) {

@@ -15,13 +15,16 @@ namespace lockstep::cuda {
 
 class GemmCache {
  public:
-  // Opens cuBLASLt. With `tf32`, products of f32 take TF32. Throws Error(kUnsupported).
+  // Opens cuBLASLt. With `tf32`, products of f32 take TF32. Throws Error(kUnsupported), also where the GPU has none.
   explicit GemmCache(bool tf32);
   ~GemmCache();
   GemmCache(const GemmCache&) = delete;
   GemmCache& operator=(const GemmCache&) = delete;
 
-  // Into compute_stream().
+  // Whether the GPU has products of `working`.
+  [[nodiscard]] bool has_native(DType working) const;
+
+  // Into compute_stream(). Throws Error(kUnsupported) where has_native() is not so.
   void run(const Gemm& gemm);
 
  private:

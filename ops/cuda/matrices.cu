@@ -138,13 +138,11 @@ void add_bias(const Matrix& d, const void* bias, DType bias_dtype, cudaStream_t 
   if (count == 0) {
     return;
   }
-  with_working_type(d.dtype, [&](auto type) {
-    with_working_type(bias_dtype, [&](auto bias_type) {
-      using T = decltype(type);
-      using B = decltype(bias_type);
-      launch("bias", add_bias_kernel<T, B>, {blocks_for(count), kThreads}, stream, pointer<T>(d.data), d.rows, d.columns,
-             d.stride, static_cast<const B*>(bias));
-    });
+  with_working_types(d.dtype, bias_dtype, [&](auto type, auto bias_type) {
+    using T = decltype(type);
+    using B = decltype(bias_type);
+    launch("bias", add_bias_kernel<T, B>, {blocks_for(count), kThreads}, stream, pointer<T>(d.data), d.rows, d.columns,
+           d.stride, static_cast<const B*>(bias));
   });
 }
 

@@ -23,7 +23,7 @@ constexpr std::size_t kOldestVersion = 91002;
 constexpr std::size_t kNewestVersionWithPaddingFault = 91500;
 
 // The major compute capability up to which the graph of the gradient below is known to bring a reproducible kernel.
-constexpr int kNewestReproducibleCapability = 9;
+constexpr int kNewestReproducibleGeneration = 9;
 
 // A prompt to generate from is of any length, and making a plan for each takes longer than our kernel does for it.
 constexpr std::int64_t kShortPrompt = 128;
@@ -47,6 +47,8 @@ enum Uid : std::int64_t {
   kDk,
   kDv,
 };
+
+cudnnDataType_t type_of(DType dtype) { return dtype == DType::kBF16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_HALF; }
 
 // The layouts of one attention: T = query_length = key_length.
 struct Layouts {
@@ -79,7 +81,7 @@ Graph::Value mask_future(Graph& graph, const Layout& layout, Graph::Value scores
 // P = softmax(mask(scale Q K^T)), out = P V, row by row with the row's maximum m and sum l:
 // P = exp(S - m) / l, log_sum_exp = m + log(l).
 Graph forward_graph(const Cudnn& cudnn, const AttentionForward& args) {
-  const cudnnDataType_t dtype = CUDNN_DATA_BFLOAT16;
+  const cudnnDataType_t dtype = type_of(args.dtype);
   const Layouts layouts{args.shape};
   const Layout scores = layouts.scores();
   const Layout per_row = layouts.per_row();
@@ -111,14 +113,13 @@ Graph forward_graph(const Cudnn& cudnn, const AttentionForward& args) {
 }
 
 // The gradient of a query head's keys or values, a^T b; where heads share them, the heads' sum.
-void add_key_gradient(Graph& graph, const Layouts& layouts, std::string_view step, Graph::Value a_transposed,
-                      Graph::Value b, Graph::Value gradient) {
+void add_key_gradient(Graph& graph, const Layouts& layouts, cudnnDataType_t dtype, std::string_view step,
+                      Graph::Value a_transposed, Graph::Value b, Graph::Value gradient) {
   if (layouts.shape.heads == layouts.shape.kv_heads) {
     graph.matmul(step, a_transposed, b, gradient);
     return;
   }
-  const Graph::Value per_head =
-      graph.matmul(step, a_transposed, b, graph.inside(layouts.vectors(), CUDNN_DATA_BFLOAT16));
+  const Graph::Value per_head = graph.matmul(step, a_transposed, b, graph.inside(layouts.vectors(), dtype));
   graph.reduce(fmt::format("{}, sum of heads", step), CUDNN_REDUCE_TENSOR_ADD, per_head, gradient);
 }
 
@@ -127,7 +128,7 @@ void add_key_gradient(Graph& graph, const Layouts& layouts, std::string_view ste
 // That dQ is the result of one product, not of sums in f32 that are converted later, is what asks for the reproducible
 // kernel.
 Graph backward_graph(const Cudnn& cudnn, const AttentionBackward& args) {
-  const cudnnDataType_t dtype = CUDNN_DATA_BFLOAT16;
+  const cudnnDataType_t dtype = type_of(args.dtype);
   const Layouts layouts{args.shape};
   const Layout scores = layouts.scores();
   const Layout per_row = layouts.per_row();
@@ -155,7 +156,7 @@ Graph backward_graph(const Cudnn& cudnn, const AttentionBackward& args) {
   const Graph::Value masked = mask_future(graph, scores, shifted);
   const Graph::Value p = graph.unary("exp", CUDNN_POINTWISE_EXP, masked, graph.inside(scores));
   const Graph::Value p_transposed = graph.reshape("p^T", p, graph.inside(transposed(scores), dtype));
-  add_key_gradient(graph, layouts, "dv = p^T dout", p_transposed, dout,
+  add_key_gradient(graph, layouts, dtype, "dv = p^T dout", p_transposed, dout,
                    graph.operand(kDv, dtype, layouts.keys(args.dv)));
 
   const Graph::Value dp = graph.matmul("dout v^T", dout, v_transposed, graph.inside(scores));
@@ -163,7 +164,8 @@ Graph backward_graph(const Cudnn& cudnn, const AttentionBackward& args) {
   const Graph::Value times_p = graph.binary("times p", CUDNN_POINTWISE_MUL, centred, p, graph.inside(scores));
   const Graph::Value ds = graph.binary("scale ds", CUDNN_POINTWISE_MUL, times_p, scale, graph.inside(scores));
   const Graph::Value ds_transposed = graph.reshape("ds^T", ds, graph.inside(transposed(scores), dtype));
-  add_key_gradient(graph, layouts, "dk = ds^T q", ds_transposed, q, graph.operand(kDk, dtype, layouts.keys(args.dk)));
+  add_key_gradient(graph, layouts, dtype, "dk = ds^T q", ds_transposed, q,
+                   graph.operand(kDk, dtype, layouts.keys(args.dk)));
 
   const Graph::Value k = graph.reshape("k", k_transposed, graph.inside(layouts.keys(args.k)));
   graph.matmul("dq = ds k", ds, k, graph.operand(kDq, dtype, layouts.queries(args.dq)));
@@ -193,13 +195,14 @@ Key key_of(DType dtype, const AttentionShape& shape, Kind kind, std::initializer
 
 // What is plainly not for cuDNN, before anything is built.
 bool is_served(DType dtype, const Dropout& dropout, const AttentionShape& shape) {
-  return dtype == DType::kBF16 && !(dropout.probability > 0) && shape.query_length == shape.key_length &&
+  return dtype != DType::kF32 && !(dropout.probability > 0) && shape.query_length == shape.key_length &&
          shape.query_length > 1 && shape.head_dim % 8 == 0 && shape.heads % shape.kv_heads == 0;
 }
 
 // Where head `head` of batch entry `batch` starts.
 const void* start_of(const RowsView& view, std::int64_t batch, std::int64_t head, std::int64_t head_dim) {
-  return static_cast<const BFloat16*>(view.data) + batch * view.batch_stride + head * head_dim;
+  constexpr std::int64_t kElementBytes = 2;
+  return static_cast<const std::byte*>(view.data) + (batch * view.batch_stride + head * head_dim) * kElementBytes;
 }
 
 // The largest divisor of `count`, at least 1, that is no larger than `limit`.
@@ -247,9 +250,6 @@ class Sdpa::Implementation {
     }
     cudnn_.check(cudnn_.set_stream(handle_.get(), compute_stream().get()), ErrorCode::kUnsupported, "handle",
                  "setting the stream");
-    int device = 0;
-    check(cudaGetDevice(&device), "device: asking which");
-    check(cudaDeviceGetAttribute(&compute_capability_, cudaDevAttrComputeCapabilityMajor, device), "device: asking");
   }
 
   bool forward(const AttentionForward& args) {
@@ -278,7 +278,7 @@ class Sdpa::Implementation {
   }
 
   bool backward(const AttentionBackward& args) {
-    if (!is_served(args.dtype, args.dropout, args.shape) || compute_capability_ > kNewestReproducibleCapability ||
+    if (!is_served(args.dtype, args.dropout, args.shape) || generation_ > kNewestReproducibleGeneration ||
         (cudnn_.get_version() <= kNewestVersionWithPaddingFault && args.shape.key_length % 128 != 0)) {
       return false;
     }
@@ -384,7 +384,7 @@ class Sdpa::Implementation {
 
   Cudnn cudnn_;
   Handle handle_{cudnn_};
-  int compute_capability_ = 0;                  // the major number
+  int generation_ = compute_capability() / 10;  // the major number
   std::map<Key, std::unique_ptr<Plan>> plans_;  // null where cuDNN refused
   Recorder& recorder_;
   Buffer workspace_;

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "base/cuda/runtime.h"
 #include "ops/backend.h"
 #include "ops/cuda/recorder.h"
 
@@ -18,6 +19,9 @@ namespace lockstep::cuda {
 
 class Sdpa {
  public:
+  // cuDNN's kernels are for GPUs of this compute_capability() and newer.
+  static constexpr int kOldestCapability = kAmpere;
+
   // Opens cuDNN and ties it to compute_stream(). Throws Error(kUnsupported) where cuDNN is absent or too old.
   explicit Sdpa(Recorder& recorder);
   ~Sdpa();

@@ -5,8 +5,10 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -16,17 +18,39 @@
 
 namespace lockstep::cuda {
 
-inline constexpr int kPack = 8;  // elements that a thread moves at once: 16 bytes of bf16, twice that of f32
+inline constexpr int kPack = 8;  // elements that a thread moves at once: 16 bytes of bf16 and f16, twice that of f32
 inline constexpr int kWarp = 32;
 
-// Calls f with a value of the type that kernels know `dtype` (f32 or bf16) as.
+// Calls f with a value of the type that kernels know `dtype` (bf16 or f16) as.
 template <typename F>
-void with_working_type(DType dtype, const F& f) {
+void with_narrow_type(DType dtype, const F& f) {
+  assert(dtype == DType::kBF16 || dtype == DType::kF16);
   if (dtype == DType::kBF16) {
     f(__nv_bfloat16{});
   } else {
-    f(float{});
+    f(__half{});
   }
+}
+// Of f32, bf16 or f16.
+template <typename F>
+void with_working_type(DType dtype, const F& f) {
+  if (dtype == DType::kF32) {
+    f(float{});
+  } else {
+    with_narrow_type(dtype, f);
+  }
+}
+// Of two working dtypes, of which the first is f32 or the same as the second.
+template <typename F>
+void with_working_types(DType first, DType second, const F& f) {
+  with_working_type(second, [&](auto type) {
+    if (first == second) {
+      f(type, type);
+    } else {
+      assert(first == DType::kF32);
+      f(float{}, type);
+    }
+  });
 }
 
 template <typename T>
@@ -41,6 +65,7 @@ struct Values {
 
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float to_float(__half x) { return __half2float(x); }
 template <typename T>
 __device__ T from_float(float x);
 template <>
@@ -50,6 +75,10 @@ __device__ inline float from_float<float>(float x) {
 template <>
 __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
+}
+template <>
+__device__ inline __half from_float<__half>(float x) {
+  return __float2half_rn(x);  // what is too large becomes infinite
 }
 // What x is once it has been stored as T.
 template <typename T>

@@ -8,9 +8,12 @@
 #include <cstring>
 #include <vector>
 
+#include "base/half.h"
 #include "tests/cuda_emulator/stream.h"
 
 struct cublasLtContext {};
+
+extern "C" cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);  // the program's
 
 namespace {
 
@@ -38,16 +41,22 @@ float read(const void* data, cudaDataType type, std::int64_t i) {
   if (type == CUDA_R_32F) {
     return static_cast<const float*>(data)[i];
   }
-  return std::bit_cast<float>(std::uint32_t{static_cast<const std::uint16_t*>(data)[i]} << 16);
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[i];
+  return type == CUDA_R_16F ? lockstep::from_f16(bits) : std::bit_cast<float>(std::uint32_t{bits} << 16);
 }
 void write(void* data, cudaDataType type, std::int64_t i, float value) {
   if (type == CUDA_R_32F) {
     static_cast<float*>(data)[i] = value;
     return;
   }
+  auto& element = static_cast<std::uint16_t*>(data)[i];
+  if (type == CUDA_R_16F) {
+    element = lockstep::to_f16(value);
+    return;
+  }
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t rounded = std::isnan(value) ? 0x7FFF0000U : bits + 0x7FFFU + (bits >> 16 & 1U);
-  static_cast<std::uint16_t*>(data)[i] = static_cast<std::uint16_t>(rounded >> 16);
+  element = static_cast<std::uint16_t>(rounded >> 16);
 }
 
 constexpr float kGeluScale = 0.7978845608F;  // sqrt(2 / pi)
@@ -167,7 +176,7 @@ const char* cublasLtGetStatusString(cublasStatus_t status) {
 
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, std::uint64_t rows,
                                           std::uint64_t columns, std::int64_t stride) {
-  if ((type != CUDA_R_32F && type != CUDA_R_16BF) || stride < static_cast<std::int64_t>(rows)) {
+  if ((type != CUDA_R_32F && type != CUDA_R_16BF && type != CUDA_R_16F) || stride < static_cast<std::int64_t>(rows)) {
     return CUBLAS_STATUS_INVALID_VALUE;
   }
   *layout = reinterpret_cast<cublasLtMatrixLayout_t>(
@@ -226,15 +235,19 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t /
   return CUBLAS_STATUS_SUCCESS;
 }
 
-// As on a GPU, epilogues with an activation want rows that begin at multiples of 16 bytes.
+// As on a GPU, epilogues with an activation want rows that begin at multiples of 16 bytes, and those before Ampere have
+// no products of bf16.
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t /*handle*/, cublasLtMatmulDesc_t description,
-                                              cublasLtMatrixLayout_t /*first*/, cublasLtMatrixLayout_t /*second*/,
+                                              cublasLtMatrixLayout_t first, cublasLtMatrixLayout_t /*second*/,
                                               cublasLtMatrixLayout_t /*before*/, cublasLtMatrixLayout_t out,
                                               cublasLtMatmulPreference_t /*preference*/, int /*wanted*/,
                                               cublasLtMatmulHeuristicResult_t* results, int* found) {
   const Description& wanted = description_of(description);
   const bool has_activation = wanted.epilogue != CUBLASLT_EPILOGUE_DEFAULT && wanted.epilogue != CUBLASLT_EPILOGUE_BIAS;
-  *found = has_activation && layout_of(out).rows % 8 != 0 ? 0 : 1;
+  int generation = 0;
+  static_cast<void>(cudaDeviceGetAttribute(&generation, cudaDevAttrComputeCapabilityMajor, 0));
+  const bool has_type = layout_of(first).type != CUDA_R_16BF || generation >= 8;
+  *found = has_type && (!has_activation || layout_of(out).rows % 8 == 0) ? 1 : 0;
   *results = {};
   return *found == 1 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }

@@ -38,6 +38,11 @@ std::uint64_t setting(const char* name, std::uint64_t otherwise) {
 int device_count() { return static_cast<int>(setting("LOCKSTEP_EMULATED_GPUS", 1)); }
 std::size_t device_memory_bytes() { return setting("LOCKSTEP_EMULATED_GPU_MIB", 4096) << 20; }
 
+int capability() {
+  static const auto value = static_cast<int>(setting("LOCKSTEP_EMULATED_CAPABILITY", 90));
+  return value;
+}
+
 cudaError_t sticky_error() { return broken_with; }
 void break_device(cudaError_t error) { broken_with = error; }
 

@@ -2,7 +2,8 @@
 //
 //   LOCKSTEP_EMULATED_GPUS=N         GPUs that this machine shows (default 1)
 //   LOCKSTEP_EMULATED_GPU_MIB=N      memory of each (default 4096)
-//   LOCKSTEP_EMULATED_SHARED_KIB=N   shared memory that a block may have (default 227)
+//   LOCKSTEP_EMULATED_CAPABILITY=N   their compute capability (default 90; 75 is Turing, which has no bf16)
+//   LOCKSTEP_EMULATED_SHARED_KIB=N   shared memory that a block may have (default 227, on Turing 64)
 //   LOCKSTEP_EMULATED_FAULT=N        the N-th kernel of a process fails as on a broken card, and all calls after it
 //   LOCKSTEP_EMULATED_FAULT_GPU=N    where the process uses this GPU (default 0)
 //   LOCKSTEP_EMULATED_FAULT_ONCE=F   and makes the file F, which was not there
@@ -22,6 +23,7 @@ namespace lockstep::cuda_emulator {
 
 [[nodiscard]] int device_count();
 [[nodiscard]] std::size_t device_memory_bytes();
+[[nodiscard]] int capability();
 
 // What ended the use of the GPU, as a real one remembers it; cudaSuccess before.
 [[nodiscard]] cudaError_t sticky_error();

@@ -20,7 +20,7 @@ constexpr std::size_t kSharedBytes = std::size_t{48} << 10;  // of a kernel that
 constexpr std::size_t kMostThreads = 1024;
 
 // Hopper's, or another card's.
-std::size_t most_shared_bytes() { return setting("LOCKSTEP_EMULATED_SHARED_KIB", 227) << 10; }
+std::size_t most_shared_bytes() { return setting("LOCKSTEP_EMULATED_SHARED_KIB", capability() < 80 ? 64 : 227) << 10; }
 
 thread_local int current_device = 0;
 
@@ -138,9 +138,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     return answer(cudaErrorInvalidDevice);
   }
   *properties = {};
-  std::snprintf(properties->name, sizeof(properties->name), "NVIDIA H200 (emulated)");
-  properties->major = 9;
-  properties->minor = 0;
+  std::snprintf(properties->name, sizeof(properties->name), "%s (emulated)",
+                capability() < 80 ? "Tesla T4" : "NVIDIA H200");
+  properties->major = capability() / 10;
+  properties->minor = capability() % 10;
   properties->multiProcessorCount = 4;
   properties->totalGlobalMem = device_memory_bytes();
   return answer(cudaSuccess);
@@ -148,10 +149,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*device*/) {
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
+      *value = capability() / 10;
       return answer(cudaSuccess);
     case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
+      *value = capability() % 10;
       return answer(cudaSuccess);
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = static_cast<int>(most_shared_bytes());

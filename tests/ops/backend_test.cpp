@@ -274,7 +274,8 @@ TEST_P(BackendTest, GemmMultipliesWithTransposedStridedAndAccumulatedOperands) {
 // Vocabularies around whole vectors, the largest logit at every place, alone and with its equal further on.
 TEST_P(BackendTest, CrossEntropyTellsTheFirstOfTheLikeliestTokens) {
   for (const std::int64_t vocabulary : {1, 2, 15, 16, 33, 64, 71}) {
-    const std::int64_t stride = backend_.logits_shape(vocabulary, dtype()).stride;
+    const Backend::LogitsShape shape = backend_.logits_shape(vocabulary, dtype());
+    const std::int64_t stride = shape.stride;
     const std::int64_t rows = 2 * vocabulary + 1;
     Values logits(static_cast<std::size_t>(rows * stride), 1000);  // what is behind a row counts for nothing
     std::vector<std::int32_t> expected;
@@ -290,7 +291,7 @@ TEST_P(BackendTest, CrossEntropyTellsTheFirstOfTheLikeliestTokens) {
     std::vector<std::int32_t> targets(static_cast<std::size_t>(rows), 0);
     targets.back() = -1;
     expected.back() = -1;
-    const Tensor x = floats({rows, stride}, logits);
+    const Tensor x = graph_.constant({rows, stride}, logits, shape.dtype);
     const Tensor likeliest = graph_.tape().make({rows}, DType::kI32);
     for (const Tensor& dx : {Tensor(), x}) {
       backend_.cross_entropy({x, vocabulary, targets, 1.0F, dx, floats({rows}), likeliest});

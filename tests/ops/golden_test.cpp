@@ -174,7 +174,7 @@ TEST_P(GoldenTest, LinearCrossEntropyAgreesWithMaskedTargets) {
     EXPECT_EQ(loss.count, 66);
     EXPECT_NEAR(loss.sum(), c["sum"].values[0], loss_tolerance() * c["sum"].values[0]);
     c.graph.tape().backward(loss.value);
-    // A GPU's logits are bf16 as well: a rounding more.
+    // A GPU's logits are of the working dtype as well: a rounding more.
     const double steps = GetParam().device == DeviceKind::kCuda ? 3 : 2;
     c.expect("dx", c.graph.input_gradient(0), steps);
     c.expect_gradient("dweight", head.weight, steps);

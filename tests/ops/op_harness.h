@@ -38,12 +38,17 @@ inline bool has_gpu() {
   const cuda::DeviceList list = cuda::list_devices();
   return !list.devices.empty() && list.devices.front().problem.empty();
 }
-// The CPU, and the first GPU where there is one that can be used.
+// Of a GPU that can be used.
+inline bool gpu_has_bf16() { return cuda::list_devices().devices.front().major >= 8; }
+// The CPU, and the first GPU where there is one that can be used, in what it has.
 inline std::vector<Platform> all_platforms() {
   std::vector<Platform> platforms = cpu_platforms();
   if (has_gpu()) {
     platforms.push_back({DeviceKind::kCuda, DType::kF32});
-    platforms.push_back({DeviceKind::kCuda, DType::kBF16});
+    if (gpu_has_bf16()) {
+      platforms.push_back({DeviceKind::kCuda, DType::kBF16});
+    }
+    platforms.push_back({DeviceKind::kCuda, DType::kF16});
   }
   return platforms;
 }
@@ -231,9 +236,9 @@ class OpTest : public testing::TestWithParam<Platform> {
  protected:
   [[nodiscard]] static DType dtype() { return GetParam().dtype; }
   [[nodiscard]] static double tolerance(double steps = 1) { return tolerance_of(dtype(), steps); }
-  // Of a loss, relative: logits are f32, but for a GPU's in bf16.
+  // Of a loss, relative: logits are f32, but for a GPU's in bf16 and f16.
   [[nodiscard]] static double loss_tolerance() {
-    return GetParam().device == DeviceKind::kCuda && dtype() == DType::kBF16 ? 2e-3 : 1e-6;
+    return GetParam().device == DeviceKind::kCpu || dtype() == DType::kF32 ? 1e-6 : tolerance(0.5);
   }
 };
 

@@ -1,12 +1,18 @@
 // Products of f32 on a GPU, exact unless TF32 was asked for: a factor that 10 bits of mantissa cannot hold shows which.
+// And what cards have that know neither TF32 nor bf16.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <vector>
 
 #include "op_harness.h"
+#include "tests/support/error_matcher.h"
 
 namespace lockstep::test {
 namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
 
 constexpr std::int64_t kSize = 256;
 // To the nearest of TF32's, 1.
@@ -38,7 +44,33 @@ TEST(Tf32Test, RoundsTheFactorsOnlyWhereItWasAskedFor) {
     GTEST_SKIP() << "no GPU that can be used";
   }
   EXPECT_EQ(product_of(*make_cuda_backend(0, 1)), kSize * kFactor);
-  EXPECT_EQ(product_of(*make_cuda_backend(0, 1, true)), kSize);
+  if (gpu_has_bf16()) {
+    EXPECT_EQ(product_of(*make_cuda_backend(0, 1, true)), kSize);
+  } else {
+    EXPECT_THAT(message_of_error(ErrorCode::kUnsupported, [] { static_cast<void>(make_cuda_backend(0, 1, true)); }),
+                AllOf(HasSubstr("compute capability 7.5 and no TF32"), HasSubstr("device.tf32")));
+  }
+}
+
+TEST(Tf32Test, AGpuSaysWhichWorkingDtypesItMultiplies) {
+  if (!has_gpu()) {
+    GTEST_SKIP() << "no GPU that can be used";
+  }
+  const std::unique_ptr<Backend> backend = make_cuda_backend(0, 1);
+  EXPECT_TRUE(backend->has_native(DType::kF32));
+  EXPECT_TRUE(backend->has_native(DType::kF16));
+  EXPECT_EQ(backend->has_native(DType::kBF16), gpu_has_bf16());
+  if (gpu_has_bf16()) {
+    return;
+  }
+  const Buffer memory = backend->allocate(3 * 64 * sizeof(BFloat16));
+  const auto matrix = [&](std::size_t i) {
+    return Matrix{memory.data() + i * 64 * sizeof(BFloat16), DType::kBF16, 8, 8, 8, false};
+  };
+  EXPECT_THAT(message_of_error(ErrorCode::kUnsupported,
+                               [&] { backend->gemm({.a = matrix(0), .b = matrix(1), .d = matrix(2)}); }),
+              AllOf(HasSubstr("device: GPU 0 ("), HasSubstr("compute capability 7.5 and no bf16"),
+                    HasSubstr("train.precision: fp16 or fp32")));
 }
 
 }  // namespace

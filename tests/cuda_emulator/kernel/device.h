@@ -25,6 +25,7 @@
 #define gridDim (::lockstep::cuda_emulator::grid_size())
 
 inline void __syncthreads() { lockstep::cuda_emulator::wait_for_block(); }
+[[noreturn]] inline void __trap() { lockstep::cuda_emulator::give_up("a kernel that is not meant for this card runs"); }
 inline void __syncwarp() { static_cast<void>(lockstep::cuda_emulator::exchange_in_warp(0, 0)); }
 
 template <typename T>
