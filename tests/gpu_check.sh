@@ -55,7 +55,7 @@ shared() { mpirun -np "$2" --bind-to none --oversubscribe --mca mpi_yield_when_i
              --set device.share=true "${@:3}"; }
 digest() { lockstep inspect "$work/runs/$1/checkpoints/step-00000020" | sed -n 's/^digest *//p'; }
 for options in "train.precision=fp32" "train.precision=bf16" "train.precision=bf16 model.family=llama model.kv_heads=1" \
-               "train.precision=bf16 model.dropout=0.1 train.recompute=block"; do
+               "train.precision=bf16 model.dropout=0.1 train.recompute=block" "train.precision=fp16 train.loss_scale_window=2"; do
   set_options=()
   for option in $options; do
     set_options+=(--set "$option")

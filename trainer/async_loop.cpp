@@ -136,6 +136,7 @@ void AsyncLoop::load(const CheckpointReader* checkpoint) {
     const std::string validation = progress_.validation;
     progress_ = run_progress_from_json(position.extra_json);
     progress_.measure_on(validation);
+    progress_.loss_scale.reset();  // each worker has one of its own
     log_.info("train: continuing {} from step {}, digest {}", checkpoint->path().string(), completed_,
               checkpoint->manifest().digest.hex());
   } else if (config_.tune.method != TuneMethod::kFull) {
@@ -229,7 +230,14 @@ void AsyncLoop::step() {
   const PreferenceSums sums = sums_of(losses, train_step_.values_per_micro_batch());
   const double loss = sums.loss / static_cast<double>(weight);
   train_step_.finish_gradients();
-  const double norm = train_step_.gradient_norm(completed_);
+  const double norm = train_step_.gradient_norm(
+      completed_, {.computes = [this](std::int64_t micro_batch) {
+        if (micro_batch == 0) {
+          log_.info("train: step {}: gradients overflow fp16; computed again with a loss scale of {}", completed_ + 1,
+                    train_step_.loss_scaler().state().scale);
+        }
+        activity_.enter(Phase::kGradients, completed_ + 1, micro_batch);
+      }});
   if (!std::isfinite(loss) || !std::isfinite(norm)) {
     end_diverged(loss, norm);
   }
@@ -256,6 +264,9 @@ void AsyncLoop::step() {
                       .tokens = tokens_,
                       .data_ms = loader_->take_blocked_ms(),
                       .world = store_.world()};
+  if (train_step_.loss_scaler().is_on()) {
+    step_->loss_scale = 1 / train_step_.gradient_scale();
+  }
   if (train_step_.reference() != nullptr) {
     step_->preference = means_of(sums, static_cast<double>(weight));
   }

@@ -114,8 +114,8 @@ struct TrainConfig {
   int micro_batches = 0;   // 0: auto, the larger of 8 and the world size
   int micro_batch_size = 8;
   Precision precision = Precision::kFp32;
-  double loss_scale =
-      0;  // fp16: at the start, a power of two; 0: auto, 8 times the tokens of a step, rounded up to one
+  // fp16: at the start, a power of two; 0: auto, 8 times the tokens of a step, rounded up to one.
+  double loss_scale = 0;
   std::int64_t loss_scale_window = 2000;  // fp16: steps without overflow before the scale doubles
   Determinism determinism = Determinism::kElastic;
   Recompute recompute = Recompute::kNone;

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "trainer/config_keys.h"
+#include "trainer/loss_scaler.h"
 
 namespace lockstep {
 namespace {
@@ -18,9 +19,10 @@ bool is_power_of_two(int value) { return value > 0 && std::has_single_bit(static
 
 // The gradient of a token's loss begins at up to 8, whatever the size of a step.
 double first_loss_scale(const Config& config) {
-  const double tokens = static_cast<double>(config.train.micro_batches) * config.train.micro_batch_size *
-                        static_cast<double>(config.data.sequence);
-  return std::min(0x1p40, 8 * std::exp2(std::ceil(std::log2(std::max(tokens, 1.0)))));
+  const auto tokens = static_cast<std::uint64_t>(config.train.micro_batches) *
+                      static_cast<std::uint64_t>(config.train.micro_batch_size) *
+                      static_cast<std::uint64_t>(config.data.sequence);
+  return std::min(LossScaler::kMost, 8 * static_cast<double>(std::bit_ceil(tokens)));
 }
 
 int default_hidden(const ModelConfig& model) {
@@ -171,9 +173,12 @@ void check_consistency(const Config& written, const std::string& origin) {
               is_power_of_two(config.train.micro_batches),
           "{}: train.micro_batches is {}; determinism: elastic needs a power of two", origin,
           config.train.micro_batches);
-  require(config.train.loss_scale == 0 ||
-              std::exp2(std::round(std::log2(config.train.loss_scale))) == config.train.loss_scale,
+  require(config.train.loss_scale == 0 || LossScaler::is_possible({config.train.loss_scale, 0}),
           "{}: train.loss_scale is {}; expected auto or a power of two", origin, config.train.loss_scale);
+  require(config.train.precision != Precision::kFp16 || config.comm.wire != "int8",
+          "{}: comm.wire is int8, where a step makes good what the one before lost, and train.precision is fp16, where "
+          "the two may have other scales; expected comm.wire fp32 or bf16",
+          origin);
   check_tuning(config, origin);
   check_preference(config, origin);
   check_mode(config, origin);

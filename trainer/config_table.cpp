@@ -215,8 +215,8 @@ std::vector<ConfigKey> data_and_train_keys() {
       {.name = "train.loss_scale",
        .slot = LOCKSTEP_SLOT(train.loss_scale),
        .help =
-           "fp16: what the loss is multiplied by at first, halved where gradients overflow; auto: 8 times the tokens "
-           "of a step",
+           "fp16: what the loss is multiplied by at first, halved where gradients overflow; a power of two; auto: the "
+           "next from 8 times the tokens of a step on",
        .range = from_to(1, 0x1p40),
        .word_for_zero = "auto"},
       {.name = "train.loss_scale_window",

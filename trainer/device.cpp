@@ -128,29 +128,31 @@ std::unique_ptr<Backend> make_backend(const DeviceChoice& choice, int threads) {
                                                 : make_cuda_backend(choice.device.index, threads, choice.tf32);
 }
 
-// NVIDIA's data sheets: bf16 and f16 on tensor cores without sparsity, of which TF32 reaches half on each of these
-// cards but the T4, which has no bf16 and no TF32; f32 on the ordinary cores. The first name that occurs in the
-// driver's counts.
+// NVIDIA's data sheets: f16, and but for the T4 bf16, on tensor cores without sparsity, of which TF32 reaches half on
+// each of these cards that has it; f32 on the ordinary cores. The first name that occurs in the driver's counts.
 double stated_peak_flop_per_s(const std::string& name, DType working, bool tf32) {
   struct Peak {
     const char* name;
     double half;
     double f32;
+    bool has_tf32 = true;
   };
-  constexpr std::array kPeaks = {
-      Peak{"B200", 2250e12, 75e12},         Peak{"B100", 1750e12, 60e12},     Peak{"H200", 989e12, 67e12},
-      Peak{"GH200", 989e12, 67e12},         Peak{"H100 PCIe", 756e12, 51e12}, Peak{"H100 NVL", 835e12, 60e12},
-      Peak{"H100", 989e12, 67e12},          Peak{"H800", 989e12, 67e12},      Peak{"H20", 148e12, 44e12},
-      Peak{"A100", 312e12, 19.5e12},        Peak{"A800", 312e12, 19.5e12},    Peak{"A30", 165e12, 10.3e12},
-      Peak{"A40", 149.7e12, 37.4e12},       Peak{"A10", 125e12, 31.2e12},     Peak{"L40S", 362e12, 91.6e12},
-      Peak{"L40", 181e12, 90.5e12},         Peak{"L4", 121e12, 30.3e12},      Peak{"RTX 6000 Ada", 364.2e12, 91.1e12},
-      Peak{"RTX A6000", 154.8e12, 38.7e12}, Peak{"Tesla T4", 65e12, 8.1e12}};
+  constexpr std::array kPeaks = {Peak{"B200", 2250e12, 75e12},         Peak{"B100", 1750e12, 60e12},
+                                 Peak{"H200", 989e12, 67e12},          Peak{"GH200", 989e12, 67e12},
+                                 Peak{"H100 PCIe", 756e12, 51e12},     Peak{"H100 NVL", 835e12, 60e12},
+                                 Peak{"H100", 989e12, 67e12},          Peak{"H800", 989e12, 67e12},
+                                 Peak{"H20", 148e12, 44e12},           Peak{"A100", 312e12, 19.5e12},
+                                 Peak{"A800", 312e12, 19.5e12},        Peak{"A30", 165e12, 10.3e12},
+                                 Peak{"A40", 149.7e12, 37.4e12},       Peak{"A10", 125e12, 31.2e12},
+                                 Peak{"L40S", 362e12, 91.6e12},        Peak{"L40", 181e12, 90.5e12},
+                                 Peak{"L4", 121e12, 30.3e12},          Peak{"RTX 6000 Ada", 364.2e12, 91.1e12},
+                                 Peak{"RTX A6000", 154.8e12, 38.7e12}, Peak{"Tesla T4", 65e12, 8.1e12, false}};
   for (const Peak& peak : kPeaks) {
     if (name.find(peak.name) != std::string::npos) {
       if (working != DType::kF32) {
         return peak.half;
       }
-      return tf32 ? peak.half / 2 : peak.f32;
+      return tf32 && peak.has_tf32 ? peak.half / 2 : peak.f32;
     }
   }
   return 0;

@@ -1,4 +1,4 @@
-// Where each parameter lies in the flat buffers of master weights, gradients, moments and the bf16 working copy.
+// Where each parameter lies in the flat buffers of master weights, gradients, moments and the narrow working copy.
 //
 // Parameters are laid out in the order in which their gradients become ready, each at a multiple of kAlignment
 // elements; the gaps are padding, zero in every flat buffer. Tied weights are one parameter. The layout is pure: it

@@ -8,8 +8,8 @@ namespace lockstep {
 // Device memory that is really there: every byte is `value`.
 [[nodiscard]] Buffer filled_memory(Backend& backend, std::size_t size_bytes, std::byte value);
 
-// Device memory of `count` elements, f32 or bf16, between -1 and 1: on a GPU, products of numbers that are all alike
-// are faster than of any others.
+// Device memory of `count` elements of a working dtype between -1 and 1: on a GPU, products of numbers that are all
+// alike are faster than of any others.
 [[nodiscard]] Buffer random_memory(Backend& backend, std::size_t count, DType dtype);
 
 // Floating-point operations a second at the best of a few attempts, which take some tens of milliseconds: of 960 x 960

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 
 namespace lockstep {
 
@@ -13,6 +14,11 @@ LossScaler::LossScaler(const TrainConfig& config)
   }
 }
 
+bool LossScaler::is_possible(const State& state) {
+  int exponent = 0;
+  return state.scale >= kLeast && state.scale <= kMost && std::frexp(state.scale, &exponent) == 0.5 && state.steps >= 0;
+}
+
 bool LossScaler::lower() {
   if (!is_on_ || state_.scale <= kLeast) {
     return false;
@@ -22,7 +28,7 @@ bool LossScaler::lower() {
 }
 
 void LossScaler::count_step() {
-  if (is_on_ && ++state_.steps == window_) {
+  if (is_on_ && ++state_.steps >= window_) {
     state_ = {std::min(2 * state_.scale, kMost), 0};
   }
 }

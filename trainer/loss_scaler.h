@@ -1,6 +1,6 @@
 // What the loss of a run in fp16 is multiplied by, so that gradients lie in fp16's range: dynamic loss scaling
-// (Micikevicius et al., "Mixed Precision Training", 2018, section 3.2). Scales are powers of two: multiplying by one
-// and dividing again changes no bit of what stays in range.
+// (Micikevicius et al., "Mixed Precision Training", 2018, section 3.2). Scales are powers of two: multiplying by such a
+// scale and dividing again changes no bit of what stays in range.
 //
 // A step whose gradients overflow is not left out, as elsewhere, but computed again at half the scale: no sample is
 // lost, and the learning rate and the optimizer's corrections count every step. The scale is a part of the run's state.
@@ -23,6 +23,9 @@ class LossScaler {
 
     friend bool operator==(const State&, const State&) = default;
   };
+
+  // Whether a scaler can come into it: a power of two within the bounds.
+  [[nodiscard]] static bool is_possible(const State& state);
 
   // `config` is resolved. Another precision than fp16 has the scale 1 for ever.
   explicit LossScaler(const TrainConfig& config);

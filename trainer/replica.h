@@ -57,7 +57,7 @@ class Replica {
   void initialize(std::uint64_t seed);
   // The values of parameter `index` of frozen(), kept in the working dtype; matrices of blocks as tune.quantize says.
   void fill_frozen(std::size_t index, std::span<float> values);
-  // After a change of master_of(part): brings the bf16 copy up to date.
+  // After a change of master_of(part): brings the narrow copy up to date.
   void refresh(const ElementRange& part);
   void refresh() { refresh(master_range_); }
 
@@ -80,7 +80,7 @@ class Replica {
   DType working_dtype_;
   ElementRange master_range_;
   Buffer master_;
-  Buffer narrow_;               // bf16
+  Buffer narrow_;               // bf16 or f16
   std::vector<Buffer> frozen_;  // by parameter of frozen()
   std::vector<Tensor> frozen_tensors_;
   std::vector<Tensor> weights_;

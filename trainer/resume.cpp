@@ -71,6 +71,10 @@ RunProgress run_progress_from_json(const std::string& text) {
     if (object.contains("loss_scale")) {
       const json& scale = object.at("loss_scale");
       progress.loss_scale = {scale.at("scale").get<double>(), scale.at("steps").get<std::int64_t>()};
+      if (!LossScaler::is_possible(*progress.loss_scale)) {
+        fail(ErrorCode::kCorrupt, "resume: the manifest's loss scale is {} after {} steps, expected a power of two",
+             progress.loss_scale->scale, progress.loss_scale->steps);
+      }
     }
     return progress;
   } catch (const json::exception& error) {

@@ -210,6 +210,9 @@ void TrainLoop::open(RunLock& lock) {
             communicator_.description(), config_.train.micro_batches, config_.train.micro_batch_size,
             config_.data.sequence, name_of(config_.train.precision),
             on_gpu && config_.device.tf32 && replica.working_dtype() == DType::kF32 ? " with products in TF32" : "");
+  if (const LossScaler& scaler = train_step_.loss_scaler(); scaler.is_on()) {
+    log_.info("train: a loss scale of {}{}", scaler.state().scale, progress_.loss_scale ? ", as it was" : "");
+  }
   if (!train_step_.not_recorded().empty()) {
     log_.info("train: device.graph: no step is put into CUDA graphs: {}", train_step_.not_recorded());
   }
@@ -294,8 +297,8 @@ TrainLoop::StepResult TrainLoop::step() {
     return batch;
   });
   result.data_ms = loader_->take_blocked_ms();
-  train_step_.finish_gradients(
-      [this](std::size_t bucket) { enter(Phase::kReduce, static_cast<std::int64_t>(bucket)); });
+  const auto waits_for = [this](std::size_t bucket) { enter(Phase::kReduce, static_cast<std::int64_t>(bucket)); };
+  train_step_.finish_gradients(waits_for);
 
   const GatheredRecords& gathered = exchange(losses);
   const PreferenceSums sums = sums_of(gathered.micro_batch_losses, train_step_.values_per_micro_batch());
@@ -309,13 +312,15 @@ TrainLoop::StepResult TrainLoop::step() {
   if (!std::isfinite(result.loss)) {
     end_diverged(result);
   }
-  enter(Phase::kUpdate);
-  LossScaler& scaler = train_step_.loss_scaler();
-  result.grad_norm = train_step_.gradient_norm(completed_, [&] {
-    log_.info("train: step {}: gradients overflow fp16; computed again with a loss scale of {}", completed_ + 1,
-              scaler.state().scale);
-    enter(Phase::kGradients, 0);
-  });
+  const LossScaler& scaler = train_step_.loss_scaler();
+  const auto computes_again = [&](std::int64_t part) {
+    if (part == 0) {
+      log_.info("train: step {}: gradients overflow fp16; computed again with a loss scale of {}", completed_ + 1,
+                scaler.state().scale);
+    }
+    enter(Phase::kGradients, part);
+  };
+  result.grad_norm = train_step_.gradient_norm(completed_, {computes_again, waits_for});
   if (!std::isfinite(result.grad_norm)) {
     end_diverged(result);  // nothing was changed
   }

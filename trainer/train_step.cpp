@@ -232,14 +232,17 @@ double TrainStep::norm_of_sum() {
   return std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
 }
 
-double TrainStep::gradient_norm(std::int64_t completed, const std::function<void()>& again) {
+double TrainStep::gradient_norm(std::int64_t completed, const Again& again) {
   double norm = norm_of_sum();
   while (!std::isfinite(norm) && loss_scaler_.lower()) {
-    if (again) {
-      again();
-    }
-    compute_micro_batches(completed, [kept = kept_.begin()]() mutable -> const TokenBatch& { return *kept++; });
-    reducer_.finish();
+    std::size_t micro_batch = 0;
+    compute_micro_batches(completed, [&]() -> const TokenBatch& {
+      if (again.computes) {
+        again.computes(static_cast<std::int64_t>(micro_batch));
+      }
+      return kept_[micro_batch++];
+    });
+    finish_gradients(again.waits_for);
     norm = norm_of_sum();
   }
   gradient_scale_ = 1 / static_cast<double>(loss_scaler_.scale());

@@ -64,16 +64,22 @@ class TrainStep {
 
   // The gradients of this rank's micro-batches of the step after `completed` others; sums of buckets over the ranks
   // begin on the way. `next` gives the micro-batches in order. Returns their losses, sums over what step_weight()
-  // counts, with values_per_micro_batch() numbers for each; valid until the next call.
+  // counts, with values_per_micro_batch() numbers for each; valid until this or gradient_norm() is called.
   [[nodiscard]] std::span<const double> compute_gradients(std::int64_t completed,
                                                           const std::function<const TokenBatch&()>& next);
   // Waits until the gradients of all ranks are summed; tells `waits_for` (may be empty) each bucket that it waits for.
   // Throws Error(kTimeout, kPeerLost).
   void finish_gradients(const std::function<void(std::size_t bucket)>& waits_for = {}) { reducer_.finish(waits_for); }
+  // What gradient_norm() tells while it computes a step again.
+  struct Again {
+    std::function<void(std::int64_t micro_batch)> computes = {};  // this rank's, from 0
+    std::function<void(std::size_t bucket)> waits_for = {};
+  };
   // Of the step's gradient. Collective where the optimizer is sharded, or the precision is fp16: while gradients
-  // overflow that range, all ranks halve the loss's scale, tell `again` (may be empty), and compute and sum them once
-  // more. Infinite or NaN where that does not help.
-  [[nodiscard]] double gradient_norm(std::int64_t completed, const std::function<void()>& again = {});
+  // overflow that range, all ranks halve the loss's scale, and compute and sum them once more. Infinite or NaN where
+  // that does not help.
+  [[nodiscard]] double gradient_norm(std::int64_t completed, const Again& again);
+  [[nodiscard]] double gradient_norm(std::int64_t completed) { return gradient_norm(completed, Again()); }
   // From gradient_norm() to the next step: what the reducer's gradient is to be multiplied by.
   [[nodiscard]] double gradient_scale() const { return gradient_scale_; }
   // The update with the gradient whose norm is `norm`, finite. Where the optimizer is sharded, each rank updates its

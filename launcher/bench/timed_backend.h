@@ -17,7 +17,7 @@ enum class StepPart : std::uint8_t {
   kAttention,  // with its own products, and RoPE
   kNorms,      // norms, and all that goes element by element: activations, residuals, dropout, embeddings, bias sums
   kHead,       // the products with the vocabulary, and the loss
-  kOptimizer,  // norm of the gradient, AdamW, the bf16 copy of the weights
+  kOptimizer,  // norm of the gradient, AdamW, the narrow copy of the weights
   kSums,       // additions of micro-batches' gradients
 };
 inline constexpr std::size_t kStepParts = 6;

@@ -79,6 +79,7 @@ void Translation::take_batch() {
   set("num_train_epochs", "train.epochs", keys_.number("num_train_epochs", 3));
   const bool bf16 = keys_.flag("bf16");
   const bool fp16 = keys_.flag("fp16");
+  require(!(bf16 && fp16), "{}: bf16 and fp16 are both true; expected one of them at most", origin());
   set(fp16 ? "fp16" : "bf16", "train.precision", fp16 ? "fp16" : bf16 ? "bf16" : "fp32");
   if (keys_.flag("tf32")) {
     set("tf32", "device.tf32", true);

@@ -74,6 +74,15 @@ TEST_F(EmulatedGpusTest, GoOnInGraphsWhereAnyNumberOfThemStopped) {
   EXPECT_EQ(train("resumed", 1, constant + Settings{"device.graph=true"}), train("constant", 1, constant));
 }
 
+// A scale of the loss that falls and rises, which recordings hold.
+TEST_F(EmulatedGpusTest, GiveTheSameBitsInFp16WithAndWithoutGraphs) {
+  const Settings fp16 = {"train.precision=fp16", "train.loss_scale=17179869184", "train.loss_scale_window=1",
+                         "schedule.name=constant"};
+  const TrainingJob::Result one = train("fp16", 1, fp16);
+  EXPECT_EQ(train("fp16-graphs", 2, fp16 + Settings{"device.graph=true", "comm.zero=1"}), one);
+  EXPECT_EQ(job_->curve("fp16-graphs"), job_->curve("fp16"));
+}
+
 // What the emulator reports at the end of a process.
 struct Requests {
   unsigned long long launches = 0;

@@ -115,7 +115,8 @@ class Campaign {
     std::vector<std::string> settings = kSettings;
     settings.push_back("train.steps=" + std::to_string(steps));
     settings.push_back("train.precision=" + precision_);
-    settings.push_back("train.loss_scale_window=5");  // of fp16: gradients overflow now and then
+    // Of fp16: gradients overflow in the first step, and now and then.
+    settings.insert(settings.end(), {"train.loss_scale=17179869184", "train.loss_scale_window=5"});
     return settings;
   }
   // The step of the newest checkpoint, 0 before the first. Throws when the newest is damaged: a published checkpoint is

@@ -279,6 +279,7 @@ TEST_F(LlamaFactoryTest, RefusesWhatItCannotHonour) {
             "sft.yaml: learning_rte is 1, which is not known here; remove it to go on without");
   EXPECT_EQ(refusal("seed: one\n"), "sft.yaml: seed is one, expected a number");
   EXPECT_EQ(refusal("bf16: 1\n"), "sft.yaml: bf16 is 1, expected true or false");
+  EXPECT_EQ(refusal("bf16: true\nfp16: true\n"), "sft.yaml: bf16 and fp16 are both true; expected one of them at most");
   for (const char* optimizer : {"sgd", "adamw_torch_8bit", "adamw_8bit", "paged_adamw_32bit", "adamw_hf"}) {
     EXPECT_EQ(refusal(std::string("optim: ") + optimizer + "\n"),
               std::string("sft.yaml: optim is ") + optimizer +

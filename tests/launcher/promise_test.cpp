@@ -55,6 +55,18 @@ class PromiseTest : public testing::Test {
 };
 TrainingJob* PromiseTest::job_ = nullptr;
 
+// Of the steps of a curve, in order.
+std::vector<double> loss_scales(const std::vector<std::string>& curve) {
+  std::vector<double> scales;
+  for (const std::string& line : curve) {
+    const auto json = nlohmann::json::parse(line);
+    if (json.contains("loss_scale")) {
+      scales.push_back(json.at("loss_scale").get<double>());
+    }
+  }
+  return scales;
+}
+
 const Settings kLlama = {"model.family=llama", "model.heads=4", "model.kv_heads=2", "model.tied=false"};
 
 Settings operator+(Settings a, const Settings& b) {
@@ -231,6 +243,7 @@ TEST_F(PromiseTest, HoldsForPreferences) {
   }
   const Settings overflowing = dpo + Settings{"train.precision=fp16", "train.loss_scale=17179869184"};
   EXPECT_EQ(train("dpo-fp16-4", 4, overflowing), train("dpo-fp16-1", 1, overflowing));
+  EXPECT_LT(loss_scales(job_->curve("dpo-fp16-1")).front(), 17179869184.0);
 }
 
 TEST_F(PromiseTest, HoldsOverEveryPathBetweenRanks) {
@@ -263,18 +276,6 @@ TEST_F(PromiseTest, ShardsTheOptimizerOnAnyNumberOfRanks) {
   EXPECT_EQ(train("three-shards", 3, fixed + Settings{"comm.zero=1"}), train("three-ranks", 3, fixed));
 }
 
-// Of the steps of a curve, in order.
-std::vector<double> loss_scales(const std::vector<std::string>& curve) {
-  std::vector<double> scales;
-  for (const std::string& line : curve) {
-    const auto json = nlohmann::json::parse(line);
-    if (json.contains("loss_scale")) {
-      scales.push_back(json.at("loss_scale").get<double>());
-    }
-  }
-  return scales;
-}
-
 // With a scale that is too high at first, and one that rises every few steps to where gradients overflow again.
 TEST_F(PromiseTest, HoldsInFp16) {
   const Settings settings =
@@ -300,8 +301,10 @@ TEST_F(PromiseTest, HoldsInFp16) {
   EXPECT_EQ(train("fp16-resumed", 1, settings), one);
   EXPECT_EQ(job_->curve("fp16-resumed"), job_->curve("fp16-1"));
 
-  const Settings gpt2 = {"train.precision=fp16", "model.dropout=0.1"};
+  const Settings gpt2 = {"train.precision=fp16", "train.loss_scale=17179869184", "model.dropout=0.1",
+                         "train.embedding_noise=5"};
   EXPECT_EQ(train("fp16-gpt2-4", 4, gpt2), train("fp16-gpt2-1", 1, gpt2));
+  EXPECT_LT(loss_scales(job_->curve("fp16-gpt2-1")).front(), 17179869184.0);
 }
 
 TEST_F(PromiseTest, HoldsWhateverIsRecomputed) {

@@ -371,6 +371,26 @@ TEST_P(BackendTest, ConversionRoundsToNearestEvenAsTheScalarTypeDoes) {
   }
 }
 
+TEST_P(BackendTest, WidensEveryF16) {
+  std::vector<Float16> values(0x10000);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i].bits = static_cast<std::uint16_t>(i);
+  }
+  const Tensor from = graph_.tape().make({0x10000}, DType::kF16);
+  const Tensor to = graph_.tape().make({0x10000}, DType::kF32);
+  set_elements(from.buffer(), values);
+  backend_.convert(from.buffer(), to.buffer());
+  const std::vector<float> wide = elements_of<float>(to.buffer());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const auto expected = static_cast<float>(values[i]);
+    if (std::isnan(expected)) {
+      ASSERT_TRUE(std::isnan(wide[i])) << i;
+    } else {
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(wide[i]), std::bit_cast<std::uint32_t>(expected)) << i;
+    }
+  }
+}
+
 // Every f16 there is, and the floats half way between two of them and next to that.
 TEST_P(BackendTest, ConversionsRoundToTheNearestF16) {
   std::vector<float> values;

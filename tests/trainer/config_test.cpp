@@ -294,6 +294,9 @@ TEST(ConfigTest, DerivesTheFirstLossScaleOfFp16FromTheTokensOfAStep) {
             "--set: train.loss_scale is 0; expected auto or a number from 1 to 1099511627776");
   EXPECT_EQ(refusal_of_set("train.loss_scale_window=0"),
             "--set: train.loss_scale_window is 0; expected an integer from 1 to 1000000000000");
+  const Config int8 = parse(kSmall, {"train.precision=bf16", "comm.wire=int8", "comm.backend=server"});
+  EXPECT_EQ(int8.comm.wire, "int8");
+  EXPECT_THROW((void)parse(kSmall, {"train.precision=fp16", "comm.wire=int8", "comm.backend=server"}), Error);
 }
 
 TEST(ConfigTest, TakesAWarmupLongerThanTheRun) {

@@ -87,6 +87,7 @@ TEST(StatedPeak, TakesTheMostPreciseNameAndKnowsNoOther) {
   EXPECT_EQ(stated_peak_flop_per_s("NVIDIA GH200 480GB", DType::kBF16, false), 989e12);
   EXPECT_EQ(stated_peak_flop_per_s("NVIDIA A100-SXM4-40GB", DType::kF16, false), 312e12);
   EXPECT_EQ(stated_peak_flop_per_s("Tesla T4", DType::kF16, false), 65e12);
+  EXPECT_EQ(stated_peak_flop_per_s("Tesla T4", DType::kF32, true), 8.1e12);
   EXPECT_EQ(stated_peak_flop_per_s("a card of tomorrow", DType::kBF16, false), 0);
 }
 

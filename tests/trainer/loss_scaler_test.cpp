@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 namespace lockstep {
 namespace {
 
@@ -40,10 +42,22 @@ TEST(LossScalerTest, StaysBetweenItsBounds) {
 }
 
 TEST(LossScalerTest, GoesOnFromAState) {
-  LossScaler scaler(fp16(65536, 10));
-  scaler.restore({256, 9});
-  scaler.count_step();
-  EXPECT_EQ(scaler.state(), (LossScaler::State{512, 0}));
+  for (const std::int64_t window : {10, 5}) {  // also where so many steps have passed already
+    LossScaler scaler(fp16(65536, window));
+    scaler.restore({256, 9});
+    scaler.count_step();
+    EXPECT_EQ(scaler.state(), (LossScaler::State{512, 0}));
+  }
+}
+
+TEST(LossScalerTest, KnowsWhichStatesThereAre) {
+  EXPECT_TRUE(LossScaler::is_possible({1, 0}));
+  EXPECT_TRUE(LossScaler::is_possible({LossScaler::kMost, 1999}));
+  for (const LossScaler::State& state :
+       {LossScaler::State{3, 0}, LossScaler::State{0.5, 0}, LossScaler::State{0, 0}, LossScaler::State{-2, 0},
+        LossScaler::State{0x1p41, 0}, LossScaler::State{2, -1}, LossScaler::State{std::nan(""), 0}}) {
+    EXPECT_FALSE(LossScaler::is_possible(state)) << state.scale << ", " << state.steps;
+  }
 }
 
 TEST(LossScalerTest, IsOneForOtherPrecisions) {

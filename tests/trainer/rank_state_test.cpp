@@ -20,6 +20,7 @@ RankState state_of(std::int64_t completed, float first) {
   state.completed = completed;
   state.tokens = 64U * static_cast<std::uint64_t>(completed);
   state.progress.best_validation_loss = 2.5;
+  state.progress.loss_scale = {4096, 17};
   state.config_text = "run:\n  name: \"a\"\n";
   state.last_lines = "{\"step\": 7}\n";
   state.save_pending = true;

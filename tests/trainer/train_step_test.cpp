@@ -41,14 +41,14 @@ class TrainStepTest : public testing::TestWithParam<const char*> {
     }
   }
 
-  [[nodiscard]] Config config(int zero, const std::string& setting = "run.name=step") const {
-    return resolve(parse_config(kConfig, "step.yaml",
-                                std::vector<std::string>{std::string("train.precision=") + GetParam(),
-                                                         "comm.zero=" + std::to_string(zero), setting}),
-                   {.world_size = communicator_->world_size(),
-                    .ranks_on_node = communicator_->node_size(),
-                    .cores_on_node = 1,
-                    .vocab = 1201});
+  [[nodiscard]] Config config(int zero, const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> settings = {std::string("train.precision=") + GetParam(),
+                                         "comm.zero=" + std::to_string(zero)};
+    settings.insert(settings.end(), more.begin(), more.end());
+    return resolve(parse_config(kConfig, "step.yaml", settings), {.world_size = communicator_->world_size(),
+                                                                  .ranks_on_node = communicator_->node_size(),
+                                                                  .cores_on_node = 1,
+                                                                  .vocab = 1201});
   }
   double run(TrainStep& step, std::int64_t completed) {
     static_cast<void>(step.compute_gradients(completed, [&]() -> const TokenBatch& { return batch_; }));
@@ -110,26 +110,33 @@ TEST_P(TrainStepTest, ChangesNothingForAGradientThatIsNotFinite) {
   }
 }
 
-// A step whose gradients overflow is the step at the scale at which they do not.
-TEST_P(TrainStepTest, ComputesGradientsThatOverflowAgainAtALowerScale) {
-  if (GetParam() != std::string("fp16")) {
-    GTEST_SKIP() << "of fp16 alone";
-  }
-  for (const int zero : {0, 1}) {
-    const Config high_config = config(zero, "train.loss_scale=1099511627776");
+// In fp16: a step whose gradients overflow is the step at the scale at which they do not, also where random numbers
+// are drawn.
+class ScaledTrainStepTest : public TrainStepTest {
+ protected:
+  void expect_step_at_lower_scale(int zero) {
+    const auto scaled = [&](std::int64_t scale) {
+      return config(zero,
+                    {"train.loss_scale=" + std::to_string(scale), "model.dropout=0.1", "train.embedding_noise=5"});
+    };
+    const Config high_config = scaled(std::int64_t{1} << 40);
     TrainStep high(high_config, *communicator_, *backend_);
     high.replica().initialize(5);
     static_cast<void>(high.compute_gradients(0, [&]() -> const TokenBatch& { return batch_; }));
     high.finish_gradients();
     std::vector<float> scales;
-    const double norm = high.gradient_norm(0, [&] { scales.push_back(high.loss_scaler().scale()); });
+    const auto computes = [&](std::int64_t micro_batch) {
+      if (micro_batch == 0) {
+        scales.push_back(high.loss_scaler().scale());
+      }
+    };
+    const double norm = high.gradient_norm(0, {.computes = computes});
     ASSERT_GT(scales.size(), 3U);
     EXPECT_EQ(scales.front(), 0x1p39F);
     EXPECT_EQ(high.gradient_scale(), 1 / static_cast<double>(scales.back()));
     high.update(0, 1e-3, norm);
 
-    const Config low_config =
-        config(zero, "train.loss_scale=" + std::to_string(static_cast<std::int64_t>(scales.back())));
+    const Config low_config = scaled(static_cast<std::int64_t>(scales.back()));
     TrainStep low(low_config, *communicator_, *backend_);
     low.replica().initialize(5);
     EXPECT_EQ(run(low, 0), norm);
@@ -137,15 +144,26 @@ TEST_P(TrainStepTest, ComputesGradientsThatOverflowAgainAtALowerScale) {
     EXPECT_EQ(bytes_of(low.replica().working()), bytes_of(high.replica().working()));
     EXPECT_EQ(copy_of(low.optimizer().exp_avg_sq()), copy_of(high.optimizer().exp_avg_sq()));
   }
+};
+
+TEST_P(ScaledTrainStepTest, ComputesGradientsThatOverflowAgainAtALowerScale) {
+  for (const int zero : {0, 1}) {
+    expect_step_at_lower_scale(zero);
+  }
 }
 
-// What fp16 holds exactly is the same at any scale.
-TEST_P(TrainStepTest, HasGradientsThatDoNotDependOnTheScale) {
-  if (GetParam() != std::string("fp16")) {
-    GTEST_SKIP() << "of fp16 alone";
+TEST_P(ScaledTrainStepTest, ComputesAgainOnAllRanksWhereOnesGradientsOverflow) {
+  if (communicator_->rank() != communicator_->world_size() - 1) {
+    std::ranges::fill(batch_.targets, -1);  // without a loss there is nothing to overflow
   }
-  const Config one_config = config(0, "train.loss_scale=1024");
-  const Config other_config = config(0, "train.loss_scale=4096");
+  for (const int zero : {0, 1}) {
+    expect_step_at_lower_scale(zero);
+  }
+}
+
+TEST_P(ScaledTrainStepTest, HasNearlyTheSameNormAtAnotherScale) {
+  const Config one_config = config(0, {"train.loss_scale=1024"});
+  const Config other_config = config(0, {"train.loss_scale=4096"});
   TrainStep one(one_config, *communicator_, *backend_);
   TrainStep other(other_config, *communicator_, *backend_);
   one.replica().initialize(5);
@@ -154,6 +172,8 @@ TEST_P(TrainStepTest, HasGradientsThatDoNotDependOnTheScale) {
   EXPECT_NEAR(run(other, 0), norm, 1e-3 * norm);
 }
 
+INSTANTIATE_TEST_SUITE_P(Precisions, ScaledTrainStepTest, testing::Values("fp16"),
+                         [](const auto& precision) { return std::string(precision.param); });
 INSTANTIATE_TEST_SUITE_P(Precisions, TrainStepTest, testing::Values("fp32", "bf16", "fp16"),
                          [](const auto& precision) { return std::string(precision.param); });
 

@@ -82,7 +82,7 @@ void initialize(const Architecture& architecture, const ModelParameters& paramet
 // By number, whether a parameter is a matrix of a linear layer of a block: with adapters or without, most of a model.
 [[nodiscard]] std::vector<bool> are_block_matrices(const ModelParameters& parameters);
 
-// By number, tensors over the flat buffer of `layout` (f32 or bf16), which carry their place in it, and those of
+// By number, tensors over the flat buffer of `layout`, of a working dtype, which carry their place in it, and those of
 // `frozen`, by their place there.
 [[nodiscard]] std::vector<Tensor> tensors_over(const ModelParameters& parameters, const BufferView& trained,
                                                std::span<const Tensor> frozen);

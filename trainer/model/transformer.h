@@ -55,9 +55,9 @@ class Transformer {
     SequenceLengths lengths = {};  // of the sequences in the rows; empty: each row is one. At most the context
     bool with_likeliest = false;   // loss() tells the likeliest tokens, too
   };
-  // Loss of one micro-batch, scaled by `scale`. `weights` has a tensor for each parameter, by number, f32 or bf16: see
-  // tensors_over().
-  // `recompute` trades memory for time and changes no bit. What is given by reference stays valid until backward().
+  // Loss of one micro-batch, scaled by `scale`. `weights` has a tensor for each parameter, by number, of a working
+  // dtype: see tensors_over(). `recompute` trades memory for time and changes no bit. What is given by reference stays
+  // valid until backward().
   [[nodiscard]] Loss loss(Tape& tape, std::span<const Tensor> weights, const Rows& rows, const DropoutStream& dropout,
                           float scale, Recompute recompute = Recompute::kNone) const;
   // A loss that is a function of the likelihoods of the sequences that rows.lengths tells apart: see SequenceTargets.

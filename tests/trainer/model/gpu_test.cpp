@@ -62,6 +62,9 @@ std::vector<Case> cases() {
                                            {"llama_wide", with_wide_heads(small_llama())}}) {
     cases.push_back({name + "_fp32", architecture, Precision::kFp32, 1e-5, 1e-4, 1e-4});
     cases.push_back({name + "_bf16", architecture, Precision::kBf16, 5e-3, 0.06, 0.03});
+    if (name == "gpt2" || name == "llama_wide") {
+      cases.push_back({name + "_fp16", architecture, Precision::kFp16, 7e-4, 8e-3, 4e-3});
+    }
   }
   return cases;
 }
