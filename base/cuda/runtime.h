@@ -30,7 +30,8 @@ void use_device(int index);
 [[nodiscard]] int compute_capability();
 // From this one on, a GPU has bf16, TF32 and copies to shared memory that nobody waits for.
 inline constexpr int kAmpere = 80;
-// Throws Error(kUnsupported) that says of `what` that the GPU in use does not have it, and its compute capability.
+// Throws Error(kUnsupported): that the GPU in use, of its compute capability, does not have `what`; which may go on
+// with what to do.
 [[noreturn]] void fail_for_want_of(std::string_view what);
 
 class Stream {

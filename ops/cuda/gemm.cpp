@@ -258,7 +258,7 @@ void set_pointers(const Gemm& gemm, Plan& plan) {
 struct GemmCache::Impl {
   explicit Impl(bool with_tf32) : tf32(with_tf32), workspace(allocate_device(kWorkspaceBytes)) {
     if (tf32 && !is_ampere) {
-      fail_for_want_of("TF32: leave out device.tf32");
+      fail_for_want_of("TF32; leave out device.tf32");
     }
     library().check(library().create(&handle), "starting");
   }
@@ -366,7 +366,7 @@ void GemmCache::run_whole(const Gemm& gemm) {
     std::unique_ptr<Plan>& plan = impl_->plans[key];
     if (plan == nullptr) {
       if (!has_native(gemm.a.dtype)) {
-        fail_for_want_of("bf16: train.precision: fp16 or fp32 run on it");
+        fail_for_want_of("bf16; set train.precision: fp16 or fp32");
       }
       plan = impl_->make_plan(gemm);
     }
