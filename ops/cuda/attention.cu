@@ -166,15 +166,15 @@ __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
   constexpr int kQueries = Memory::kQueries;
   constexpr int kKeys = Memory::kKeys;
   auto& memory = *reinterpret_cast<Memory*>(dynamic_shared_memory());
-  const AttentionSizes& shape = args.sizes;
+  AttentionSizes shape = args.sizes;
   const int x = static_cast<int>(threadIdx.x) % kSide;
   const int y = static_cast<int>(threadIdx.x) / kSide;
-  const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kQueries;
+  const BlockRows block = shape.take_tile(kQueries, true);
+  const int first_row = block.first;
   const int head = static_cast<int>(blockIdx.y);
-  const int batch = static_cast<int>(blockIdx.z);
   const int kv_head = shape.key_head(head);
   const int rows = min(kQueries, shape.query_length - first_row);
-  memory.q.load(args.q.at(batch, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
+  memory.q.load(args.q.at(block, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
 
   constexpr int kOwnRows = kQueries / kSide;
   float out[kOwnRows][kDim / kSide] = {};
@@ -189,7 +189,7 @@ __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
   for (int first_key = 0; first_key < keys; first_key += kKeys) {
     const int valid = min(kKeys, keys - first_key);
     __syncthreads();
-    memory.kv.load(args.k.at(batch, first_key, kv_head * shape.head_dim), args.k.row_stride, valid, shape.head_dim);
+    memory.kv.load(args.k.at(block, first_key, kv_head * shape.head_dim), args.k.row_stride, valid, shape.head_dim);
     __syncthreads();
     float p[kOwnRows][kKeys / kSide];
     dot_rows(memory.q, memory.kv, p);
@@ -211,7 +211,7 @@ __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
         p[i][j] = now == -INFINITY ? 0 : expf(p[i][j] - now);
         tile_sum += p[i][j];
         if (shape.dropout.probability > 0) {
-          p[i][j] *= shape.dropout_factor(shape.index_of(batch, head, row), first_key + x + kSide * j);
+          p[i][j] *= shape.dropout_factor(shape.index_of(block, head, row), first_key + x + kSide * j);
         }
       }
       sum[i] = sum[i] * shrink + sum_over_lanes<kSide>(tile_sum);
@@ -223,7 +223,7 @@ __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
     }
     memory.p.store(p);
     __syncthreads();
-    memory.kv.load(args.v.at(batch, first_key, kv_head * shape.head_dim), args.v.row_stride, valid, shape.head_dim);
+    memory.kv.load(args.v.at(block, first_key, kv_head * shape.head_dim), args.v.row_stride, valid, shape.head_dim);
     __syncthreads();
     add_weighted(memory.p, memory.kv, out);
   }
@@ -236,10 +236,10 @@ __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
       out[i][c] *= inverse;
     }
     if (x == 0 && args.log_sum_exp != nullptr && row < shape.query_length) {
-      args.log_sum_exp[shape.index_of(batch, head, row)] = largest[i] + logf(sum[i]);
+      args.log_sum_exp[shape.place_of(block, head, row)] = largest[i] + logf(sum[i]);
     }
   }
-  store_rows<kDim, kQueries>(out, args.out.at(batch, first_row, head * shape.head_dim), args.out.row_stride, rows,
+  store_rows<kDim, kQueries>(out, args.out.at(block, first_row, head * shape.head_dim), args.out.row_stride, rows,
                              shape.head_dim);
 }
 
@@ -252,29 +252,25 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
   }
 }
 
-// A warp a row.
+// A warp a row, of kDeltaRows of a head in turn.
+constexpr int kDeltaRows = 32;
 template <typename T>
-__global__ void delta_kernel(const __grid_constant__ BackwardArgs<T> args, std::int64_t count) {
-  const AttentionSizes& shape = args.sizes;
-  const std::int64_t index = std::int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
-  if (index >= count) {
-    return;
-  }
-  const std::int64_t row = index % shape.query_length;
-  const std::int64_t head = index / shape.query_length % shape.heads;
-  const std::int64_t batch = index / shape.query_length / shape.heads;
-  const auto at = [&](const AttentionRows<const T>& view) {
-    return view.data + batch * view.batch_stride + row * view.row_stride + head * shape.head_dim;
-  };
-  const T* out = at(args.out);
-  const T* dout = at(args.dout);
-  float sum = 0;
-  for (int d = static_cast<int>(threadIdx.x) % kWarp; d < shape.head_dim; d += kWarp) {
-    sum = fmaf(to_float(out[d]), to_float(dout[d]), sum);
-  }
-  sum = sum_over_lanes(sum);
-  if (threadIdx.x % kWarp == 0) {
-    args.delta[index] = sum;
+__global__ void __launch_bounds__(kThreads) delta_kernel(const __grid_constant__ BackwardArgs<T> args) {
+  AttentionSizes shape = args.sizes;
+  const BlockRows block = shape.take_tile(kDeltaRows, false);
+  const int head = static_cast<int>(blockIdx.y);
+  const int end = min(block.first + kDeltaRows, shape.query_length);
+  for (int row = block.first + static_cast<int>(threadIdx.x) / kWarp; row < end; row += kThreads / kWarp) {
+    const T* out = args.out.at(block, row, head * shape.head_dim);
+    const T* dout = args.dout.at(block, row, head * shape.head_dim);
+    float sum = 0;
+    for (int d = static_cast<int>(threadIdx.x) % kWarp; d < shape.head_dim; d += kWarp) {
+      sum = fmaf(to_float(out[d]), to_float(dout[d]), sum);
+    }
+    sum = sum_over_lanes(sum);
+    if (threadIdx.x % kWarp == 0) {
+      args.delta[shape.place_of(block, head, row)] = sum;
+    }
   }
 }
 
@@ -311,18 +307,19 @@ __device__ void take_turn(const Load& load) {
 // Of a tile, q k^T and dout v^T become p (with dropout) and ds = scale * p * (m * (dout v^T) - delta), m being what
 // dropout multiplies by, in shared memory.
 template <typename T, int kQueries, int kKeys, typename Memory>
-__device__ void weigh(Memory& memory, const BackwardArgs<T>& args, float (&p)[kQueries][kKeys],
-                      float (&ds)[kQueries][kKeys], int batch, int head, int first_row, int first_key) {
-  const AttentionSizes& shape = args.sizes;
+__device__ void weigh(Memory& memory, const BackwardArgs<T>& args, const AttentionSizes& shape, const BlockRows& block,
+                      float (&p)[kQueries][kKeys], float (&ds)[kQueries][kKeys], int head, int first_row,
+                      int first_key) {
   const int x = static_cast<int>(threadIdx.x) % kSide;
   const int y = static_cast<int>(threadIdx.x) / kSide;
-  const std::int64_t before = shape.index_of(batch, head, 0);
+  const std::int64_t before = shape.index_of(block, head, 0);
+  const std::int64_t place = shape.place_of(block, head, 0);
 #pragma unroll
   for (int i = 0; i < kQueries; ++i) {
     const int row = first_row + y + kSide * i;
     const bool is_row = row < shape.query_length;
-    const float log_sum_exp = is_row ? args.log_sum_exp[before + row] : 0;
-    const float delta = is_row ? args.delta[before + row] : 0;
+    const float log_sum_exp = is_row ? args.log_sum_exp[place + row] : 0;
+    const float delta = is_row ? args.delta[place + row] : 0;
 #pragma unroll
     for (int j = 0; j < kKeys; ++j) {
       const int key = first_key + x + kSide * j;
@@ -348,13 +345,13 @@ __device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
   auto& [k, v] = memory.own;
   auto& q = memory.others[0];
   auto& dout = memory.others[kTakesTurns ? 0 : 1];
-  const AttentionSizes& shape = args.sizes;
-  const int first_key = static_cast<int>(blockIdx.x) * kKeys;
+  AttentionSizes shape = args.sizes;
+  const BlockRows block = shape.take_tile(kKeys, false);
+  const int first_key = block.first;
   const int kv_head = static_cast<int>(blockIdx.y);
-  const int batch = static_cast<int>(blockIdx.z);
   const int keys = min(kKeys, shape.key_length - first_key);
-  k.load(args.k.at(batch, first_key, kv_head * shape.head_dim), args.k.row_stride, keys, shape.head_dim);
-  v.load(args.v.at(batch, first_key, kv_head * shape.head_dim), args.v.row_stride, keys, shape.head_dim);
+  k.load(args.k.at(block, first_key, kv_head * shape.head_dim), args.k.row_stride, keys, shape.head_dim);
+  v.load(args.v.at(block, first_key, kv_head * shape.head_dim), args.v.row_stride, keys, shape.head_dim);
   float dk[kKeys / kSide][kDim / kSide] = {};
   float dv[kKeys / kSide][kDim / kSide] = {};
   const int group = shape.heads / shape.kv_heads;
@@ -364,7 +361,7 @@ __device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
     for (int first_row = first_visible / kQueries * kQueries; first_row < shape.query_length; first_row += kQueries) {
       const int rows = min(kQueries, shape.query_length - first_row);
       const auto load = [&](auto& tile, const AttentionRows<const T>& from) {
-        tile.load(from.at(batch, first_row, head * shape.head_dim), from.row_stride, rows, shape.head_dim);
+        tile.load(from.at(block, first_row, head * shape.head_dim), from.row_stride, rows, shape.head_dim);
       };
       __syncthreads();
       load(q, args.q);
@@ -377,16 +374,16 @@ __device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
       dot_rows(q, k, p);
       take_turn<kTakesTurns>([&] { load(dout, args.dout); });
       dot_rows(dout, v, ds);
-      weigh(memory, args, p, ds, batch, head, first_row, first_key);
+      weigh(memory, args, shape, block, p, ds, head, first_row, first_key);
       __syncthreads();
       add_weighted_transposed(memory.p, dout, dv);
       take_turn<kTakesTurns>([&] { load(q, args.q); });
       add_weighted_transposed(memory.ds, q, dk);
     }
   }
-  store_rows<kDim, kKeys>(dk, args.dk.at(batch, first_key, kv_head * shape.head_dim), args.dk.row_stride, keys,
+  store_rows<kDim, kKeys>(dk, args.dk.at(block, first_key, kv_head * shape.head_dim), args.dk.row_stride, keys,
                           shape.head_dim);
-  store_rows<kDim, kKeys>(dv, args.dv.at(batch, first_key, kv_head * shape.head_dim), args.dv.row_stride, keys,
+  store_rows<kDim, kKeys>(dv, args.dv.at(block, first_key, kv_head * shape.head_dim), args.dv.row_stride, keys,
                           shape.head_dim);
 }
 
@@ -410,20 +407,20 @@ __device__ __forceinline__ void query_gradient(const BackwardArgs<T>& args) {
   auto& [q, dout] = memory.own;
   auto& k = memory.others[0];
   auto& v = memory.others[kTakesTurns ? 0 : 1];
-  const AttentionSizes& shape = args.sizes;
-  const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kQueries;
+  AttentionSizes shape = args.sizes;
+  const BlockRows block = shape.take_tile(kQueries, true);
+  const int first_row = block.first;
   const int head = static_cast<int>(blockIdx.y);
-  const int batch = static_cast<int>(blockIdx.z);
   const int kv_head = shape.key_head(head);
   const int rows = min(kQueries, shape.query_length - first_row);
-  q.load(args.q.at(batch, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
-  dout.load(args.dout.at(batch, first_row, head * shape.head_dim), args.dout.row_stride, rows, shape.head_dim);
+  q.load(args.q.at(block, first_row, head * shape.head_dim), args.q.row_stride, rows, shape.head_dim);
+  dout.load(args.dout.at(block, first_row, head * shape.head_dim), args.dout.row_stride, rows, shape.head_dim);
   float dq[kQueries / kSide][kDim / kSide] = {};
   const int keys = min(shape.key_length, shape.visible(first_row + rows - 1));
   for (int first_key = 0; first_key < keys; first_key += kKeys) {
     const int valid = min(kKeys, keys - first_key);
     const auto load = [&](auto& tile, const AttentionRows<const T>& from) {
-      tile.load(from.at(batch, first_key, kv_head * shape.head_dim), from.row_stride, valid, shape.head_dim);
+      tile.load(from.at(block, first_key, kv_head * shape.head_dim), from.row_stride, valid, shape.head_dim);
     };
     __syncthreads();
     load(k, args.k);
@@ -436,12 +433,12 @@ __device__ __forceinline__ void query_gradient(const BackwardArgs<T>& args) {
     dot_rows(q, k, p);
     take_turn<kTakesTurns>([&] { load(v, args.v); });
     dot_rows(dout, v, ds);
-    weigh(memory, args, p, ds, batch, head, first_row, first_key);
+    weigh(memory, args, shape, block, p, ds, head, first_row, first_key);
     __syncthreads();
     take_turn<kTakesTurns>([&] { load(k, args.k); });
     add_weighted(memory.ds, k, dq);
   }
-  store_rows<kDim, kQueries>(dq, args.dq.at(batch, first_row, head * shape.head_dim), args.dq.row_stride, rows,
+  store_rows<kDim, kQueries>(dq, args.dq.at(block, first_row, head * shape.head_dim), args.dq.row_stride, rows,
                              shape.head_dim);
 }
 
@@ -474,54 +471,50 @@ void with_variant(DType dtype, std::int64_t head_dim, const F& f) {
 
 }  // namespace
 
-void attention_forward(const AttentionForward& args, cudaStream_t stream) {
-  const AttentionShape& shape = args.shape;
-  if (shape.batch * shape.query_length == 0) {
+void attention_forward(const AttentionForward& args, SequenceTables& tables, cudaStream_t stream) {
+  if (args.shape.batch * args.shape.query_length == 0) {
     return;
   }
+  const AttentionLaunch launch_kernel(args, tables, stream);
   if (tensor_cores::take(args)) {
-    tensor_cores::attention_forward(args, stream);
+    tensor_cores::attention_forward(args, launch_kernel);
     return;
   }
-  with_variant(args.dtype, shape.head_dim, [&](auto element, auto width) {
+  with_variant(args.dtype, args.shape.head_dim, [&](auto element, auto width) {
     with_tile_size<kUsualForwardBytes<width>>([&](auto is_small) {
-      using T = decltype(element);
       using Memory = ForwardMemory<width, is_small>;
-      launch_attention("attention", forward_kernel<T, width, is_small>,
-                       {shape.query_length, Memory::kQueries, shape.heads, shape.batch, kThreads}, sizeof(Memory),
-                       stream, forward_args<T>(args));
+      launch_kernel("attention", forward_kernel<decltype(element), width, is_small>,
+                    {SequenceTables::Of::kQueries, Memory::kQueries, kThreads}, sizeof(Memory),
+                    forward_args<decltype(element)>(args));
     });
   });
 }
 
-void attention_backward(const AttentionBackward& args, Scratch& scratch, cudaStream_t stream) {
-  const AttentionShape& shape = args.shape;
-  const std::int64_t rows = shape.batch * shape.heads * shape.query_length;
+void attention_backward(const AttentionBackward& args, SequenceTables& tables, Scratch& scratch, cudaStream_t stream) {
+  const std::int64_t rows = args.shape.batch * args.shape.heads * args.shape.query_length;
   if (rows == 0) {
     return;
   }
   auto* const delta = scratch.get<float>(static_cast<std::size_t>(rows));
+  const AttentionLaunch launch_kernel(args, tables, stream);
   with_working_type(args.dtype, [&](auto element) {
     using T = decltype(element);
-    launch("attention's gradient", delta_kernel<T>,
-           {static_cast<unsigned>(divided_up(rows, kThreads / kWarp)), kThreads}, stream, backward_args<T>(args, delta),
-           rows);
+    launch_kernel("attention's gradient", delta_kernel<T>, {SequenceTables::Of::kQueries, kDeltaRows, kThreads}, 0,
+                  backward_args<T>(args, delta));
   });
   if (tensor_cores::take(args)) {
-    tensor_cores::attention_backward(args, delta, stream);
+    tensor_cores::attention_backward(args, delta, launch_kernel);
     return;
   }
-  with_variant(args.dtype, shape.head_dim, [&](auto element, auto width) {
+  with_variant(args.dtype, args.shape.head_dim, [&](auto element, auto width) {
     with_tile_size<kUsualBackwardBytes<width>>([&](auto is_small) {
       using T = decltype(element);
       using Memory = BackwardMemory<width, is_small, true>;
       const BackwardArgs<T> kernel_args = backward_args<T>(args, delta);
-      launch_attention("attention's gradient", key_gradient_kernel<T, width, is_small>,
-                       {shape.key_length, Memory::kKeys, shape.kv_heads, shape.batch, kThreads}, sizeof(Memory), stream,
-                       kernel_args);
-      launch_attention("attention's gradient", query_gradient_kernel<T, width, is_small>,
-                       {shape.query_length, Memory::kQueries, shape.heads, shape.batch, kThreads}, sizeof(Memory),
-                       stream, kernel_args);
+      launch_kernel("attention's gradient", key_gradient_kernel<T, width, is_small>,
+                    {SequenceTables::Of::kKeys, Memory::kKeys, kThreads}, sizeof(Memory), kernel_args);
+      launch_kernel("attention's gradient", query_gradient_kernel<T, width, is_small>,
+                    {SequenceTables::Of::kQueries, Memory::kQueries, kThreads}, sizeof(Memory), kernel_args);
     });
   });
 }

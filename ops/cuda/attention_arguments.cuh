@@ -6,10 +6,19 @@
 
 #include "base/random.h"
 #include "ops/backend.h"
+#include "ops/cuda/sequence_tables.h"
 #include "ops/cuda/card.cuh"
 #include "ops/cuda/vector.cuh"
+#include "ops/sequences.h"
 
 namespace lockstep::cuda {
+
+// Where a block finds its sequence, and which rows of that are its own.
+struct BlockRows {
+  int batch;
+  int begin;  // of the sequence, among the rows of the batch entry
+  int first;  // the block's, from there
+};
 
 template <typename T>
 struct AttentionRows {
@@ -17,8 +26,8 @@ struct AttentionRows {
   std::int64_t row_stride;
   std::int64_t batch_stride;
 
-  __device__ T* at(int batch, int row, int column) const {
-    return data + batch * batch_stride + row * row_stride + column;
+  __device__ T* at(const BlockRows& block, int row, int column) const {
+    return data + block.batch * batch_stride + (block.begin + row) * row_stride + column;
   }
 };
 template <typename T>
@@ -34,14 +43,31 @@ struct AttentionSizes {
   int head_dim;
   float scale;
   Dropout dropout;
-  float factor;  // of what dropout keeps
+  float factor;               // of what dropout keeps
+  const SequenceTile* tiles;  // of sequences that differ in length, one for each block x; null: all are alike
 
+  // What a block works on, a tile of `rows` rows, whose sequence these sizes become. Without a table, blocks have the
+  // tiles in their order, or the last one first.
+  [[nodiscard]] __device__ BlockRows take_tile(int rows, bool is_last_first) {
+    if (tiles == nullptr) {
+      const unsigned tile = is_last_first ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
+      return {static_cast<int>(blockIdx.z), 0, static_cast<int>(tile) * rows};
+    }
+    const SequenceTile tile = tiles[blockIdx.x];
+    query_length = key_length = tile.length;
+    dropout.key = key_of_sequence(dropout.key, static_cast<std::uint64_t>(tile.index));
+    return {0, tile.begin, tile.first_row};
+  }
   [[nodiscard]] __device__ int key_head(int head) const { return head * kv_heads / heads; }
   // How many keys query `row` sees.
   [[nodiscard]] __device__ int visible(int row) const { return key_length - query_length + row + 1; }
-  // Of a row in [batch, heads, query_length].
-  [[nodiscard]] __device__ std::int64_t index_of(int batch, int head, int row) const {
-    return (std::int64_t{batch} * heads + head) * query_length + row;
+  // Of a row in [batch, heads, query_length]: what its random numbers are drawn by.
+  [[nodiscard]] __device__ std::int64_t index_of(const BlockRows& block, int head, int row) const {
+    return (std::int64_t{block.batch} * heads + head) * query_length + row;
+  }
+  // Of a row in what holds a number for each row and head, sequence after sequence.
+  [[nodiscard]] __device__ std::int64_t place_of(const BlockRows& block, int head, int row) const {
+    return std::int64_t{block.begin} * heads + index_of(block, head, row);
   }
 
   // Whether dropout keeps the probability of (row, key), `index` being the row's.
@@ -79,7 +105,8 @@ inline AttentionSizes attention_sizes(const AttentionShape& shape, const Dropout
           static_cast<int>(shape.head_dim),
           shape.scale,
           dropout,
-          1.0F / (1.0F - dropout.probability)};
+          1.0F / (1.0F - dropout.probability),
+          nullptr};
 }
 
 template <typename T>
@@ -122,12 +149,10 @@ BackwardArgs<T> backward_args(const AttentionBackward& args, float* delta) {
           attention_rows<T>(args.dv)};
 }
 
-// A block of `threads` for each `tile` of the `length` rows of each head.
+// A block of `threads` for each `tile` rows of each head: of queries or of keys.
 struct AttentionGrid {
-  std::int64_t length;
+  SequenceTables::Of of;
   int tile;
-  std::int64_t heads;
-  std::int64_t batch;
   unsigned threads;
 };
 // A kernel's tiles are of the usual size or, on cards that have no room for those, small. A block may have this much
@@ -164,13 +189,36 @@ __device__ constexpr bool can_be_chosen() {
   }
 }
 
-template <typename Args>
-void launch_attention(const char* name, void (*kernel)(Args), const AttentionGrid& grid, std::size_t shared_bytes,
-                      cudaStream_t stream, const Args& args) {
-  allow_shared_memory(name, kernel, shared_bytes);
-  const dim3 blocks(static_cast<unsigned>(divided_up(grid.length, grid.tile)), static_cast<unsigned>(grid.heads),
-                    static_cast<unsigned>(grid.batch));
-  launch(name, kernel, {blocks, grid.threads, shared_bytes}, stream, args);
-}
+// Launches one kernel after another of a call of attention.
+class AttentionLaunch {
+ public:
+  template <typename Attention>
+  AttentionLaunch(const Attention& attention, SequenceTables& tables, cudaStream_t stream)
+      : shape_(attention.shape), lengths_(attention.lengths), tables_(tables), stream_(stream) {}
+
+  template <typename Args>
+  void operator()(const char* name, void (*kernel)(Args), const AttentionGrid& grid, std::size_t shared_bytes,
+                  Args args) const {
+    allow_shared_memory(name, kernel, shared_bytes);
+    const bool is_of_keys = grid.of == SequenceTables::Of::kKeys;
+    const auto heads = static_cast<unsigned>(is_of_keys ? shape_.kv_heads : shape_.heads);
+    dim3 blocks;
+    if (lengths_.empty()) {
+      const std::int64_t length = is_of_keys ? shape_.key_length : shape_.query_length;
+      blocks = dim3(static_cast<unsigned>(divided_up(length, grid.tile)), heads, static_cast<unsigned>(shape_.batch));
+    } else {
+      const SequenceTiles tiles = tables_.tiles(lengths_, grid.tile, grid.of);
+      args.sizes.tiles = tiles.data;
+      blocks = dim3(static_cast<unsigned>(tiles.count), heads, 1);
+    }
+    launch(name, kernel, {blocks, grid.threads, shared_bytes}, stream_, args);
+  }
+
+ private:
+  const AttentionShape& shape_;
+  SequenceLengths lengths_;
+  SequenceTables& tables_;
+  cudaStream_t stream_;
+};
 
 }  // namespace lockstep::cuda

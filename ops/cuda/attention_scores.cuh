@@ -22,24 +22,22 @@ template <int kBlocks>
 struct QueryPlace {
   static constexpr int kQueries = kTileWarps * 16 * kBlocks;
 
-  int first_row;
+  BlockRows block;
   int head;
-  int batch;
   int kv_head;
   int rows;       // of the block
   int keys;       // that its last row sees
   int warp_row;   // the warp's first
   int warp_keys;  // that the warp's last row sees; 0: it has no rows
 
-  // The longest rows first, so that no block is left over at the end.
-  __device__ explicit QueryPlace(const AttentionSizes& sizes)
-      : first_row(static_cast<int>(gridDim.x - 1 - blockIdx.x) * kQueries),
+  // The longest rows first, so that no block is left over at the end. Makes `sizes` those of the block's sequence.
+  __device__ explicit QueryPlace(AttentionSizes& sizes)
+      : block(sizes.take_tile(kQueries, true)),
         head(static_cast<int>(blockIdx.y)),
-        batch(static_cast<int>(blockIdx.z)),
         kv_head(sizes.key_head(head)),
-        rows(min(kQueries, sizes.query_length - first_row)),
-        keys(sizes.visible(first_row + rows - 1)),
-        warp_row(first_row + warp_of_tile() * 16 * kBlocks),
+        rows(min(kQueries, sizes.query_length - block.first)),
+        keys(sizes.visible(block.first + rows - 1)),
+        warp_row(block.first + warp_of_tile() * 16 * kBlocks),
         warp_keys(warp_row < sizes.query_length ? min(keys, sizes.visible(warp_row + 16 * kBlocks - 1)) : 0) {}
 
   // The lane's row of block i and half h.
@@ -97,7 +95,7 @@ __device__ Kept<kBlocks> draw_kept(const AttentionSizes& sizes, const QueryPlace
       for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const std::int64_t index = sizes.index_of(place.batch, place.head, place.row(i, h));
+          const std::int64_t index = sizes.index_of(place.block, place.head, place.row(i, h));
           kept.bits[i] |= sizes.keeps_pair(index, first_key + 8 * j + lane_column()) << (4 * j + 2 * h);
         }
       }

@@ -75,13 +75,13 @@ template <typename T, int kDim, bool kDropout, bool kIsSmall>
 __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
   constexpr int kKeys = ForwardMemory<T, kDim, kIsSmall>::kKeys;
   auto& memory = *reinterpret_cast<ForwardMemory<T, kDim, kIsSmall>*>(dynamic_shared_memory());
-  const AttentionSizes& sizes = args.sizes;
+  AttentionSizes sizes = args.sizes;
   const QueryPlace<kBlocks> place(sizes);
   const auto start_loading_keys = [&](Tile<T, kDim, kKeys>& tile, const AttentionRows<const T>& from, int first_key) {
-    start_loading(tile, from.at(place.batch, first_key, place.kv_head * sizes.head_dim), from.row_stride,
+    start_loading(tile, from.at(place.block, first_key, place.kv_head * sizes.head_dim), from.row_stride,
                   place.keys - first_key, sizes.head_dim);
   };
-  start_loading(memory.q, args.q.at(place.batch, place.first_row, place.head * sizes.head_dim), args.q.row_stride,
+  start_loading(memory.q, args.q.at(place.block, place.block.first, place.head * sizes.head_dim), args.q.row_stride,
                 place.rows, sizes.head_dim);
   start_loading_keys(memory.k, args.k, 0);
 
@@ -126,14 +126,14 @@ __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
       softmax.sum[i][h] = sum_over_lanes<4>(softmax.sum[i][h]);
       const int row = place.row(i, h);
       if (args.log_sum_exp != nullptr && lane_column() == 0 && row < sizes.query_length) {
-        args.log_sum_exp[sizes.index_of(place.batch, place.head, row)] =
+        args.log_sum_exp[sizes.place_of(place.block, place.head, row)] =
             softmax.largest[i][h] * sizes.scale + logf(softmax.sum[i][h]);
       }
     }
   }
   store_rows(
       out, [&](int i, int h) { return sizes.factor / softmax.sum[i][h]; }, memory.q,
-      args.out.at(place.batch, place.first_row, place.head * sizes.head_dim), args.out.row_stride, place.rows,
+      args.out.at(place.block, place.block.first, place.head * sizes.head_dim), args.out.row_stride, place.rows,
       sizes.head_dim);
 }
 
@@ -161,14 +161,13 @@ bool take(const AttentionBackward& args) {
   return takes(args.dtype, args.shape, {args.q, args.k, args.v, args.out, args.dout, args.dq, args.dk, args.dv});
 }
 
-void attention_forward(const AttentionForward& args, cudaStream_t stream) {
-  const AttentionShape& shape = args.shape;
-  with_variant(args.dtype, shape, args.dropout, [&](auto element, auto width, auto has_dropout) {
+void attention_forward(const AttentionForward& args, const AttentionLaunch& launch_kernel) {
+  with_variant(args.dtype, args.shape, args.dropout, [&](auto element, auto width, auto has_dropout) {
     with_tile_size<kUsualBytes<width>>([&](auto is_small) {
       using T = decltype(element);
-      launch_attention("attention", forward_kernel<T, width, has_dropout, is_small>,
-                       {shape.query_length, kQueries, shape.heads, shape.batch, kTileThreads},
-                       sizeof(ForwardMemory<T, width, is_small>), stream, forward_args<T>(args));
+      launch_kernel("attention", forward_kernel<T, width, has_dropout, is_small>,
+                    {SequenceTables::Of::kQueries, kQueries, kTileThreads}, sizeof(ForwardMemory<T, width, is_small>),
+                    forward_args<T>(args));
     });
   });
 }

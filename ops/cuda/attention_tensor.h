@@ -4,7 +4,10 @@
 #pragma once
 
 #include "ops/backend.h"
-#include "ops/cuda/recorder.h"
+
+namespace lockstep::cuda {
+class AttentionLaunch;
+}
 
 namespace lockstep::cuda::tensor_cores {
 
@@ -13,8 +16,8 @@ namespace lockstep::cuda::tensor_cores {
 [[nodiscard]] bool take(const AttentionBackward& args);
 
 // Of a call that take() takes, with at least one query.
-void attention_forward(const AttentionForward& args, cudaStream_t stream);
-// `delta` is [batch, heads, query_length]: the dot products of out and dout.
-void attention_backward(const AttentionBackward& args, float* delta, cudaStream_t stream);
+void attention_forward(const AttentionForward& args, const AttentionLaunch& launch_kernel);
+// `delta` has the place of log_sum_exp: the dot products of out and dout.
+void attention_backward(const AttentionBackward& args, float* delta, const AttentionLaunch& launch_kernel);
 
 }  // namespace lockstep::cuda::tensor_cores

@@ -31,14 +31,14 @@ __device__ __forceinline__ void query_gradient(const BackwardArgs<T>& args) {
   constexpr int kQueries = Memory::kQueries;
   constexpr int kStep = Memory::kStep;
   auto& memory = *reinterpret_cast<Memory*>(dynamic_shared_memory());
-  const AttentionSizes& sizes = args.sizes;
+  AttentionSizes sizes = args.sizes;
   const QueryPlace<kBlocks> place(sizes);
   const auto start_loading_queries = [&](Tile<T, kDim, kQueries>& tile, const AttentionRows<const T>& from) {
-    start_loading(tile, from.at(place.batch, place.first_row, place.head * sizes.head_dim), from.row_stride, place.rows,
+    start_loading(tile, from.at(place.block, place.block.first, place.head * sizes.head_dim), from.row_stride, place.rows,
                   sizes.head_dim);
   };
   const auto start_loading_keys = [&](Tile<T, kDim, kStep>& tile, const AttentionRows<const T>& from, int first_key) {
-    start_loading(tile, from.at(place.batch, first_key, place.kv_head * sizes.head_dim), from.row_stride,
+    start_loading(tile, from.at(place.block, first_key, place.kv_head * sizes.head_dim), from.row_stride,
                   place.keys - first_key, sizes.head_dim);
   };
   start_loading_queries(memory.q, args.q);
@@ -55,7 +55,7 @@ __device__ __forceinline__ void query_gradient(const BackwardArgs<T>& args) {
     for (int h = 0; h < 2; ++h) {
       const int row = place.row(i, h);
       const bool is_row = row < sizes.query_length;
-      const std::int64_t index = sizes.index_of(place.batch, place.head, row);
+      const std::int64_t index = sizes.place_of(place.block, place.head, row);
       offset[i][h] = is_row ? args.log_sum_exp[index] * -kLog2E : 0;
       delta[i][h] = is_row ? args.delta[index] : 0;
     }
@@ -100,7 +100,7 @@ __device__ __forceinline__ void query_gradient(const BackwardArgs<T>& args) {
   }
   store_rows(
       dq, [&](int, int) { return sizes.scale; }, memory.q,
-      args.dq.at(place.batch, place.first_row, place.head * sizes.head_dim), args.dq.row_stride, place.rows,
+      args.dq.at(place.block, place.block.first, place.head * sizes.head_dim), args.dq.row_stride, place.rows,
       sizes.head_dim);
 }
 
@@ -187,10 +187,10 @@ __device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
   constexpr int kKeys = Memory::kKeys;
   constexpr int kStep = Memory::kStep;
   auto& memory = *reinterpret_cast<Memory*>(dynamic_shared_memory());
-  const AttentionSizes& sizes = args.sizes;
-  const int first_key = static_cast<int>(blockIdx.x) * kKeys;
+  AttentionSizes sizes = args.sizes;
+  const BlockRows block = sizes.take_tile(kKeys, false);
+  const int first_key = block.first;
   const int kv_head = static_cast<int>(blockIdx.y);
-  const int batch = static_cast<int>(blockIdx.z);
   const int keys = min(kKeys, sizes.key_length - first_key);
   const int warp_key = first_key + warp_of_tile() * 16 * kBlocks;
   const int key_column = kv_head * sizes.head_dim;
@@ -206,18 +206,18 @@ __device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
     const int first_row = first_row_of(tile);
     const int rows = sizes.query_length - first_row;
     const int column = head_of(tile) * sizes.head_dim;
-    start_loading(memory.q[into], args.q.at(batch, first_row, column), args.q.row_stride, rows, sizes.head_dim);
-    start_loading(memory.dout[into], args.dout.at(batch, first_row, column), args.dout.row_stride, rows,
+    start_loading(memory.q[into], args.q.at(block, first_row, column), args.q.row_stride, rows, sizes.head_dim);
+    start_loading(memory.dout[into], args.dout.at(block, first_row, column), args.dout.row_stride, rows,
                   sizes.head_dim);
     // Rows after the last are zero in everything, so that they add nothing.
-    const std::int64_t index = sizes.index_of(batch, head_of(tile), first_row);
+    const std::int64_t index = sizes.place_of(block, head_of(tile), first_row);
     if (const int row = static_cast<int>(threadIdx.x); row < kStep) {
       start_copy<4>(&memory.log_sum_exp[into][row], args.log_sum_exp + index + row, row < rows);
       start_copy<4>(&memory.delta[into][row], args.delta + index + row, row < rows);
     }
   };
-  start_loading(memory.k, args.k.at(batch, first_key, key_column), args.k.row_stride, keys, sizes.head_dim);
-  start_loading(memory.v, args.v.at(batch, first_key, key_column), args.v.row_stride, keys, sizes.head_dim);
+  start_loading(memory.k, args.k.at(block, first_key, key_column), args.k.row_stride, keys, sizes.head_dim);
+  start_loading(memory.v, args.v.at(block, first_key, key_column), args.v.row_stride, keys, sizes.head_dim);
   start_loading_queries(0, 0);
 
   const float scale = sizes.scale * kLog2E;
@@ -236,7 +236,7 @@ __device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
       continue;
     }
     const Kept<kBlocks> kept = draw_kept_transposed<kBlocks, kStep, kDropout>(
-        sizes, sizes.index_of(batch, head_of(tile), first_row), warp_key);
+        sizes, sizes.index_of(block, head_of(tile), first_row), warp_key);
     float p[kBlocks][kStep / 8][4];
     float ds[kBlocks][kStep / 8][4];
     multiply_rows(memory.k, memory.q[current], p);
@@ -265,10 +265,10 @@ __device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
     add_product(Factor<T, kBlocks, kStep>(ds), memory.q[current], dk);
   }
   store_rows(
-      dk, [&](int, int) { return sizes.scale; }, memory.k, args.dk.at(batch, first_key, key_column), args.dk.row_stride,
+      dk, [&](int, int) { return sizes.scale; }, memory.k, args.dk.at(block, first_key, key_column), args.dk.row_stride,
       keys, sizes.head_dim);
   store_rows(
-      dv, [&](int, int) { return sizes.factor; }, memory.v, args.dv.at(batch, first_key, key_column),
+      dv, [&](int, int) { return sizes.factor; }, memory.v, args.dv.at(block, first_key, key_column),
       args.dv.row_stride, keys, sizes.head_dim);
 }
 
@@ -283,22 +283,19 @@ __global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid
 
 }  // namespace
 
-void attention_backward(const AttentionBackward& args, float* delta, cudaStream_t stream) {
-  const AttentionShape& shape = args.shape;
-  with_variant(args.dtype, shape, args.dropout, [&](auto element, auto width, auto has_dropout) {
+void attention_backward(const AttentionBackward& args, float* delta, const AttentionLaunch& launch_kernel) {
+  with_variant(args.dtype, args.shape, args.dropout, [&](auto element, auto width, auto has_dropout) {
     using T = decltype(element);
     const BackwardArgs<T> kernel_args = backward_args<T>(args, delta);
     with_tile_size<kUsualKeyBytes<width>>([&](auto is_small) {
       using Memory = KeyGradientMemory<T, width, is_small>;
-      launch_attention("attention's gradient", key_gradient_kernel<T, width, has_dropout, is_small>,
-                       {shape.key_length, Memory::kKeys, shape.kv_heads, shape.batch, kTileThreads}, sizeof(Memory),
-                       stream, kernel_args);
+      launch_kernel("attention's gradient", key_gradient_kernel<T, width, has_dropout, is_small>,
+                    {SequenceTables::Of::kKeys, Memory::kKeys, kTileThreads}, sizeof(Memory), kernel_args);
     });
     with_tile_size<kUsualQueryBytes<width>>([&](auto is_small) {
       using Memory = QueryGradientMemory<T, width, is_small>;
-      launch_attention("attention's gradient", query_gradient_kernel<T, width, has_dropout, is_small>,
-                       {shape.query_length, Memory::kQueries, shape.heads, shape.batch, kTileThreads}, sizeof(Memory),
-                       stream, kernel_args);
+      launch_kernel("attention's gradient", query_gradient_kernel<T, width, has_dropout, is_small>,
+                    {SequenceTables::Of::kQueries, Memory::kQueries, kTileThreads}, sizeof(Memory), kernel_args);
     });
   });
 }

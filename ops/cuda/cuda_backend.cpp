@@ -19,7 +19,7 @@
 #include "ops/cuda/reduce.h"
 #include "ops/cuda/scratch.h"
 #include "ops/cuda/sdpa.h"
-#include "ops/sequences.h"
+#include "ops/cuda/sequence_tables.h"
 
 namespace lockstep {
 namespace {
@@ -88,14 +88,13 @@ class CudaBackend final : public Backend {
   void attention_forward(const AttentionForward& attention) override {
     check_width(attention.shape);
     if (!sdpa_ || !attention.lengths.empty() || !sdpa_->forward(attention)) {
-      for_each_sequence(attention, [](const AttentionForward& one) { cuda::attention_forward(one, stream()); });
+      cuda::attention_forward(attention, sequences_, stream());
     }
   }
   void attention_backward(const AttentionBackward& attention) override {
     check_width(attention.shape);
     if (!sdpa_ || !attention.lengths.empty() || !sdpa_->backward(attention)) {
-      for_each_sequence(attention,
-                        [this](const AttentionBackward& one) { cuda::attention_backward(one, scratch_, stream()); });
+      cuda::attention_backward(attention, sequences_, scratch_, stream());
     }
   }
 
@@ -109,15 +108,7 @@ class CudaBackend final : public Backend {
   void rope(const Rope& rope) override {
     require(rope.head_dim <= cuda::kWidestRotaryHead,
             "rotary_embedding: heads of {}; on a GPU they are at most {} wide", rope.head_dim, cuda::kWidestRotaryHead);
-    for_each_sequence("rotary_embedding", rope.rows.rows(), rope.rows_per_sequence, rope.lengths,
-                      [&rope](const SequenceRows& sequence) {
-                        Rope one = rope;
-                        if (!rope.lengths.empty()) {
-                          one.rows = rope.rows.slice(sequence.begin, sequence.length);
-                          one.rows_per_sequence = sequence.length;
-                        }
-                        cuda::rope(one, stream());
-                      });
+    cuda::rope(rope, rope.lengths.empty() ? nullptr : sequences_.places(rope.lengths), stream());
   }
   void dropout(const Dropout& dropout, const Tensor& x, const Tensor& y) override {
     cuda::dropout(dropout, x, y, stream());
@@ -187,6 +178,7 @@ class CudaBackend final : public Backend {
   cuda::GemmCache gemms_;
   cuda::Recorder recorder_;
   cuda::IdUpload upload_{recorder_};
+  cuda::SequenceTables sequences_{recorder_};
   cuda::Scratch scratch_{recorder_};
   std::unique_ptr<cuda::Sdpa> sdpa_;  // null: there is no cuDNN, or not for this GPU
   std::string note_;

@@ -16,8 +16,8 @@ struct Frequencies {
 // One thread for each pair (i, i + half) of a head; sines and cosines of large angles keep their place in sincosf.
 template <typename T>
 __global__ void rope_kernel(T* rows, std::int64_t count, std::int64_t row_width, int heads, int half,
-                            std::int64_t rows_per_sequence, std::int64_t first_position, bool inverse,
-                            const __grid_constant__ Frequencies frequencies) {
+                            const std::int32_t* places, std::int64_t rows_per_sequence, std::int64_t first_position,
+                            bool inverse, const __grid_constant__ Frequencies frequencies) {
   const std::int64_t index = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (index >= count) {
     return;
@@ -25,7 +25,8 @@ __global__ void rope_kernel(T* rows, std::int64_t count, std::int64_t row_width,
   const int i = static_cast<int>(index % half);
   const std::int64_t row = index / half / heads;
   const int head = static_cast<int>(index / half % heads);
-  const auto position = static_cast<float>(first_position + row % rows_per_sequence);
+  const std::int64_t place = places != nullptr ? places[row] : row % rows_per_sequence;
+  const auto position = static_cast<float>(first_position + place);
   float sine = 0;
   float cosine = 0;
   sincosf((inverse ? -position : position) * frequencies.inverse[i], &sine, &cosine);
@@ -116,7 +117,7 @@ unsigned blocks_for(std::int64_t threads) { return static_cast<unsigned>(divided
 
 }  // namespace
 
-void rope(const Rope& rope, cudaStream_t stream) {
+void rope(const Rope& rope, const std::int32_t* places, cudaStream_t stream) {
   const auto half = static_cast<int>(rope.head_dim / 2);
   assert(rope.head_dim <= kWidestRotaryHead);
   Frequencies frequencies{};
@@ -128,7 +129,7 @@ void rope(const Rope& rope, cudaStream_t stream) {
   with_working_type(rope.rows.dtype(), [&](auto type) {
     using T = decltype(type);
     launch("rotary embedding", rope_kernel<T>, {blocks_for(count), kThreads}, stream, pointer<T>(rope.rows.data()), count,
-           rope.rows.dim(-1), static_cast<int>(rope.heads), half, rope.rows_per_sequence, rope.first_position,
+           rope.rows.dim(-1), static_cast<int>(rope.heads), half, places, rope.rows_per_sequence, rope.first_position,
            rope.inverse, frequencies);
   });
 }

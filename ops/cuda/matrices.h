@@ -10,7 +10,8 @@ namespace lockstep::cuda {
 
 // head_dim is at most kWidestRotaryHead.
 inline constexpr std::int64_t kWidestRotaryHead = 512;
-void rope(const Rope& rope, cudaStream_t stream);
+// `places`: of each row in its sequence, where the rope has lengths; otherwise null.
+void rope(const Rope& rope, const std::int32_t* places, cudaStream_t stream);
 // d[m, n] += bias[n], for products whose epilogue cannot.
 void add_bias(const Matrix& d, const void* bias, DType bias_dtype, cudaStream_t stream);
 void unpack(const PackedWeight& weight, const Tensor& out, cudaStream_t stream);
