@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "trainer/device.h"
 #include "trainer/model/parameters.h"
 
 namespace lockstep {
@@ -15,7 +16,8 @@ Replica::Replica(const Architecture& architecture, Precision precision, Backend&
       master_range_(is_narrow() ? shard(sharding.rank, sharding.world) : ElementRange{0, layout().total()}) {
   // A GPU would refuse each product; a CPU computes them in f32.
   require(backend.device().kind == DeviceKind::kCpu || backend.has_native(working_dtype_),
-          "precision {}: this GPU has no such products; expected fp16 or fp32", name_of(precision));
+          "precision {}: {} has no such products; expected fp16 or fp32", name_of(precision),
+          name_of(backend.device()));
   const auto allocate = [&](std::size_t size_bytes) {
     return sharding.allocate ? sharding.allocate(size_bytes) : backend.allocate(size_bytes);
   };
