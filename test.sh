@@ -39,10 +39,10 @@ step "Build ($preset)"
 build "$preset" -DLOCKSTEP_WITH_TESTS=ON -- all
 
 step "Tests"
-# Three tests at a time at most: many of them start several ranks, and many wait.
+# Four tests at a time at most: many of them start several ranks, and many wait.
 cores=$(nproc)
 status=0
-ctest --test-dir "build/$preset" --output-on-failure --parallel $((cores < 2 ? 1 : 3)) "$@" </dev/null || status=$?
+ctest --test-dir "build/$preset" --output-on-failure --parallel $((cores < 2 ? 1 : 4)) "$@" </dev/null || status=$?
 end_step
 
 echo

@@ -1,11 +1,13 @@
 #include "trainer/device.h"
 
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <climits>
 #include <map>
+#include <set>
 
 #include "base/cuda/devices.h"
 #include "base/error.h"
@@ -17,20 +19,32 @@ namespace {
 // One line a rank: why it has no GPU, or its host and its GPUs.
 struct Answer {
   RankGpus gpus;
+  std::vector<std::string> names;  // of the GPUs
   std::string problem;
 };
 
-Answer own_answer() {
+// Why a GPU that can be used cannot compute in `precision`; empty: it can.
+std::string problem_with(const cuda::DeviceInfo& device, Precision precision) {
+  constexpr int kFirstWithBf16 = 8;
+  return precision == Precision::kBf16 && device.major < kFirstWithBf16
+             ? fmt::format("compute capability {}.{} and no bf16; expected precision fp16 or fp32", device.major,
+                           device.minor)
+             : "";
+}
+
+Answer own_answer(Precision precision) {
   std::array<char, HOST_NAME_MAX + 1> host{};
   gethostname(host.data(), HOST_NAME_MAX);
-  Answer answer{{host.data(), {}}, {}};
+  Answer answer{{host.data(), {}}, {}, {}};
   const cuda::DeviceList list = cuda::list_devices();
   answer.problem = list.problem;
   for (const cuda::DeviceInfo& device : list.devices) {
-    if (device.problem.empty()) {
+    const std::string problem = device.problem.empty() ? problem_with(device, precision) : device.problem;
+    if (problem.empty()) {
       answer.gpus.bus_ids.push_back(device.bus_id);
+      answer.names.push_back(device.name);
     } else if (answer.problem.empty()) {
-      answer.problem = fmt::format("{}: {}", device.name, device.problem);
+      answer.problem = fmt::format("{}: {}", device.name, problem);
     }
   }
   return answer;
@@ -39,8 +53,8 @@ Answer own_answer() {
 // Tab-separated: none of the parts holds one.
 std::string to_text(const Answer& answer) {
   std::string text = answer.gpus.host + '\t' + answer.problem;
-  for (const std::string& bus_id : answer.gpus.bus_ids) {
-    text += '\t' + bus_id;
+  for (std::size_t i = 0; i < answer.names.size(); ++i) {
+    text += '\t' + answer.gpus.bus_ids[i] + '\t' + answer.names[i];
   }
   return text;
 }
@@ -52,7 +66,12 @@ Answer from_text(const std::string& text) {
     parts.push_back(text.substr(begin, end - begin));
     begin = end + 1;
   }
-  return {{parts[0], {parts.begin() + 2, parts.end()}}, parts[1]};
+  Answer answer{{parts[0], {}}, {}, parts[1]};
+  for (std::size_t i = 2; i + 1 < parts.size(); i += 2) {
+    answer.gpus.bus_ids.push_back(parts[i]);
+    answer.names.push_back(parts[i + 1]);
+  }
+  return answer;
 }
 
 // The device's number as CUDA counts: GPUs that cannot be used count as well.
@@ -84,18 +103,20 @@ GpuAssignment assign_gpus(const std::vector<RankGpus>& ranks) {
   return assignment;
 }
 
-DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator) {
+DeviceChoice choose_device(const DeviceConfig& config, Precision precision, Communicator& communicator) {
   if (config.kind == DeviceWish::kCpu) {
     return {};
   }
   std::vector<RankGpus> ranks;
+  std::vector<std::vector<std::string>> names;
   std::string problem;
-  for (const std::string& text : communicator.all_gather_text(to_text(own_answer()))) {
+  for (const std::string& text : communicator.all_gather_text(to_text(own_answer(precision)))) {
     const Answer answer = from_text(text);
     if (problem.empty() && answer.gpus.bus_ids.empty()) {
       problem = fmt::format("rank {} on {}: {}", ranks.size(), answer.gpus.host, answer.problem);
     }
     ranks.push_back(answer.gpus);
+    names.push_back(answer.names);
   }
   if (!problem.empty()) {
     if (config.kind == DeviceWish::kCuda) {
@@ -110,9 +131,17 @@ DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicato
           "device: {} ranks are more than the GPUs of their nodes ({} has {}); start fewer, set device.share: true, or "
           "device: cpu",
           ranks.size(), ranks[0].host, ranks[0].bus_ids.size());
+  std::set<std::string> kinds;
+  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+    kinds.insert(names[rank][static_cast<std::size_t>(assignment.index[rank])]);
+  }
   return {{DeviceKind::kCuda, static_cast<std::uint8_t>(cuda_index_of(ranks[own].bus_ids[index]))},
           assignment.is_shared,
-          config.tf32};
+          config.tf32,
+          kinds.size() == 1
+              ? ""
+              : fmt::format("the ranks have different GPUs ({}): that bits are the same holds for one kind",
+                            fmt::join(kinds, ", "))};
 }
 
 std::string name_of(const Device& device) {

@@ -30,11 +30,12 @@ struct DeviceChoice {
   Device device;
   bool is_shared = false;  // on some rank: a GPU serves several ranks
   bool tf32 = false;       // as DeviceConfig; never on a CPU
+  std::string note = {};   // something that a user should know, the same on every rank; mostly empty
 };
-// Collective. `auto` is cuda where every rank has a GPU that can be used, else cpu. Throws Error(kUnsupported) that
-// says why cuda cannot be had; Error(kUsage) when ranks would have to share a GPU and device.share does not say so. The
-// same on every rank.
-[[nodiscard]] DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator);
+// Collective. `auto` is cuda where every rank has a GPU that can be used in this precision, else cpu. Throws
+// Error(kUnsupported) that says why cuda cannot be had; Error(kUsage) when ranks would have to share a GPU and
+// device.share does not say so. The same on every rank.
+[[nodiscard]] DeviceChoice choose_device(const DeviceConfig& config, Precision precision, Communicator& communicator);
 
 // "NVIDIA H100 80GB HBM3", or "CPU".
 [[nodiscard]] std::string name_of(const Device& device);

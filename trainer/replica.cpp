@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "base/error.h"
-#include "trainer/device.h"
 #include "trainer/model/parameters.h"
 
 namespace lockstep {
@@ -14,10 +12,6 @@ Replica::Replica(const Architecture& architecture, Precision precision, Backend&
       backend_(backend),
       working_dtype_(dtype_of(precision)),
       master_range_(is_narrow() ? shard(sharding.rank, sharding.world) : ElementRange{0, layout().total()}) {
-  // A GPU would refuse each product; a CPU computes them in f32.
-  require(backend.device().kind == DeviceKind::kCpu || backend.has_native(working_dtype_),
-          "precision {}: {} has no such products; expected fp16 or fp32", name_of(precision),
-          name_of(backend.device()));
   const auto allocate = [&](std::size_t size_bytes) {
     return sharding.allocate ? sharding.allocate(size_bytes) : backend.allocate(size_bytes);
   };

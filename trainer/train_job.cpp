@@ -189,7 +189,11 @@ TrainEnd train(const TrainRequest& request, Communicator& communicator, Log& log
   activity.enter(control::Phase::kLoading);
   const int cores = cores_on_node(communicator);
   DeviceChoice device;
-  run_agreed(communicator, [&] { device = choose_device(request.config.device, communicator); });
+  run_agreed(communicator,
+             [&] { device = choose_device(request.config.device, request.config.train.precision, communicator); });
+  if (!device.note.empty()) {
+    log.warning("train: {}", device.note);
+  }
   Data data;
   Config config;
   const auto resolved = [&] {

@@ -9,9 +9,9 @@
 namespace lockstep::cuda {
 namespace {
 
-// What the kernels are compiled for at least: Turing.
-constexpr int kOldestMajor = 7;
-constexpr int kOldestMinor = 5;
+// What the kernels are compiled for at least.
+constexpr int kOldestMajor = LOCKSTEP_OLDEST_CAPABILITY / 10;
+constexpr int kOldestMinor = LOCKSTEP_OLDEST_CAPABILITY % 10;
 
 std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 

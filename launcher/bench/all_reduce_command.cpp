@@ -241,7 +241,7 @@ void bench_on_gpus(const AllReduceOptions& options, Communicator& host) {
   config.comm.backend = options.backend;
   config.comm.ranks_per_node = options.ranks_per_node;
   config.train.determinism = options.determinism == "fixed" ? Determinism::kFixed : Determinism::kElastic;
-  const DeviceChoice device = choose_device(config.device, host);
+  const DeviceChoice device = choose_device(config.device, Precision::kFp32, host);
   std::unique_ptr<Backend> backend;
   run_agreed(host, [&] { backend = make_backend(device, 1); });
   {

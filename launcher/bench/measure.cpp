@@ -31,7 +31,7 @@ BenchModel resolve_bench_model(const Config& config, Communicator& communicator)
   const int cores = cores_on_node(communicator);
   BenchModel model{.config = config};
   run_agreed(communicator, [&] {
-    model.device = choose_device(config.device, communicator);
+    model.device = choose_device(config.device, config.train.precision, communicator);
     std::error_code error;
     model.has_data = std::filesystem::exists(std::filesystem::path(model.config.data.train) / "dataset.json", error);
     int vocab = model.config.model.vocab;

@@ -186,7 +186,8 @@ class Chat {
 int run_chat(const Options& options, CommandContext& context) {
   context.stop.listen();
   SelfCommunicator alone;
-  const auto backend = make_backend(choose_device(options.model.device(), alone), options.model.threads_or_all());
+  const auto backend = make_backend(choose_device(options.model.device(), options.model.precision(), alone),
+                                    options.model.threads_or_all());
   const LoadedModel model = load_model(options.model, *backend, &context.log);
   Chat(options, model, *backend, context).run();
   return kExitDone;

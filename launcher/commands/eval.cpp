@@ -197,7 +197,8 @@ int run_eval(const Options& options, CommandContext& context) {
   const int threads = options.model.threads > 0
                           ? options.model.threads
                           : std::max(1, options.model.threads_or_all() / communicator->node_size());
-  const auto backend = make_backend(choose_device(options.model.device(), *communicator), threads);
+  const auto backend =
+      make_backend(choose_device(options.model.device(), options.model.precision(), *communicator), threads);
   std::unique_ptr<LoadedModel> model;
   run_agreed(*communicator, [&] {
     if (communicator->rank() == 0 && !options.predictions.empty()) {

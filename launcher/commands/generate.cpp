@@ -52,7 +52,8 @@ void check_length(const LoadedModel& model, std::span<const std::int32_t> prompt
 int run_generate(const Options& options, CommandContext& context) {
   context.stop.listen();
   SelfCommunicator alone;
-  const auto backend = make_backend(choose_device(options.model.device(), alone), options.model.threads_or_all());
+  const auto backend = make_backend(choose_device(options.model.device(), options.model.precision(), alone),
+                                    options.model.threads_or_all());
   const LoadedModel model = load_model(options.model, *backend, &context.log);
   const std::vector<std::int32_t> prompt = prompt_tokens(model, options.prompt);
   check_length(model, prompt, context.log);

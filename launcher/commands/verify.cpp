@@ -222,7 +222,8 @@ class Verification {
   Verification(const Options& options, CommandContext& context)
       : options_(options),
         context_(context),
-        backend_(make_backend(choose_device(options.model.device(), alone_), options.model.threads_or_all())),
+        backend_(make_backend(choose_device(options.model.device(), options.model.precision(), alone_),
+                              options.model.threads_or_all())),
         arena_([this](std::size_t size_bytes) { return backend_->allocate(size_bytes); }) {}
 
   int run() {

@@ -346,6 +346,7 @@ void each_piece(std::size_t size_bytes, ThreadPool& pool, const Body& body) {
 
 void convert(const BufferView& from, const BufferView& to, ThreadPool& pool) {
   assert(from.count == to.count);
+  assert(from.dtype == to.dtype || from.dtype == DType::kF32 || to.dtype == DType::kF32);
   if (from.dtype == to.dtype) {
     each_piece(from.size_bytes(), pool, [&](std::size_t begin, std::size_t size) {
       std::memcpy(static_cast<std::byte*>(to.data) + begin, static_cast<const std::byte*>(from.data) + begin, size);

@@ -208,7 +208,7 @@ __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
       float tile_sum = 0;
 #pragma unroll
       for (int j = 0; j < kKeys / kSide; ++j) {
-        p[i][j] = now == -INFINITY ? 0 : expf(p[i][j] - now);
+        p[i][j] = p[i][j] == -INFINITY ? 0 : expf(p[i][j] - now);  // NaN is to be seen
         tile_sum += p[i][j];
         if (shape.dropout.probability > 0) {
           p[i][j] *= shape.dropout_factor(shape.index_of(block, head, row), first_key + x + kSide * j);
@@ -245,7 +245,7 @@ __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
 
 template <typename T, int kDim, bool kIsSmall>
 __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ ForwardArgs<T> args) {
-  if constexpr (can_be_chosen<T, kUsualForwardBytes<kDim>, kIsSmall>()) {
+  if constexpr (kCanBeChosen<T, kUsualForwardBytes<kDim>, kIsSmall>) {
     forward<T, kDim, kIsSmall>(args);
   } else {
     __trap();
@@ -291,6 +291,9 @@ template <int kDim>
 constexpr std::size_t kUsualBackwardBytes = sizeof(BackwardMemory<kDim, false, true>);
 template <int kDim>
 constexpr std::size_t kSmallBackwardBytes = sizeof(BackwardMemory<kDim, true, true>);
+// Of both gradients.
+static_assert(sizeof(BackwardMemory<64, false, true>) == sizeof(BackwardMemory<64, false, false>));
+static_assert(sizeof(BackwardMemory<256, true, true>) == sizeof(BackwardMemory<256, true, false>));
 static_assert(kUsualBackwardBytes<32> <= kTuringSharedBytes && kSmallBackwardBytes<64> <= kTuringSharedBytes);
 static_assert(kSmallBackwardBytes<128> <= kTuringSharedBytes && kSmallBackwardBytes<256> <= kTuringSharedBytes);
 
@@ -389,7 +392,7 @@ __device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
 
 template <typename T, int kDim, bool kIsSmall>
 __global__ void __launch_bounds__(kThreads) key_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
-  if constexpr (can_be_chosen<T, kUsualBackwardBytes<kDim>, kIsSmall>()) {
+  if constexpr (kCanBeChosen<T, kUsualBackwardBytes<kDim>, kIsSmall>) {
     key_gradient<T, kDim, kIsSmall>(args);
   } else {
     __trap();
@@ -444,7 +447,7 @@ __device__ __forceinline__ void query_gradient(const BackwardArgs<T>& args) {
 
 template <typename T, int kDim, bool kIsSmall>
 __global__ void __launch_bounds__(kThreads) query_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
-  if constexpr (can_be_chosen<T, kUsualBackwardBytes<kDim>, kIsSmall>()) {
+  if constexpr (kCanBeChosen<T, kUsualBackwardBytes<kDim>, kIsSmall>) {
     query_gradient<T, kDim, kIsSmall>(args);
   } else {
     __trap();

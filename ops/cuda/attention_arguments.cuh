@@ -6,8 +6,8 @@
 
 #include "base/random.h"
 #include "ops/backend.h"
-#include "ops/cuda/sequence_tables.h"
 #include "ops/cuda/card.cuh"
+#include "ops/cuda/sequence_tables.h"
 #include "ops/cuda/vector.cuh"
 #include "ops/sequences.h"
 
@@ -131,7 +131,7 @@ struct BackwardArgs {
   AttentionSizes sizes;
   AttentionRows<const T> q, k, v, out, dout;
   const float* log_sum_exp;
-  float* delta;  // [batch, heads, query_length]: the dot products of out and dout
+  float* delta;  // the dot products of out and dout, in the places of log_sum_exp
   AttentionRows<T> dq, dk, dv;
 };
 template <typename T>
@@ -155,18 +155,13 @@ struct AttentionGrid {
   int tile;
   unsigned threads;
 };
-// A kernel's tiles are of the usual size or, on cards that have no room for those, small. A block may have this much
-// shared memory on Turing; from Ampere on (99 KiB), and at most (Hopper).
-inline constexpr std::size_t kTuringSharedBytes = std::size_t{64} << 10;
-inline constexpr std::size_t kAmpereSharedBytes = std::size_t{99} << 10;
-inline constexpr std::size_t kMostSharedBytes = std::size_t{227} << 10;
 
 // Calls f with whether tiles have to be small on the GPU in use, as a constant.
 template <std::size_t kUsualBytes, typename F>
 void with_tile_size(const F& f) {
-  static_assert(kUsualBytes <= kMostSharedBytes);
-  if constexpr (kUsualBytes > kTuringSharedBytes) {
-    if (kUsualBytes > most_shared_memory()) {
+  static_assert(kUsualBytes <= kMostSharedBytes && is_chosen_everywhere(kUsualBytes));
+  if constexpr (has_small_tiles(kUsualBytes, kTuringSharedBytes)) {
+    if (has_small_tiles(kUsualBytes, most_shared_memory())) {
       f(std::true_type{});
       return;
     }
@@ -174,20 +169,9 @@ void with_tile_size(const F& f) {
   f(std::false_type{});
 }
 
-// Whether a kernel for elements T with such tiles is ever launched on the cards that it is being compiled for. Those
-// that are not are left empty there. Turing knows no bf16.
+// Whether a kernel for elements T with such tiles is ever launched on the card that it is being compiled for.
 template <typename T, std::size_t kUsualBytes, bool kIsSmall>
-__device__ constexpr bool can_be_chosen() {
-  constexpr bool kFitsTuring = kUsualBytes <= kTuringSharedBytes;
-  constexpr bool kFitsAmpere = kUsualBytes <= kAmpereSharedBytes;
-  if constexpr (kIsForAnyCard) {
-    return !kIsSmall || !kFitsTuring;
-  } else if constexpr (kIsForTuring) {
-    return !std::is_same_v<T, __nv_bfloat16> && kIsSmall != kFitsTuring;
-  } else {
-    return !kIsSmall || !kFitsAmpere;
-  }
-}
+inline constexpr bool kCanBeChosen = can_be_chosen(kCard, std::is_same_v<T, __nv_bfloat16>, kUsualBytes, kIsSmall);
 
 // Launches one kernel after another of a call of attention.
 class AttentionLaunch {

@@ -139,7 +139,7 @@ __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
 
 template <typename T, int kDim, bool kDropout, bool kIsSmall>
 __global__ void __launch_bounds__(kTileThreads) forward_kernel(const __grid_constant__ ForwardArgs<T> args) {
-  if constexpr (can_be_chosen<T, kUsualBytes<kDim>, kIsSmall>()) {
+  if constexpr (kCanBeChosen<T, kUsualBytes<kDim>, kIsSmall>) {
     forward<T, kDim, kDropout, kIsSmall>(args);
   } else {
     __trap();

@@ -106,7 +106,7 @@ __device__ __forceinline__ void query_gradient(const BackwardArgs<T>& args) {
 
 template <typename T, int kDim, bool kDropout, bool kIsSmall>
 __global__ void __launch_bounds__(kTileThreads) query_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
-  if constexpr (can_be_chosen<T, kUsualQueryBytes<kDim>, kIsSmall>()) {
+  if constexpr (kCanBeChosen<T, kUsualQueryBytes<kDim>, kIsSmall>) {
     query_gradient<T, kDim, kDropout, kIsSmall>(args);
   } else {
     __trap();
@@ -274,7 +274,7 @@ __device__ __forceinline__ void key_gradient(const BackwardArgs<T>& args) {
 
 template <typename T, int kDim, bool kDropout, bool kIsSmall>
 __global__ void __launch_bounds__(kTileThreads) key_gradient_kernel(const __grid_constant__ BackwardArgs<T> args) {
-  if constexpr (can_be_chosen<T, kUsualKeyBytes<kDim>, kIsSmall>()) {
+  if constexpr (kCanBeChosen<T, kUsualKeyBytes<kDim>, kIsSmall>) {
     key_gradient<T, kDim, kDropout, kIsSmall>(args);
   } else {
     __trap();

@@ -32,6 +32,7 @@ __device__ void start_loading(Tile<T, kDim, kRows>& tile, const T* from, std::in
                               int width) {
   constexpr int kAcross = kDim % (8 * kPack) == 0 ? 8 : 4;  // threads side by side: 128 or 64 bytes of a row
   constexpr int kDown = kTileThreads / kAcross;
+  static_assert(kRows % kDown == 0);
   const int first_row = static_cast<int>(threadIdx.x) / kAcross;
   const int first_column = static_cast<int>(threadIdx.x) % kAcross * kPack;
   from += first_row * row_stride + first_column;

@@ -290,6 +290,7 @@ void convert(const BufferView& from, const BufferView& to, cudaStream_t stream) 
     return;
   }
   const bool widens = to.dtype == DType::kF32;
+  assert(widens || from.dtype == DType::kF32);
   const auto run = [&](const auto& convert) {
     sweep(static_cast<std::int64_t>(from.count), are_aligned({from.data, to.data}), stream, "conversion", convert);
   };

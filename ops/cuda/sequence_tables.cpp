@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "base/error.h"
+
 namespace lockstep::cuda {
 namespace {
 
@@ -30,16 +32,7 @@ std::vector<std::int32_t> most_work_first(std::vector<SequenceTile> tiles, const
   return numbers;
 }
 
-std::vector<std::int32_t> query_tiles(SequenceLengths lengths, int rows) {
-  return most_work_first(tiles_of(lengths, rows), [](const SequenceTile& tile) { return tile.first_row; });
-}
-
-std::vector<std::int32_t> key_tiles(SequenceLengths lengths, int rows) {
-  return most_work_first(tiles_of(lengths, rows),
-                         [](const SequenceTile& tile) { return tile.length - tile.first_row; });
-}
-
-std::vector<std::int32_t> places_of(SequenceLengths lengths, int /*rows*/) {
+std::vector<std::int32_t> places_of(SequenceLengths lengths) {
   std::vector<std::int32_t> places;
   for (const std::int64_t length : lengths) {
     for (std::int32_t place = 0; place < length; ++place) {
@@ -51,27 +44,40 @@ std::vector<std::int32_t> places_of(SequenceLengths lengths, int /*rows*/) {
 
 }  // namespace
 
-const SequenceTables::Table& SequenceTables::table(SequenceLengths lengths, int rows, Make make) {
-  Table& table = tables_.try_emplace(std::pair(make, rows), recorder_).first->second;
-  if (!table.upload.is_recording() && std::ranges::equal(table.lengths, lengths)) {
+std::vector<std::int32_t> SequenceTables::numbers_of(Kind kind, SequenceLengths lengths, int rows) {
+  switch (kind) {
+    case Kind::kQueryTiles:
+      return most_work_first(tiles_of(lengths, rows), [](const SequenceTile& tile) { return tile.first_row; });
+    case Kind::kKeyTiles:
+      return most_work_first(tiles_of(lengths, rows),
+                             [](const SequenceTile& tile) { return tile.length - tile.first_row; });
+    case Kind::kPlaces:
+      break;
+  }
+  return places_of(lengths);
+}
+
+const SequenceTables::Table& SequenceTables::table(Kind kind, SequenceLengths lengths, int rows) {
+  Table& table = tables_.try_emplace(std::pair(kind, rows), recorder_).first->second;
+  require(!table.upload.is_recording(), "sequences of different lengths cannot be recorded");
+  if (std::ranges::equal(table.lengths, lengths)) {
     return table;
   }
-  const std::vector<std::int32_t> numbers = make(lengths, rows);
+  table.lengths.clear();  // should what follows fail
+  std::vector<std::int32_t> numbers = numbers_of(kind, lengths, rows);
   table.count = numbers.size();
-  table.data = table.upload(numbers.size(), std::bit_ceil(numbers.size()),
-                            [numbers](std::span<std::int32_t> to) { std::ranges::copy(numbers, to.begin()); });
-  table.lengths.clear();
-  if (!table.upload.is_recording()) {  // a recording uploads when it runs
-    table.lengths.assign(lengths.begin(), lengths.end());
-  }
+  table.data = table.upload(
+      table.count, std::bit_ceil(table.count),
+      [numbers = std::move(numbers)](std::span<std::int32_t> to) { std::ranges::copy(numbers, to.begin()); });
+  table.lengths.assign(lengths.begin(), lengths.end());
   return table;
 }
 
 SequenceTiles SequenceTables::tiles(SequenceLengths lengths, int rows, Of of) {
-  const Table& found = table(lengths, rows, of == Of::kQueries ? query_tiles : key_tiles);
+  const Table& found = table(of == Of::kQueries ? Kind::kQueryTiles : Kind::kKeyTiles, lengths, rows);
   return {reinterpret_cast<const SequenceTile*>(found.data), found.count * sizeof(std::int32_t) / sizeof(SequenceTile)};
 }
 
-const std::int32_t* SequenceTables::places(SequenceLengths lengths) { return table(lengths, 0, places_of).data; }
+const std::int32_t* SequenceTables::places(SequenceLengths lengths) { return table(Kind::kPlaces, lengths, 0).data; }
 
 }  // namespace lockstep::cuda

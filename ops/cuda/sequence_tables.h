@@ -1,10 +1,12 @@
 // Where kernels find the sequences of a batch that differ in length, so that one launch serves all of them. A model
-// asks for the same tables layer after layer: they are uploaded when the lengths change.
+// asks for the same tables layer after layer: they are uploaded when the lengths change. Recordings, whose batches are
+// all alike, have none.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "ops/backend.h"
@@ -13,7 +15,7 @@
 namespace lockstep::cuda {
 
 // A block's part of the rows: some of those of one sequence.
-struct SequenceTile {
+struct alignas(16) SequenceTile {
   std::int32_t begin = 0;      // the sequence's first row, among all
   std::int32_t length = 0;     // its rows
   std::int32_t first_row = 0;  // the tile's first, from the sequence's
@@ -31,6 +33,7 @@ class SequenceTables {
  public:
   explicit SequenceTables(Recorder& recorder) : recorder_(recorder) {}
 
+  // Both throw Error(kUsage) within a recording.
   // Which tiles have the most to do, and so go first: with a causal mask, those of late queries and of early keys.
   enum class Of : std::uint8_t { kQueries, kKeys };
   // All tiles of `rows` rows, the last of a sequence being shorter.
@@ -46,11 +49,12 @@ class SequenceTables {
     std::size_t count = 0;  // of numbers
     const std::int32_t* data = nullptr;
   };
-  using Make = std::vector<std::int32_t> (*)(SequenceLengths lengths, int rows);
-  [[nodiscard]] const Table& table(SequenceLengths lengths, int rows, Make make);
+  enum class Kind : std::uint8_t { kQueryTiles, kKeyTiles, kPlaces };
+  [[nodiscard]] const Table& table(Kind kind, SequenceLengths lengths, int rows);
+  [[nodiscard]] static std::vector<std::int32_t> numbers_of(Kind kind, SequenceLengths lengths, int rows);
 
   Recorder& recorder_;
-  std::map<std::pair<Make, int>, Table> tables_;
+  std::map<std::pair<Kind, int>, Table> tables_;
 };
 
 }  // namespace lockstep::cuda

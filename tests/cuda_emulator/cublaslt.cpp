@@ -17,6 +17,10 @@ extern "C" cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribu
 
 namespace {
 
+struct Preference {
+  std::uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_MASK;  // all
+};
+
 struct Layout {
   cudaDataType type;
   std::int64_t rows;
@@ -222,32 +226,38 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t opaque, cubla
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
-  *preference = reinterpret_cast<cublasLtMatmulPreference_t>(new int);
+  *preference = reinterpret_cast<cublasLtMatmulPreference_t>(new Preference);
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
-  delete reinterpret_cast<int*>(preference);
+  delete reinterpret_cast<Preference*>(preference);
   return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t /*preference*/,
-                                                    cublasLtMatmulPreferenceAttributes_t /*attribute*/,
-                                                    const void* /*value*/, std::size_t /*size_bytes*/) {
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute, const void* value,
+                                                    std::size_t size_bytes) {
+  if (attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) {
+    return copy_attribute(reinterpret_cast<Preference*>(preference)->reductions, value, size_bytes);
+  }
   return CUBLAS_STATUS_SUCCESS;
 }
 
 // As on a GPU, epilogues with an activation want rows that begin at multiples of 16 bytes, and those before Ampere have
-// no products of bf16.
+// no products of bf16. Who wants f16 has to say that sums of a split are not to be added in it: they might overflow.
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t /*handle*/, cublasLtMatmulDesc_t description,
                                               cublasLtMatrixLayout_t first, cublasLtMatrixLayout_t /*second*/,
                                               cublasLtMatrixLayout_t /*before*/, cublasLtMatrixLayout_t out,
-                                              cublasLtMatmulPreference_t /*preference*/, int /*wanted*/,
+                                              cublasLtMatmulPreference_t preference, int /*wanted*/,
                                               cublasLtMatmulHeuristicResult_t* results, int* found) {
   const Description& wanted = description_of(description);
   const bool has_activation = wanted.epilogue != CUBLASLT_EPILOGUE_DEFAULT && wanted.epilogue != CUBLASLT_EPILOGUE_BIAS;
   int generation = 0;
   static_cast<void>(cudaDeviceGetAttribute(&generation, cudaDevAttrComputeCapabilityMajor, 0));
   const bool has_type = layout_of(first).type != CUDA_R_16BF || generation >= 8;
-  *found = has_type && (!has_activation || layout_of(out).rows % 8 == 0) ? 1 : 0;
+  const bool may_overflow = layout_of(out).type == CUDA_R_16F &&
+                            (reinterpret_cast<Preference*>(preference)->reductions &
+                             (CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE)) != 0;
+  *found = has_type && !may_overflow && (!has_activation || layout_of(out).rows % 8 == 0) ? 1 : 0;
   *results = {};
   return *found == 1 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }

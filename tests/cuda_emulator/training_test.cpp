@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -76,11 +77,46 @@ TEST_F(EmulatedGpusTest, GoOnInGraphsWhereAnyNumberOfThemStopped) {
 
 // A scale of the loss that falls and rises, which recordings hold.
 TEST_F(EmulatedGpusTest, GiveTheSameBitsInFp16WithAndWithoutGraphs) {
-  const Settings fp16 = {"train.precision=fp16", "train.loss_scale=17179869184", "train.loss_scale_window=1",
+  const Settings fp16 = {"train.precision=fp16", "train.loss_scale=134217728", "train.loss_scale_window=1",
                          "schedule.name=constant"};
   const TrainingJob::Result one = train("fp16", 1, fp16);
   EXPECT_EQ(train("fp16-graphs", 2, fp16 + Settings{"device.graph=true", "comm.zero=1"}), one);
   EXPECT_EQ(job_->curve("fp16-graphs"), job_->curve("fp16"));
+}
+
+// A T4 has no bf16; conversations of many lengths on two of them.
+TEST_F(EmulatedGpusTest, TrainInFp16OnCardsWithoutBf16) {
+  const std::vector<std::string> turing = {"LOCKSTEP_EMULATED_CAPABILITY=75"};
+  const ProcessResult bf16 = run("turing-bf16", 1, {"train.precision=bf16"}, turing);
+  EXPECT_EQ(bf16.exit_code, 2);
+  EXPECT_THAT(bf16.err, HasSubstr("Tesla T4 (emulated): compute capability 7.5 and no bf16; expected precision fp16 or "
+                                  "fp32"));
+
+  std::ofstream file(job_->folder() / "chats.jsonl");
+  for (int i = 0; i < 60; ++i) {
+    file << R"({"instruction": "count to )" << i % 9 << R"(", "output": ")" << std::string("123456789", i % 9 + 1)
+         << "\"}\n";
+  }
+  file.close();
+  const std::filesystem::path chats = job_->folder() / "chats";
+  const ProcessResult packed =
+      run_process({LOCKSTEP_PROGRAM, "pack", "--format", "chat", "--template", "default", "--tokenizer", "bytes",
+                   "--split", "0.8,0.2,0", "--out", chats, job_->folder() / "chats.jsonl"});
+  ASSERT_EQ(packed.exit_code, 0) << packed.err;
+  const Settings settings = {"train.precision=fp16",
+                             "data.train=" + (chats / "train").string(),
+                             "data.valid=" + (chats / "valid").string(),
+                             "data.packing=true",
+                             "model.family=llama",
+                             "model.context=64",
+                             "model.dropout=0.1"};
+  const auto trained = [&](const std::string& name, int ranks) {
+    const ProcessResult result = run(name, ranks, settings, turing);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return job_->result(name);
+  };
+  EXPECT_EQ(trained("turing-2", 2), trained("turing-1", 1));
+  EXPECT_EQ(job_->curve("turing-2"), job_->curve("turing-1"));
 }
 
 // What the emulator reports at the end of a process.

@@ -116,7 +116,7 @@ class Campaign {
     settings.push_back("train.steps=" + std::to_string(steps));
     settings.push_back("train.precision=" + precision_);
     // Of fp16: gradients overflow in the first step, and now and then.
-    settings.insert(settings.end(), {"train.loss_scale=17179869184", "train.loss_scale_window=5"});
+    settings.insert(settings.end(), {"train.loss_scale=134217728", "train.loss_scale_window=5"});
     return settings;
   }
   // The step of the newest checkpoint, 0 before the first. Throws when the newest is damaged: a published checkpoint is

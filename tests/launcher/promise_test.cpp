@@ -241,9 +241,9 @@ TEST_F(PromiseTest, HoldsForPreferences) {
     EXPECT_EQ(train(name + "-resumed", 2, settings), one);
     EXPECT_EQ(job_->curve(name + "-resumed"), job_->curve(name + "-1"));
   }
-  const Settings overflowing = dpo + Settings{"train.precision=fp16", "train.loss_scale=17179869184"};
+  const Settings overflowing = dpo + Settings{"train.precision=fp16", "train.loss_scale=134217728"};
   EXPECT_EQ(train("dpo-fp16-4", 4, overflowing), train("dpo-fp16-1", 1, overflowing));
-  EXPECT_LT(loss_scales(job_->curve("dpo-fp16-1")).front(), 17179869184.0);
+  EXPECT_LT(loss_scales(job_->curve("dpo-fp16-1")).front(), 134217728.0);
 }
 
 TEST_F(PromiseTest, HoldsOverEveryPathBetweenRanks) {
@@ -279,12 +279,12 @@ TEST_F(PromiseTest, ShardsTheOptimizerOnAnyNumberOfRanks) {
 // With a scale that is too high at first, and one that rises every few steps to where gradients overflow again.
 TEST_F(PromiseTest, HoldsInFp16) {
   const Settings settings =
-      kLlama + Settings{"train.precision=fp16", "train.loss_scale=17179869184", "train.loss_scale_window=3",
+      kLlama + Settings{"train.precision=fp16", "train.loss_scale=134217728", "train.loss_scale_window=3",
                         "schedule.name=constant", "evaluate.every_steps=2"};
   const TrainingJob::Result one = train("fp16-1", 1, settings);
   const std::vector<double> scales = loss_scales(job_->curve("fp16-1"));
   ASSERT_EQ(scales.size(), 24U);
-  EXPECT_LT(scales.front(), 17179869184.0);
+  EXPECT_LT(scales.front(), 134217728.0);
   EXPECT_FALSE(std::ranges::is_sorted(scales));                          // it fell
   EXPECT_FALSE(std::ranges::is_sorted(scales, std::ranges::greater()));  // and rose
   for (const int ranks : {2, 4, 8}) {
@@ -301,10 +301,10 @@ TEST_F(PromiseTest, HoldsInFp16) {
   EXPECT_EQ(train("fp16-resumed", 1, settings), one);
   EXPECT_EQ(job_->curve("fp16-resumed"), job_->curve("fp16-1"));
 
-  const Settings gpt2 = {"train.precision=fp16", "train.loss_scale=17179869184", "model.dropout=0.1",
+  const Settings gpt2 = {"train.precision=fp16", "train.loss_scale=134217728", "model.dropout=0.1",
                          "train.embedding_noise=5"};
   EXPECT_EQ(train("fp16-gpt2-4", 4, gpt2), train("fp16-gpt2-1", 1, gpt2));
-  EXPECT_LT(loss_scales(job_->curve("fp16-gpt2-1")).front(), 17179869184.0);
+  EXPECT_LT(loss_scales(job_->curve("fp16-gpt2-1")).front(), 134217728.0);
 }
 
 TEST_F(PromiseTest, HoldsWhateverIsRecomputed) {

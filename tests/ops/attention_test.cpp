@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "op_harness.h"
@@ -249,6 +250,42 @@ TEST_P(AttentionTest, GivesTheSameWhetherOrNotAGradientWillBeAskedFor) {
   forgotten.forward(false);
   EXPECT_EQ(forgotten.out(), kept.out());
   EXPECT_EQ(forgotten.log_sum_exp(), Values(40, kUnused));
+}
+
+// In f16: nothing that does not fit becomes finite on its way.
+TEST_P(AttentionTest, HasGradientsThatAreInfiniteWhereTheyDoNotFit) {
+  if (dtype() != DType::kF16) {
+    GTEST_SKIP() << "of f16 alone";
+  }
+  const Case c{1, 200, 200, 1, 1, 64};
+  Inputs inputs{Values(static_cast<std::size_t>(c.rows() * c.width()), 0),
+                Values(static_cast<std::size_t>(c.rows() * c.out_width()), 60000)};
+  for (const std::int64_t more : {kWide, kOdd}) {
+    Run run(c, inputs, more);
+    run.forward();
+    run.backward();
+    const Values gradient = run.gradient();
+    // All weights are 1 / (row + 1): the first value's gradient is 60000 (1 + 1/2 + ... + 1/200).
+    const auto first_value = static_cast<std::size_t>(2 * c.head_dim);
+    for (std::size_t i = 0; i < 64; ++i) {
+      EXPECT_EQ(gradient[first_value + i], std::numeric_limits<double>::infinity()) << more;
+    }
+  }
+}
+
+TEST_P(AttentionTest, ShowsNaNOfAKeyToAllThatSeeIt) {
+  const Case c{1, 90, 90, 1, 1, 64};
+  Inputs inputs = inputs_of(c);
+  for (std::int64_t row = 0; row < 70; ++row) {  // more than a tile
+    inputs.qkv[static_cast<std::size_t>(row * c.width() + c.head_dim)] = std::nan("");
+  }
+  for (const std::int64_t more : {kWide, kOdd}) {
+    Run run(c, inputs, more);
+    run.forward();
+    for (const double value : run.out()) {
+      ASSERT_TRUE(std::isnan(value)) << more;
+    }
+  }
 }
 
 // Sequences shorter and longer than a tile, which begin anywhere.

@@ -133,6 +133,31 @@ TEST_P(SpecialValuesTest, SquaresBeyondTheRangeOfFloatAreSummed) {
   EXPECT_TRUE(std::isnan(test::sum_of_squares(backend_, bad.as<float>())));
 }
 
+// What does not fit into f16 is infinite, also where a product is computed in parts: the scale of a loss depends on it.
+TEST_P(SpecialValuesTest, ProductsThatAreTooLargeForF16AreInfinite) {
+  if (dtype() != DType::kF16) {
+    GTEST_SKIP() << "of f16 alone";
+  }
+  for (const std::int64_t inner : {64, 4096}) {
+    for (const Epilogue epilogue : {Epilogue::kNone, Epilogue::kGelu, Epilogue::kGeluGradient}) {
+      const double factor = std::sqrt(1e5 / static_cast<double>(inner));
+      const Values factors(static_cast<std::size_t>(8 * inner), factor);
+      const Tensor a = graph_.constant({8, inner}, factors, dtype());
+      const Tensor b = graph_.constant({inner, 8}, factors, dtype());
+      const Tensor d = graph_.constant({8, 8}, Values(64, 0), dtype());
+      Gemm gemm{.a = {a.data(), dtype(), 8, inner, inner},
+                .b = {b.data(), dtype(), inner, 8, 8},
+                .d = {d.data(), dtype(), 8, 8, 8}};
+      gemm.epilogue = epilogue;
+      if (epilogue != Epilogue::kNone) {
+        gemm.before = graph_.constant({8, 8}, Values(64, 1), dtype());
+      }
+      backend_.gemm(gemm);
+      EXPECT_EQ(to_values(d), Values(64, kInfinity)) << inner;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Ops, SpecialValuesTest, testing::ValuesIn(all_platforms()), name_of_platform);
 
 }  // namespace

@@ -57,7 +57,7 @@ TEST(AssignGpus, LeavesRanksWithoutAnyOut) {
 
 TEST(ChooseDevice, TakesTheCpuWhenItIsTold) {
   SelfCommunicator alone;
-  EXPECT_EQ(choose_device({.kind = DeviceWish::kCpu}, alone).device.kind, DeviceKind::kCpu);
+  EXPECT_EQ(choose_device({.kind = DeviceWish::kCpu}, Precision::kBf16, alone).device.kind, DeviceKind::kCpu);
 }
 
 TEST(ChooseDevice, SaysWhyThereIsNoGpu) {
@@ -66,9 +66,9 @@ TEST(ChooseDevice, SaysWhyThereIsNoGpu) {
     GTEST_SKIP() << "there is a GPU";
   }
   SelfCommunicator alone;
-  EXPECT_EQ(choose_device({.kind = DeviceWish::kAuto}, alone).device.kind, DeviceKind::kCpu);
+  EXPECT_EQ(choose_device({.kind = DeviceWish::kAuto}, Precision::kFp32, alone).device.kind, DeviceKind::kCpu);
   try {
-    static_cast<void>(choose_device({.kind = DeviceWish::kCuda}, alone));
+    static_cast<void>(choose_device({.kind = DeviceWish::kCuda}, Precision::kFp32, alone));
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kUnsupported);

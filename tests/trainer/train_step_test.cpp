@@ -119,7 +119,7 @@ class ScaledTrainStepTest : public TrainStepTest {
       return config(zero,
                     {"train.loss_scale=" + std::to_string(scale), "model.dropout=0.1", "train.embedding_noise=5"});
     };
-    const Config high_config = scaled(std::int64_t{1} << 40);
+    const Config high_config = scaled(std::int64_t{1} << 30);
     TrainStep high(high_config, *communicator_, *backend_);
     high.replica().initialize(5);
     static_cast<void>(high.compute_gradients(0, [&]() -> const TokenBatch& { return batch_; }));
@@ -131,8 +131,8 @@ class ScaledTrainStepTest : public TrainStepTest {
       }
     };
     const double norm = high.gradient_norm(0, {.computes = computes});
-    ASSERT_GT(scales.size(), 3U);
-    EXPECT_EQ(scales.front(), 0x1p39F);
+    ASSERT_GT(scales.size(), 2U);
+    EXPECT_EQ(scales.front(), 0x1p29F);
     EXPECT_EQ(high.gradient_scale(), 1 / static_cast<double>(scales.back()));
     high.update(0, 1e-3, norm);
 
