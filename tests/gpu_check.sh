@@ -36,7 +36,8 @@ lockstep devices
 check "kernels" ops_test '--gtest_filter=*cuda*'
 check "models" model_test '--gtest_filter=*Gpu*'
 check "NCCL, one rank" comm_nccl_test
-check "NCCL, ranks of their own" mpirun -np 1 comm_nccl_ranks_test
+gpus=$(lockstep devices | grep -c ': usable')
+check "NCCL, ranks of their own on $gpus GPUs" mpirun -np "$gpus" --bind-to none comm_nccl_ranks_test
 
 # A text of its own, so that nothing has to be brought.
 for i in $(seq 1 20000); do
@@ -83,6 +84,11 @@ for options in "train.precision=fp32" "train.precision=bf16" "train.precision=bf
   check "  two ranks on one GPU" shared two 2 "${set_options[@]}"
   check "  four ranks on one GPU, comm.zero 1" shared four 4 "${set_options[@]}" --set comm.zero=1
   runs="again resumed nccl two four"
+  if [ "$gpus" -ge 2 ]; then
+    check "  through NCCL on two GPUs" mpirun -np 2 --bind-to none lockstep train "$work/run.yaml" --set run.name=nccl_two \
+      "${set_options[@]}" --set comm.backend=nccl
+    runs="$runs nccl_two"
+  fi
   if [[ $options != *dropout* && $options != *chats* ]]; then
     check "  in CUDA graphs" train graph "${set_options[@]}" --set device.graph=true
     check "  in CUDA graphs, recomputed" train graph_again "${set_options[@]}" --set device.graph=true --set train.recompute=block
@@ -101,6 +107,9 @@ if [ "$has_bf16" != 0 ]; then  # as do those that have TF32
   check "  digest of tf32_again is that of tf32" test "$(digest tf32_again)" = "$(digest tf32)"
 fi
 check "sums of two ranks on one GPU" mpirun -np 2 --bind-to none --oversubscribe lockstep bench allreduce --device cuda --share --max-mib 64
+if [ "$gpus" -ge 2 ]; then
+  check "sums of $gpus GPUs" mpirun -np "$gpus" --bind-to none lockstep bench allreduce --device cuda --max-mib 64
+fi
 echo
 if [ $failures -gt 0 ]; then
   echo "$failures checks failed"

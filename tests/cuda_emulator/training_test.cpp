@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
@@ -95,24 +94,9 @@ TEST_F(EmulatedGpusTest, TrainInFp16OnCardsWithoutBf16) {
   EXPECT_THAT(bf16.err, HasSubstr("Tesla T4 (emulated): compute capability 7.5 and no bf16; expected precision fp16 or "
                                   "fp32"));
 
-  std::ofstream file(job_->folder() / "chats.jsonl");
-  for (int i = 0; i < 60; ++i) {
-    file << R"({"instruction": "count to )" << i % 9 << R"(", "output": ")" << std::string("123456789", i % 9 + 1)
-         << "\"}\n";
-  }
-  file.close();
-  const std::filesystem::path chats = job_->folder() / "chats";
-  const ProcessResult packed =
-      run_process({LOCKSTEP_PROGRAM, "pack", "--format", "chat", "--template", "default", "--tokenizer", "bytes",
-                   "--split", "0.8,0.2,0", "--out", chats, job_->folder() / "chats.jsonl"});
-  ASSERT_EQ(packed.exit_code, 0) << packed.err;
-  const Settings settings = {"train.precision=fp16",
-                             "data.train=" + (chats / "train").string(),
-                             "data.valid=" + (chats / "valid").string(),
-                             "data.packing=true",
-                             "model.family=llama",
-                             "model.context=64",
-                             "model.dropout=0.1"};
+  const Settings settings =
+      job_->pack_conversations() + Settings{"train.precision=fp16", "data.packing=true", "model.family=llama",
+                                            "model.context=64", "model.dropout=0.1"};
   const auto trained = [&](const std::string& name, int ranks) {
     const ProcessResult result = run(name, ranks, settings, turing);
     EXPECT_EQ(result.exit_code, 0) << result.err;

@@ -128,23 +128,8 @@ TEST_F(PromiseTest, HoldsAcrossMpiAndParameterServers) {
 
 // Rows of different lengths, of which different numbers of tokens are trained on; also when the run is interrupted.
 TEST_F(PromiseTest, HoldsForConversations) {
-  std::ofstream file(job_->folder() / "chats.jsonl");
-  for (int i = 0; i < 60; ++i) {
-    file << R"({"instruction": "count to )" << i % 9 << R"(", "output": ")" << std::string("123456789", i % 9 + 1)
-         << "\"}\n";
-  }
-  file.close();
-  const std::filesystem::path chats = job_->folder() / "chats";
-  const ProcessResult packed =
-      run_process({LOCKSTEP_PROGRAM, "pack", "--format", "chat", "--template", "default", "--tokenizer", "bytes",
-                   "--split", "0.8,0.2,0", "--out", chats, job_->folder() / "chats.jsonl"});
-  ASSERT_EQ(packed.exit_code, 0) << packed.err;
-  const Settings settings = {"data.train=" + (chats / "train").string(),
-                             "data.valid=" + (chats / "valid").string(),
-                             "model.family=qwen2",
-                             "model.context=64",
-                             "schedule.name=constant",
-                             "evaluate.every_steps=2"};
+  const Settings settings = job_->pack_conversations() + Settings{"model.family=qwen2", "model.context=64",
+                                                                  "schedule.name=constant", "evaluate.every_steps=2"};
   const TrainingJob::Result one = train("chats-1", 1, settings);
   for (const int ranks : {2, 4, 8}) {
     const std::string run = "chats-" + std::to_string(ranks);

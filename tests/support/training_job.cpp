@@ -55,6 +55,23 @@ TrainingJob::TrainingJob(Programs programs) : programs_(std::move(programs)) {
                                                   folder_ / "data");
 }
 
+std::vector<std::string> TrainingJob::pack_conversations() const {
+  std::ofstream file(folder_ / "chats.jsonl");
+  for (std::size_t i = 0; i < 60; ++i) {
+    file << R"({"instruction": "count to )" << i % 9 << R"(", "output": ")" << std::string("123456789", i % 9 + 1)
+         << "\"}\n";
+  }
+  file.close();
+  const std::filesystem::path chats = folder_ / "chats";
+  const ProcessResult packed =
+      run_process({programs_.lockstep, "pack", "--format", "chat", "--template", "default", "--tokenizer", "bytes",
+                   "--split", "0.8,0.2,0", "--out", chats, folder_ / "chats.jsonl"});
+  if (packed.exit_code != 0) {
+    throw std::runtime_error(packed.err);
+  }
+  return {"data.train=" + (chats / "train").string(), "data.valid=" + (chats / "valid").string()};
+}
+
 std::filesystem::path TrainingJob::checkpoints(const std::string& run) const {
   return folder() / "runs" / run / "checkpoints";
 }

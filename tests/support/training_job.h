@@ -24,6 +24,9 @@ class TrainingJob {
   explicit TrainingJob(Programs programs);
 
   [[nodiscard]] std::filesystem::path folder() const { return folder_.path(); }
+  // Packs conversations of many lengths, with the tokenizer "bytes", and returns the settings of a run on them. Throws
+  // as the constructor does.
+  [[nodiscard]] std::vector<std::string> pack_conversations() const;
   [[nodiscard]] std::filesystem::path checkpoints(const std::string& run) const;
 
   // The command that trains run `run` on so many ranks; `settings` are KEY=VALUE, `options` further flags.
