@@ -230,14 +230,13 @@ void AsyncLoop::step() {
   const PreferenceSums sums = sums_of(losses, train_step_.values_per_micro_batch());
   const double loss = sums.loss / static_cast<double>(weight);
   train_step_.finish_gradients();
-  const double norm = train_step_.gradient_norm(
-      completed_, {.computes = [this](std::int64_t micro_batch) {
-        if (micro_batch == 0) {
-          log_.info("train: step {}: gradients overflow fp16; computed again with a loss scale of {}", completed_ + 1,
-                    train_step_.loss_scaler().state().scale);
-        }
-        activity_.enter(Phase::kGradients, completed_ + 1, micro_batch);
-      }});
+  const double norm =
+      train_step_.gradient_norm(completed_, {.computes = [this](std::int64_t micro_batch) {
+                                  if (micro_batch == 0) {
+                                    log_.info("{}", overflow_note(completed_ + 1, train_step_.loss_scaler()));
+                                  }
+                                  activity_.enter(Phase::kGradients, completed_ + 1, micro_batch);
+                                }});
   if (!std::isfinite(loss) || !std::isfinite(norm)) {
     end_diverged(loss, norm);
   }

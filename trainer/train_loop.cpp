@@ -27,6 +27,11 @@ std::string validation_of(const Config& config, const std::string& fingerprint) 
 
 }  // namespace
 
+std::string overflow_note(std::int64_t step, const LossScaler& scaler) {
+  return fmt::format("train: step {}: gradients overflow fp16; computed again with a loss scale of {}", step,
+                     scaler.state().scale);
+}
+
 std::string_view advice_after_divergence(Precision precision) {
   return precision == Precision::kFp16
              ? "train.precision: bf16 or fp32, which have a larger range, a lower optimizer.lr, a longer "
@@ -315,8 +320,7 @@ TrainLoop::StepResult TrainLoop::step() {
   const LossScaler& scaler = train_step_.loss_scaler();
   const auto computes_again = [&](std::int64_t part) {
     if (part == 0) {
-      log_.info("train: step {}: gradients overflow fp16; computed again with a loss scale of {}", completed_ + 1,
-                scaler.state().scale);
+      log_.info("{}", overflow_note(completed_ + 1, scaler));
     }
     enter(Phase::kGradients, part);
   };

@@ -120,6 +120,8 @@ class TrainLoop {
   std::string source_fingerprint_;  // of the first weights
 };
 
+// What a log says of a step, counted from 1, that is computed again.
+[[nodiscard]] std::string overflow_note(std::int64_t step, const LossScaler& scaler);
 // What may help where a loss or a gradient is not finite: a sentence.
 [[nodiscard]] std::string_view advice_after_divergence(Precision precision);
 
